@@ -1,0 +1,17 @@
+"""Exception types. Floor 0; imports nothing.
+
+Where PyTorch raises a built-in type for a kind of mistake, these derive from it, so that
+programs which catch the built-in go on working.
+"""
+
+
+class OutOfMemoryError(RuntimeError):
+    """A device has no memory left for an allocation."""
+
+
+class UnsupportedError(RuntimeError):
+    """No kernel of the device can run this call, and fallback is not allowed."""
+
+
+class PluginError(RuntimeError):
+    """A plug-in could not be found, loaded or used; `__cause__` holds its own exception."""

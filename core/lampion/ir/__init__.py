@@ -1,0 +1,1 @@
+"""Floor 1: scalar expressions, loop-nest kernels, derivatives, printers. Imports base only."""

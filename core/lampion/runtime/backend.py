@@ -1,0 +1,209 @@
+"""The contract between lampion and a device: the one class a backend subclasses.
+
+Floor 2; imports base and ir. A backend is found through the entry-point group
+`lampion.backends`, created once on first use, and asked for memory, copies and launches.
+The built-in backends come in by this class and nothing else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Callable, Sequence
+
+from ..base.device import device
+from ..base.dtype import dtype
+from ..base.meta import Meta
+from ..ir.kernel import Kernel, Program
+
+
+class Storage:
+    """A piece of device memory (the portable implementation; a backend may bring its own type).
+
+    `handle` is whatever the backend's allocator returned and is shared by all views; `offset` is
+    where this view starts, in bytes. `version` counts in-place writes, `epoch` is the global
+    write number of the last one and `writer` says who did it; all three live on `base`.
+    """
+
+    __slots__ = ("handle", "nbytes", "offset", "base", "version", "epoch", "writer", "device",
+                 "__weakref__")
+
+    def __init__(self, handle: Any, nbytes: int, device: device, *,
+                 base: "Storage | None" = None, offset: int = 0) -> None:
+        self.handle = handle
+        self.nbytes = nbytes
+        self.device = device
+        self.offset = offset
+        self.base = base if base is not None else self
+        self.version = 0
+        self.epoch = 0
+        self.writer: Any = None
+
+    def view(self, byte_offset: int) -> "Storage":
+        """The memory from `byte_offset` (from the base's start) on; keeps the base alive."""
+        base = self.base
+        if byte_offset == 0:
+            return base
+        return type(self)(self.handle, base.nbytes - byte_offset, self.device,
+                          base=base, offset=byte_offset)
+
+
+@dataclass(frozen=True)
+class OpCall:
+    """One op on concrete metas: what kernel builders see.
+
+    `inputs` has a Meta per tensor argument, in the op's argument order, None for an absent
+    optional tensor, and the Python type for a scalar that is passed at run time. `attrs` are the
+    other arguments by name. `outputs` are the result metas that the op's meta rule gave.
+    """
+
+    op: str
+    inputs: tuple[Any, ...]
+    attrs: dict[str, Any]
+    outputs: tuple[Meta, ...]
+    device: device
+
+    def __str__(self) -> str:
+        args = ", ".join(
+            f"{m.dtype.name}{list(m.shape)}" if isinstance(m, Meta) else str(m)
+            for m in self.inputs)
+        extra = "".join(f", {k}={v!r}" for k, v in self.attrs.items())
+        return f"{self.op}({args}{extra}) on {self.device}"
+
+
+class Launch:
+    """A built kernel, ready to run on tensors of the metas it was built for.
+
+    `launch(*inputs)` allocates the outputs, runs, and returns a Storage (one output) or a tuple.
+    `into(*outputs, *inputs)` writes into given storages. Inputs are Storages and Python numbers.
+    Both must raise before they write when an argument is of the wrong kind.
+    """
+
+    __slots__ = ("launch", "into", "kernels", "keep")
+
+    def __init__(self, launch: Callable[..., Any], into: Callable[..., None],
+                 kernels: Sequence[str] = (), keep: Any = None) -> None:
+        self.launch = launch
+        self.into = into
+        self.kernels = tuple(kernels)
+        self.keep = keep
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend's devices can hold and do.
+
+    `dtypes`: element types with arithmetic. `features`: free words; "kernel-ir" (compiles every
+    kernel), "host-memory" (storages are addressable by the host).
+    """
+
+    dtypes: frozenset[dtype]
+    features: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class KernelImpl:
+    """One registered kernel: `build(call)` returns a Launch, or None to decline this call.
+
+    `constraint(call)` is asked first and must be cheap. Higher `priority` is tried first; two
+    impls of equal priority for one op and backend are refused when the second is registered.
+    """
+
+    op: str
+    backend: str
+    build: Callable[[OpCall], Launch | None]
+    constraint: Callable[[OpCall], bool] | None = None
+    priority: int = 0
+    source: str = ""
+
+
+@dataclass
+class DeviceInfo:
+    """What `lampion devices` and `lampion doctor` show of one device."""
+
+    name: str
+    description: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Backend(ABC):
+    """Subclass this, export it by a `lampion.backends` entry point, and your device works.
+
+    Required: `devices`, `allocate`, `copy_from_host`, `copy_to_host` and `compile` (or a
+    `kernels` table that covers the primitives). Everything else has a default.
+    """
+
+    name: str = ""
+
+    @abstractmethod
+    def devices(self) -> list[DeviceInfo]:
+        """The devices present, in index order. Raise RuntimeError with the remedy if the driver
+        or a library is missing."""
+
+    @abstractmethod
+    def capabilities(self, index: int) -> Capabilities:
+        """What device `index` can do."""
+
+    @abstractmethod
+    def allocate(self, nbytes: int, device: device) -> Any:
+        """A Storage of `nbytes` (0 is legal). Raise OutOfMemoryError when there is none."""
+
+    @abstractmethod
+    def copy_from_host(self, data: Any, storage: Any) -> None:
+        """Copy a C-contiguous bytes-like `data` into the storage, from its offset on."""
+
+    @abstractmethod
+    def copy_to_host(self, storage: Any, nbytes: int) -> Any:
+        """`nbytes` bytes from the storage's offset on, as bytes-like, after all pending work."""
+
+    def compile(self, kernel: Kernel) -> Callable[[Sequence[Any], Sequence[int]], None]:
+        """Build a kernel: the result is called as run(args, params), args in slot order
+        (Storages and Python numbers). Needed unless `program` is overridden."""
+        raise NotImplementedError(f"backend {self.name!r} compiles no kernels")
+
+    def program(self, program: Program, outputs: Sequence[int], device: device) -> Launch:
+        """Bind a lowered op. The default compiles each kernel and calls them in turn."""
+        runs = [(self.compile(c.kernel), c.params, c.slots) for c in program.calls]
+        allocate, scratch, sizes = self.allocate, program.scratch, tuple(outputs)
+
+        def into(*args: Any) -> None:
+            slots = args + tuple(allocate(n, device) for n in scratch)
+            for run, params, where in runs:
+                run([slots[k] for k in where], params)
+
+        def launch(*inputs: Any) -> Any:
+            outs = tuple(allocate(n, device) for n in sizes)
+            into(*outs, *inputs)
+            return outs[0] if len(outs) == 1 else outs
+
+        return Launch(launch, into, [c.kernel.name for c in program.calls])
+
+    def kernels(self) -> Sequence[KernelImpl]:
+        """Library or hand-written kernels for ops, composites included."""
+        return ()
+
+    def copy(self, src: Any, dst: Any, nbytes: int) -> bool:
+        """Copy between two storages of this backend's devices. False: go through the host."""
+        return False
+
+    def host_view(self, storage: Any) -> memoryview | None:
+        """The storage's memory as a writable memoryview, or None if the host cannot see it."""
+        return None
+
+    def wrap_host(self, pointer: int, nbytes: int, owner: Any, device: device) -> Any:
+        """A Storage over host memory that `owner` keeps alive, or None if impossible."""
+        return None
+
+    def synchronize(self, device: device) -> None:
+        """Wait for everything enqueued on the device."""
+
+    def memory_stats(self, device: device) -> dict[str, int]:
+        """Bytes by name: allocated, reserved, peak... Empty if not tracked."""
+        return {}
+
+    def empty_cache(self) -> None:
+        """Give cached free memory back to the system."""
+
+    def options(self) -> dict[str, tuple[type, Any, str]]:
+        """Schema of the `[backend.NAME]` config table: option -> (type, default, doc)."""
+        return {}
