@@ -154,9 +154,10 @@ def get(name: str) -> Any:
     if _layers is None:
         _load()
     try:
-        return _effective[name]
+        value = _effective[name]
     except KeyError:
         raise _unknown(name, "config.get") from None
+    return value.copy() if type(value) in (list, dict) else value
 
 
 def section(prefix: str) -> dict[str, Any]:
@@ -429,8 +430,8 @@ def _pairs(name: str, text: str, where: str) -> dict[str, str]:
 
 
 def _wrong(name: str, option: Option, value: Any, where: str) -> ConfigError:
-    wanted = {list: "a list of strings", dict: "a table of strings"}.get(option.type)
-    wanted = wanted or f"a value of type {option.type.__name__}"
+    words: dict[type, str] = {list: "a list of strings", dict: "a table of strings"}
+    wanted = words.get(option.type, f"a value of type {option.type.__name__}")
     return ConfigError(f"{where}: {name} = {value!r} is not {wanted}")
 
 
@@ -517,7 +518,7 @@ def _environment() -> _Layer:
 
 
 def environment_typos() -> list[str]:
-    """LAMPION_* variables that look like a misspelt option; logged once by whoever starts up."""
+    """LAMPION_* variables that look like a misspelt option; logged once, when plug-ins are looked for."""
     import difflib
 
     names = _env_names(_schema())

@@ -24,6 +24,8 @@ _log = get_logger("plugins")
 
 def discover() -> list[PluginRecord]:
     """A record for each plug-in of each installed wheel, sorted by group, name and wheel."""
+    for typo in config.environment_typos():
+        _log.warning("unknown setting in the environment", what=typo)
     records: list[PluginRecord] = []
     for distribution in _distributions():
         records += _records_of(distribution)

@@ -87,6 +87,7 @@ class Loader:
                 record.fail(f"importing {record.module}", error)
             else:
                 self._register(record)
+                self._configure(record)
             record.seconds = time.perf_counter() - began
         if record.status == LOADED:
             _log.debug("loaded", plugin=record.name, wheel=record.wheel, seconds=record.seconds)
@@ -192,6 +193,7 @@ class Loader:
             record = PluginRecord(name, group, module, "(this process)")
             record.plugin = plugin
             self._register(record)
+            self._configure(record)
             if record.status != LOADED:
                 raise record.problem()
             self._in_process.append(record)
@@ -264,7 +266,6 @@ class Loader:
         self._busy.append(record)
         began = time.perf_counter()
         try:
-            self._configure(record, self.call(record, "lampion_config_schema"))
             made = self.call(record, "lampion_backend")
             if record.status == LOADED:
                 self._accept(record, made)
@@ -276,8 +277,10 @@ class Loader:
         else:
             _log.info(record.status, plugin=record.name, wheel=record.wheel, why=record.reason)
 
-    def _configure(self, record: PluginRecord, schema: Any) -> None:
-        if not schema:
+    def _configure(self, record: PluginRecord) -> None:
+        """Check the settings of a backend against the options that it declares."""
+        schema = self.call(record, "lampion_config_schema")
+        if record.group != BACKENDS or not schema:
             return
         try:
             config.register_schema(f"backend.{record.name}", schema)
