@@ -1,0 +1,38 @@
+"""Optimizers and learning-rate schedules, with PyTorch's names and semantics. Floor 7.
+
+Example:
+    >>> import lampion
+    >>> model = lampion.nn.Linear(4, 2)
+    >>> optimizer = lampion.optim.Adam(model.parameters(), lr=1e-3)
+    >>> schedule = lampion.optim.lr_scheduler.StepLR(optimizer, step_size=10)
+"""
+
+from . import lr_scheduler, swa_utils
+from .adadelta import Adadelta
+from .adagrad import Adagrad
+from .adam import Adam, AdamW
+from .adamax import Adamax
+from .asgd import ASGD
+from .nadam import NAdam
+from .optimizer import Optimizer
+from .radam import RAdam
+from .rmsprop import RMSprop
+from .rprop import Rprop
+from .sgd import SGD
+
+__all__ = [
+    "ASGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SGD",
+    "lr_scheduler",
+    "swa_utils",
+]

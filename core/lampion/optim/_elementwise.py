@@ -1,0 +1,212 @@
+"""What lampion's own optimizers share: one walk over a group, one fused kernel per parameter.
+
+A subclass names its update rule and computes the rule's numbers; `Elementwise` collects
+gradients and state, counts steps and launches. Step counters of a group are views of one small
+host tensor, so that counting costs one operation per group and not one per parameter, while each
+`state[p]["step"]` stays an ordinary 0-d tensor, as in PyTorch.
+
+Floor 7; imports the public lampion API and `ops.fused_optim`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+
+import lampion
+
+from ..ops.fused_optim import Rule
+from ._update import updater
+from .optimizer import Group, Optimizer
+
+State = dict[str, Any]
+
+
+def number(value: Any) -> Any:
+    """A hyperparameter as a Python number (tensors of one element are read)."""
+    return value.item() if isinstance(value, lampion.Tensor) else value
+
+
+def check_lr(lr: Any) -> None:
+    """Raise ValueError unless `lr` is a non-negative number or one-element tensor."""
+    if isinstance(lr, lampion.Tensor) and lr.numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    if not lr >= 0.0:
+        raise ValueError(f"Invalid learning rate: {lr}")
+
+
+def check_at_least(name: str, value: Any, least: float = 0.0) -> None:
+    """Raise ValueError if `value` is below `least`; `name` completes the message."""
+    if not value >= least:
+        raise ValueError(f"Invalid {name}: {value}")
+
+
+def check_betas(betas: Any) -> None:
+    """Raise ValueError unless both moving-average factors lie in [0, 1)."""
+    for i in (0, 1):
+        if not 0.0 <= betas[i] < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {i}: {betas[i]}")
+
+
+def check_modes(foreach: Any, fused: Any, differentiable: Any) -> None:
+    """Raise RuntimeError for combinations of implementation options that contradict."""
+    if fused and differentiable:
+        raise RuntimeError("`fused` does not support `differentiable`")
+    if fused and foreach:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+
+def scalar_dtype() -> Any:
+    """The dtype of counters: float64 if that is the default dtype, else float32."""
+    default = lampion.get_default_dtype()
+    return lampion.float64 if default == lampion.float64 else lampion.float32
+
+
+def counter(group: Group, param: Any, value: float = 0.0) -> Any:
+    """A fresh 0-d counter tensor; on the host unless the group is `capturable`."""
+    device = param.device if group.get("capturable") else "cpu"
+    return lampion.tensor(value, dtype=scalar_dtype(), device=device)
+
+
+class _Counters:
+    """The step counters of one group: one tensor and its 0-d views."""
+
+    __slots__ = ("tensor", "views")
+
+    def __init__(self, states: list[State]) -> None:
+        steps = [state["step"] for state in states]
+        values = [step.item() for step in steps]
+        self.tensor = lampion.tensor(values, dtype=steps[0].dtype, device="cpu")
+        self.views = self.tensor.unbind(0)
+        for state, view in zip(states, self.views):
+            state["step"] = view
+
+    def hold(self, states: list[State]) -> bool:
+        """Whether exactly these states count by our views."""
+        if len(states) != len(self.views):
+            return False
+        for state, view in zip(states, self.views):
+            if state["step"] is not view:
+                return False
+        return True
+
+
+class Elementwise(Optimizer):
+    """Base of the optimizers whose update is one element-wise rule per parameter.
+
+    Subclasses define `_rule`, `_init_state` and `_scalars`. `foreach`, `fused` and `capturable`
+    are accepted as in PyTorch; the update is one fused kernel per parameter whichever is set
+    (`capturable` also keeps counters on the parameter's device). With `differentiable`, the same
+    rule runs as recorded tensor operations.
+    """
+
+    _scalars_vary = False  # True: the numbers depend on the parameter's state, not its step only
+    _option_defaults: Group = {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.pop("_counters", None)
+        for group in self.param_groups:
+            for key, value in self._option_defaults.items():
+                group.setdefault(key, value)
+            for p in group["params"]:
+                own = self.state.get(p)
+                if own and "step" in own and not isinstance(own["step"], lampion.Tensor):
+                    own["step"] = counter(group, p, float(own["step"]))
+
+    def _rule(self, group: Group) -> tuple[Rule, dict[str, bool]]:
+        """The update rule of a group and its on/off options."""
+        raise NotImplementedError
+
+    def _init_state(self, group: Group, param: Any, grad: Any, state: State) -> None:
+        """Fill the empty state of a parameter that is updated for the first time."""
+        raise NotImplementedError
+
+    def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
+        """The rule's numbers at this step (1 for the first)."""
+        raise NotImplementedError
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: re-evaluates the model and returns the loss; run with gradients enabled.
+
+        Returns the closure's result, or None.
+        """
+        loss = None
+        if closure is not None:
+            with lampion.enable_grad():
+                loss = closure()
+        if self.defaults["differentiable"]:
+            with lampion.enable_grad():
+                self._update_groups()
+        else:
+            with lampion.no_grad():
+                self._update_groups()
+        return loss
+
+    def _update_groups(self) -> None:
+        for index, group in enumerate(self.param_groups):
+            self._update_group(index, group)
+
+    def _update_group(self, index: int, group: Group) -> None:
+        params, grads, states = self._collect(group)
+        if not params:
+            return
+        rule, flags = self._rule(group)
+        update = updater(rule, flags, bool(group["differentiable"]))
+        names = rule.buffers
+        pick = itemgetter(*names) if len(names) > 1 else (lambda state, name=names[0]: (state[name],))
+        vary, last, scalars = self._scalars_vary, None, ()
+        for p, grad, state, step in zip(params, grads, states, self._advance(index, states)):
+            if vary or step != last:
+                scalars, last = self._scalars(group, step, state), step
+            update(p, grad, *pick(state), *scalars)
+
+    def _collect(self, group: Group) -> tuple[list[Any], list[Any], list[State]]:
+        """Parameters with a gradient, those gradients, and their (initialised) states."""
+        params, grads, states = [], [], []
+        state_of = self.state
+        for p in group["params"]:
+            grad = p.grad
+            if grad is not None:
+                state = state_of[p]
+                if not state:
+                    self._init_state(group, p, grad, state)
+                params.append(p)
+                grads.append(grad)
+                states.append(state)
+        return params, grads, states
+
+    def _advance(self, index: int, states: list[State]) -> list[float]:
+        """Add one to the step counters of `states` and return them."""
+        table = self.__dict__.setdefault("_counters", {})
+        ours = table.get(index)
+        if isinstance(ours, _Counters) and ours.hold(states):
+            ours.tensor.add_(1)
+            return ours.tensor.tolist()
+        for state in states:
+            state["step"].add_(1)
+        # Bundle counters once the same parameters came twice: a set that changes with every
+        # step would be bundled over and over.
+        signature = tuple(map(id, states))
+        if ours == signature and self._may_bundle(states):
+            table[index] = _Counters(states)
+            return table[index].tensor.tolist()
+        if not isinstance(ours, _Counters) or len(states) == len(self.param_groups[index]["params"]):
+            table[index] = signature
+        return [state["step"].item() for state in states]
+
+    @staticmethod
+    def _may_bundle(states: list[State]) -> bool:
+        dtype = states[0]["step"].dtype
+        return all(
+            state["step"].dtype == dtype and state["step"].device.type == "cpu" for state in states
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("_counters", None)
+        return state
