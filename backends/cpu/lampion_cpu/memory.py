@@ -28,6 +28,7 @@ __all__ = [
     "describe_bytes",
     "map_pages",
     "munmap_address",
+    "out_of_memory",
     "physical_memory",
     "unmap_pages",
 ]
@@ -74,6 +75,16 @@ def class_of(nbytes: int) -> int:
     if bit < 20:
         return 2 + 2 * (bit - 7) + ((nbytes - 1) >> (bit - 1) & 1)
     return FIRST_LARGE + 8 * (bit - 20) + ((nbytes - 1) >> (bit - 3) & 7)
+
+
+def out_of_memory(nbytes: int, stats: dict[str, int]) -> OutOfMemoryError:
+    """The error for a request of `nbytes` that failed with the allocator in state `stats`."""
+    cached = stats["reserved"] - stats["allocated"]
+    return OutOfMemoryError(
+        f"the CPU cannot allocate {describe_bytes(nbytes)}: "
+        f"{describe_bytes(stats['allocated'])} are in use and {describe_bytes(cached)} cached, "
+        f"of {describe_bytes(physical_memory())} this process may use"
+    )
 
 
 def describe_bytes(nbytes: int) -> str:
@@ -197,8 +208,9 @@ class Arena:
                 return 0, 0
             self.reserved += _ARENA_BYTES
             self._next, self._stop = start, start + _ARENA_BYTES
+        # A destructor run by the collector may come in here again: take the blocks in one go.
         address = self._next
-        self._next += size * count
+        self._next = address + size * count
         return address, count
 
 
