@@ -140,9 +140,7 @@ def map_pages(nbytes: int) -> int:
     if not _posix:
         return _portable_map(nbytes)
     align = HUGE_PAGE if nbytes >= HUGE_PAGE else 0
-    address = _mmap(
-        None, nbytes + align, _PROT_READ_WRITE, _MAP_PRIVATE | _MAP_ANONYMOUS, -1, 0
-    )
+    address = _mmap(None, nbytes + align, _PROT_READ_WRITE, _MAP_PRIVATE | _MAP_ANONYMOUS, -1, 0)
     if address in (None, _MAP_FAILED):
         return 0
     if align:

@@ -507,5 +507,3 @@ def set_num_threads(count: int) -> None:
     if not 1 <= count <= _MAX_THREADS:
         raise ValueError(f"the number of threads must be from 1 to {_MAX_THREADS}, not {count}")
     _get().resize(count)
-
-

@@ -7,7 +7,8 @@ the GIL when the work is large) and hand the storages back. One-kernel programs,
 eager ops are, get an entry point unrolled for their argument kinds.
 
 Without the native storage the same programs run through ctypes.
-May import: the standard library, `jit`, `memory`, `native`, `pool`.
+May import: the standard library, `cpython`, `jit`, `memory`, `native`, `pool`, `portable`,
+`storage_ir`.
 """
 
 from __future__ import annotations
@@ -17,19 +18,10 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from . import jit, memory, pool
+from . import jit, memory, pool, portable
 from . import native as _native
-from .native import (
-    DECLARATIONS,
-    NBYTES,
-    PTR,
-    RT_TYPE,
-    TYPE_OFFSET,
-    alloc_ir,
-    load_ir,
-    rt_ir,
-    text_ir,
-)
+from .cpython import BYTES_DATA, DECLARATIONS, TYPE_OFFSET, builtin_of, load_ir, method_def, text_ir
+from .storage_ir import NBYTES, PTR, RT_TYPE, TABLE_IR, alloc_ir, rt_ir
 
 __all__ = ["Program", "Step", "make_program"]
 
@@ -144,7 +136,6 @@ _MOST_SLOTS = 1 << 15
 _N_IN, _N_OUT, _N_MADE, _N_STEPS, _NOGIL, _N_SLOTS, _SIZES, _KINDS, _WIDEST = range(0, 72, 8)
 _STEPS = 72
 _STEP_BYTES = 48
-_BYTES_DATA = bytes.__basicsize__ - 1
 
 
 def _pack(program: Program) -> bytes:
@@ -183,8 +174,8 @@ def _signed(word: int) -> int:
 
 # ---- entry points in LLVM IR ---------------------------------------------------------------------
 
-_HELPERS = """
-declare i32 @lampion_grow(i64, i64)
+_HELPERS = f"""
+{TABLE_IR}declare i32 @lampion_grow(i64, i64)
 declare void @lampion_parallel(ptr, ptr, ptr, i64, i64)
 """
 
@@ -373,7 +364,7 @@ done:
 
 define internal ptr @run(ptr %self, ptr %argv, i64 %n, i1 %into) {{
 entry:
-  %block = getelementptr i8, ptr %self, i64 {_BYTES_DATA}
+  %block = getelementptr i8, ptr %self, i64 {BYTES_DATA}
 {load_ir("nin", "%block", _N_IN, "i64")}{load_ir("nout", "%block", _N_OUT, "i64")}
 {load_ir("nmade", "%block", _N_MADE, "i64")}{load_ir("nslots", "%block", _N_SLOTS, "i64")}
 {load_ir("sizesoff", "%block", _SIZES, "i64")}{load_ir("kindsoff", "%block", _KINDS, "i64")}
@@ -567,7 +558,7 @@ def _single_ir(kinds: str, into: bool) -> str:
 {DECLARATIONS}{_HELPERS}{_SHARED}
 define ptr @entry(ptr %self, ptr %argv, i64 %n) {{
   %frame = alloca [{len(kinds) + 2} x i64], align 8
-  %block = getelementptr i8, ptr %self, i64 {_BYTES_DATA}
+  %block = getelementptr i8, ptr %self, i64 {BYTES_DATA}
   %right = icmp eq i64 %n, {count}
   br i1 %right, label %begin, label %wrongcount, !prof !1
 wrongcount:
@@ -610,9 +601,7 @@ def _entry(program: Program, into: bool) -> int:
     global _core
     if _core is None:
         helpers = [line.split("@")[1].split("(")[0] for line in _SHARED.split("\n") if line]
-        _core = jit.compile_ir(
-            _core_ir(), ["program_launch", "program_into", *helpers], _symbols()
-        )
+        _core = jit.compile_ir(_core_ir(), ["program_launch", "program_into", *helpers], _symbols())
     name = "into" if into else "launch"
     kinds = program.inputs if _is_single(program) else "*"
     key = (kinds, into)
@@ -621,7 +610,7 @@ def _entry(program: Program, into: bool) -> int:
         if kinds != "*":
             text = _single_ir(kinds, into)
             address = jit.compile_ir(text, ["entry"], _symbols() | _core)["entry"]
-        _entries[key] = _native.method_def(name, address)
+        _entries[key] = method_def(name, address)
     return _entries[key]
 
 
@@ -640,7 +629,7 @@ def _native_functions(program: Program) -> tuple[Any, Any]:
     block = _pack(program)
     launch, into = _entry(program, False), _entry(program, True)
     keep = program.keep
-    return _native.builtin_of(launch, block, keep), _native.builtin_of(into, block, keep)
+    return builtin_of(launch, block, keep), builtin_of(into, block, keep)
 
 
 # ---- the twin, through ctypes --------------------------------------------------------------------
@@ -648,8 +637,8 @@ def _native_functions(program: Program) -> tuple[Any, Any]:
 
 def portable_functions(program: Program) -> tuple[Callable[..., Any], Callable[..., None]]:
     """``launch`` and ``into`` of `program` for storages in pure Python."""
-    storage = _native.portable.PyStorage
-    empty = _native.portable.empty
+    storage = portable.PyStorage
+    empty = portable.empty
     n_out, n_in = len(program.outputs), len(program.inputs)
     calls = [
         (step, (ctypes.c_int64 * max(1, len(step.params)))(*map(_signed, step.params)))
