@@ -94,6 +94,9 @@ CORE_SCHEMA: dict[str, Option] = {
         POLICIES,
         ("LAMPION_FALLBACK",),
     ),
+    "fallback.device": Option(
+        str, "", "where a fallback runs; empty: the first other device with host memory"
+    ),
     "kernels": Option(dict, {}, "kernel overrides: 'op@device' to the name of the provider"),
     "plugins.disable": Option(list, [], "plug-ins (or their distributions) that are not loaded"),
     "plugins.prefer": Option(
@@ -518,7 +521,7 @@ def _environment() -> _Layer:
 
 
 def environment_typos() -> list[str]:
-    """LAMPION_* variables that look like a misspelt option; logged once, when plug-ins are looked for."""
+    """LAMPION_* variables that look like a misspelt option; logged when plug-ins are discovered."""
     import difflib
 
     names = _env_names(_schema())

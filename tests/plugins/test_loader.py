@@ -8,6 +8,7 @@ import threading
 import types
 
 import pytest
+
 from lampion.base.errors import PluginError
 from lampion.plugins import hookimpl, versions
 from lampion.plugins.loader import Loader

@@ -200,7 +200,7 @@ def test_the_priority_list_takes_the_first_device_that_works(install, program):
 
 
 def test_doctor_says_what_is_wrong_and_what_repairs_it(install, program):
-    site = install(*[n for n in BROKEN_AND_GOOD])
+    site = install(*BROKEN_AND_GOOD)
     done = program(site, ["doctor"], LAMPION_DEVICE="acme")
     text = done.stdout
     assert done.returncode == 1, done.stderr

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from lampion import config
 from lampion.config import ConfigError
 

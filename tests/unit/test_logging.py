@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from lampion import config
 from lampion.logging import get_logger, levels
 

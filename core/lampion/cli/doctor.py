@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         records = [r for r in records if args.plugin in (r.name, r.distribution)]
         if not records:
             plugins.record(args.plugin)  # raises the error that lists what is installed
-    report = {
+    report: dict[str, Any] = {
         "system": _system(),
         "default_device": _default_device(),
         "plugins": [_examine(record) for record in records],

@@ -1,0 +1,114 @@
+# Everything works from a fresh clone with python3 (3.10 or newer), pip and make.
+#
+#   make demo [DEVICE=cpu|opencl|ref] [DEMO=digits|text] [ARGS="--epochs 3"]
+#   make test [ARGS="-k softmax"]      make parity      make bench [SUITE=...]
+#   make conformance DEVICE=...        make lint        make clean
+#
+# The environment is .venv; what is installed there is remembered by stamp files and installed
+# again when a source file is newer.
+
+PYTHON ?= python3
+VENV   ?= .venv
+DEMO   ?= digits
+DEVICE ?= cpu
+SUITE  ?=
+ARGS   ?=
+
+PY   := $(VENV)/bin/python
+PIP  := $(PY) -m pip --disable-pip-version-check --no-input
+SAID := $(VENV)/.stamps
+
+# Wheels are built without isolation, from the setuptools of .venv: one download instead of four.
+INSTALL := $(PIP) install -q --no-build-isolation
+
+sources = $(shell find $(1) -name '*.py' -not -path '*/build/*') $(1)/pyproject.toml
+CORE    := $(call sources,core)
+CPU     := $(call sources,backends/cpu)
+OPENCL  := $(call sources,backends/opencl)
+REF     := $(call sources,plugins/refdevice)
+
+# What `make demo DEVICE=x` needs beside the core and the CPU; a stranger's device needs its own
+# wheel in .venv.
+NEEDS_opencl := $(SAID)/opencl
+NEEDS_ref    := $(SAID)/ref
+
+.PHONY: demo test parity bench conformance lint install clean help
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '3,9s/^# \{0,1\}//p' Makefile
+
+demo: $(SAID)/demo $(NEEDS_$(firstword $(subst :, ,$(DEVICE))))
+	@$(VENV)/bin/lampion demo $(DEMO) --device $(DEVICE) $(ARGS)
+
+test: install $(SAID)/dev
+	@command -v ld >/dev/null || echo "note: no 'ld' (binutils) here, so that tests on PoCL are skipped"
+	$(PY) -m pytest -n auto --dist loadgroup $(ARGS)
+
+parity: install $(SAID)/dev $(SAID)/torch
+	$(PY) -m pytest -n auto --dist loadgroup tests/parity $(ARGS)
+
+bench: install $(SAID)/dev $(SAID)/torch
+	$(PY) benchmarks/run.py $(SUITE) $(ARGS)
+
+# Every test of an operator and of its gradients on one device, whoever made it.
+conformance: install $(SAID)/dev
+	LAMPION_TEST_DEVICES=$(DEVICE) $(PY) -m pytest -n auto --dist loadgroup tests/ops $(ARGS)
+
+lint: install $(SAID)/lint
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+install: $(SAID)/cpu $(SAID)/opencl $(SAID)/ref
+
+clean:
+	rm -rf $(VENV) core/build backends/*/build plugins/*/build
+	find . -name '*.egg-info' -not -path './$(VENV)/*' -exec rm -rf {} +
+
+# --- the environment -----------------------------------------------------------------------------
+
+# Debian's python3 may lack ensurepip; then the pip that is there fills the environment.
+$(SAID)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "lampion needs Python 3.10 or newer; try: make PYTHON=python3.11"; exit 1; }
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	    rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) && \
+	    $(PYTHON) -m pip --python $(PY) install -q pip; }
+	$(PIP) install -q 'setuptools>=69' 'wheel>=0.43'
+	@mkdir -p $(SAID) && touch $@
+
+# A folder build/ of an earlier build would bring deleted modules back.
+$(SAID)/cpu: $(SAID)/venv $(CORE) $(CPU)
+	@echo "installing lampion-core and lampion-cpu from source"
+	@rm -rf core/build backends/cpu/build
+	$(INSTALL) ./core ./backends/cpu
+	@touch $@
+
+$(SAID)/opencl: $(SAID)/cpu $(OPENCL)
+	@rm -rf backends/opencl/build
+	$(INSTALL) './backends/opencl[pocl]'
+	@touch $@
+
+$(SAID)/ref: $(SAID)/cpu $(REF)
+	@rm -rf plugins/refdevice/build
+	$(INSTALL) ./plugins/refdevice
+	@touch $@
+
+# The extras of a wheel that is already installed: pip only adds what is missing.
+$(SAID)/demo: $(SAID)/cpu
+	$(PIP) install -q 'lampion-core[demo]'
+	@touch $@
+
+$(SAID)/dev: $(SAID)/venv pyproject.toml
+	$(PIP) install -q $$($(PY) .ci/extra.py dev)
+	@touch $@
+
+$(SAID)/lint: $(SAID)/venv pyproject.toml
+	$(PIP) install -q $$($(PY) .ci/extra.py lint)
+	@touch $@
+
+$(SAID)/torch: $(SAID)/venv pyproject.toml
+	$(PIP) install -q $$($(PY) .ci/extra.py parity)
+	@touch $@
