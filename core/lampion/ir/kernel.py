@@ -1,7 +1,7 @@
 """The kernel IR: a grid of independent points, each running a short list of loop stages.
 
 Floor 1; imports base and expr. One eager op is a one-op kernel; fusion makes larger ones. The
-same kernel is printed as LLVM IR, OpenCL C and CUDA-like C, or interpreted; printers choose the
+same kernel is printed as LLVM IR or a C-family dialect, or interpreted; printers choose the
 schedule (what is vectorised, what runs in parallel), the kernel fixes only the meaning:
 
     for every point g of the grid (in parallel, any order):
