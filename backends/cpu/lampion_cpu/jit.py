@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import logging
 import os
+import re
 import stat
 import sys
 import threading
@@ -96,6 +97,8 @@ class _Host:
     ) -> dict[str, int]:
         """Map `code` into the process and return the addresses of `exports`."""
         builder = self.llvm.JITLibraryBuilder().add_object_img(code)
+        # The code generator may call memcpy, fmodf and their like on its own account.
+        builder.add_current_process()
         for name, address in symbols.items():
             builder.import_symbol(name, address)
         for name in exports:
@@ -194,10 +197,23 @@ def _build(
             _counts["from_disk"] += 1
             return addresses
     code = host.emit(text)
-    addresses = host.link(code, exports, symbols)
+    try:
+        addresses = host.link(code, exports, symbols)
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}; {_explain_link(text, exports, symbols)}") from None
     _counts["compiled"] += 1
     _write_object(digest, code)
     return addresses
+
+
+def _explain_link(text: str, exports: Sequence[str], symbols: Mapping[str, int]) -> str:
+    """What a failed link may lack: names declared but not given, exports not defined."""
+    wanted = set(re.findall(r"^\s*declare [^@]*@([\w.$]+)", text, re.MULTILINE))
+    wanted |= set(re.findall(r"^\s*@([\w.$]+) = external", text, re.MULTILINE))
+    missing = sorted(name for name in wanted - set(symbols) if not name.startswith("llvm."))
+    defined = set(re.findall(r"^\s*define [^@]*@([\w.$]+)", text, re.MULTILINE))
+    absent = sorted(set(exports) - defined)
+    return f"declared without an address: {missing or 'none'}; not defined: {absent or 'none'}"
 
 
 def statistics() -> dict[str, int]:

@@ -64,6 +64,7 @@ __all__ = [
     "Storage",
     "empty",
     "empty_cache",
+    "host_buffer",
     "is_native",
     "memory_stats",
     "native_refusal",
@@ -261,6 +262,7 @@ empty_cache = _chosen.empty_cache
 memory_stats = _chosen.stats
 reset_peak = _chosen.reset_peak
 set_cache_limit = _chosen.set_cache_limit
+host_buffer: Any = memoryview if native is not None else portable.host_buffer
 
 
 def is_native() -> bool:

@@ -22,6 +22,7 @@ __all__ = [
     "PyStorage",
     "empty",
     "empty_cache",
+    "host_buffer",
     "reset_peak",
     "set_cache_limit",
     "stats",
@@ -92,6 +93,9 @@ class PyStorage:
     def bump(self) -> None:
         """Count one more in-place write: add 1 to the base's ``version``."""
         (self._base or self).version += 1
+
+    def __buffer__(self, flags: int) -> memoryview:
+        return host_buffer(self)
 
     def __repr__(self) -> str:
         return f"<lampion_cpu.Storage of {self.nbytes} bytes at byte {self.offset} of its block>"
@@ -226,7 +230,13 @@ def set_cache_limit(nbytes: int) -> None:
 
 
 def host_buffer(storage: PyStorage) -> memoryview:
-    """A writable view of a storage's bytes that keeps it alive."""
+    """A writable view of the bytes of `storage`, which it keeps alive.
+
+    >>> view = host_buffer(empty(3))
+    >>> view[:] = b"abc"
+    >>> bytes(view)
+    b'abc'
+    """
     array = (ctypes.c_ubyte * storage.nbytes).from_address(storage.ptr)
     array._storage = storage  # type: ignore[attr-defined]
     return memoryview(array).cast("B")

@@ -14,6 +14,7 @@ May import: the standard library, `cpython`, `jit`, `memory`, `native`, `pool`, 
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -691,9 +692,8 @@ def portable_functions(program: Program) -> tuple[Callable[..., Any], Callable[.
 
 
 def _double_bits(value: Any) -> int:
-    if not hasattr(value, "__float__") and not hasattr(value, "__index__"):
-        raise TypeError(f"must be real number, not {type(value).__name__}")
-    return int(struct.unpack("<q", struct.pack("<d", value))[0])
+    real = math.ldexp(value, 0)  # unlike float(), refuses a string
+    return int(struct.unpack("<q", struct.pack("<d", real))[0])
 
 
 def _int_bits(value: Any) -> int:
