@@ -1,0 +1,275 @@
+"""Choosing the schedule of a kernel: which axis is vectorised, how wide, how units are cut.
+
+The choice looks at the kernel's static layout and at the runtime sizes of the problem it is
+first built for; the code it leads to is correct for every size. May import: lampion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterable, Sequence
+
+from lampion.base import dtype as dt
+from lampion.ir.expr import Expr, walk
+from lampion.ir.kernel import (ArgReduce, Kernel, Reduce, Scan, Scatter, Stage, Statement, Store,
+                               coefficient)
+
+BLOCK = 64  # elements of a one-axis grid that one unit covers
+LONG_BLOCK = 8192  # elements of the vector axis in one unit when other axes are units too
+GRAIN_WORK = 32768  # element-operations worth a thread
+FLUSH = 64  # additions into one float accumulator before it is flushed into the next level
+STREAM_BYTES = 16 << 20  # outputs from here on bypass the caches
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A schedule. mode "grid": lanes are neighbouring points of grid axis `axis`; mode "range":
+    lanes are neighbouring points of `stage_axes[k]` in stage k (None: one at a time); mode
+    "scalar": no lanes at all."""
+
+    mode: str
+    width: int
+    unroll: int
+    axis: int = -1
+    stage_axes: tuple[int | None, ...] = ()
+    block: int = BLOCK  # vector-axis elements per unit; 0: the whole axis
+    sequential: bool = False
+    stream: bool = False
+    flush: bool = False
+
+
+def evaluate(e: Expr, params: Sequence[int]) -> int:
+    """An integer expression over params (a size)."""
+    if e.op == "param":
+        return params[e.value]
+    if e.op == "const":
+        return int(e.value)
+    v = [evaluate(a, params) for a in e.args]
+    if e.op == "add":
+        return v[0] + v[1]
+    if e.op == "sub":
+        return v[0] - v[1]
+    if e.op == "mul":
+        return v[0] * v[1]
+    if e.op == "idiv":
+        return int(v[0] / v[1]) if v[1] else 0
+    if e.op == "maximum":
+        return max(v)
+    if e.op == "minimum":
+        return min(v)
+    raise ValueError(f"a size must be arithmetic on params, not {e}")
+
+
+@dataclass
+class _Access:
+    index: Expr
+    itemsize: int
+
+
+def data_roots(kernel: Kernel) -> list[Expr]:
+    """Expressions whose values are data rather than addresses."""
+    roots: list[Expr] = []
+    for stage in kernel.stages:
+        for s in stage.body:
+            roots.append(s.value)
+            if isinstance(s, (Store, Scatter)) and s.mask is not None:
+                roots.append(s.mask)
+    return roots
+
+
+def data_nodes(roots: Iterable[Expr]) -> list[Expr]:
+    """Nodes that compute data: walks from the roots without entering load indices."""
+    seen: set[int] = set()
+    out: list[Expr] = []
+    stack = list(roots)
+    while stack:
+        e = stack.pop()
+        if id(e) in seen:
+            continue
+        seen.add(id(e))
+        out.append(e)
+        stack.extend(e.args[1:] if e.op == "load" else e.args)
+    return out
+
+
+def _accesses(kernel: Kernel, body: Sequence[Statement]) -> list[_Access]:
+    found = []
+    roots: list[Expr] = []
+    for s in body:
+        roots.append(s.value)
+        if isinstance(s, (Store, Scatter)):
+            found.append(_Access(s.index, kernel.args[s.slot].dtype.itemsize))
+            roots.append(s.index)
+            if s.mask is not None:
+                roots.append(s.mask)
+    for e in walk(roots):
+        if e.op == "load":
+            assert e.dtype is not None
+            found.append(_Access(e.args[0], e.dtype.itemsize))
+    return found
+
+
+def _stage_cost(kernel: Kernel, stage: Stage, axis: int, width: int) -> float:
+    """Rough cycles per vector of `width` lanes along `axis`."""
+    cost = 0.0
+    for a in _accesses(kernel, stage.body):
+        c = coefficient(a.index, axis)
+        if c is not None and c.op == "const" and c.value in (0, 1):
+            cost += 1.0 if c.value else 0.2
+        else:
+            cost += 1.5 * width
+    ops = sum(1 for e in data_nodes([s.value for s in stage.body]) if e.args)
+    return cost + 0.4 * ops
+
+
+def lane_width(kernel: Kernel, bits: int) -> int:
+    """Lanes such that the widest data type fills one machine register."""
+    size = 1
+    for e in data_nodes(data_roots(kernel)):
+        if e.dtype is not None and e.args and not (e.dtype is dt.int64 and _is_index(e)):
+            size = max(size, e.dtype.itemsize)
+    for stage in kernel.stages:
+        for s in stage.body:
+            if isinstance(s, ArgReduce):
+                size = max(size, 4)
+    return max(bits // 8 // size, 2)
+
+
+def _is_index(e: Expr) -> bool:
+    return all(x.op in ("index", "param", "const") for x in walk([e]) if not x.args)
+
+
+def choose(kernel: Kernel, params: Sequence[int], bits: int) -> Plan:
+    """The schedule for `kernel` on a problem of these runtime sizes."""
+    grid = [evaluate(e, params) for e in kernel.grid]
+    width = lane_width(kernel, bits)
+    sequential = any(isinstance(s, Scatter) and s.shared for st in kernel.stages for s in st.body)
+    flush = _wants_flush(kernel)
+    unroll = _unroll(kernel)
+    best = (_scalar_cost(kernel, params, width), Plan("scalar", 1, 1, block=0,
+                                                      sequential=sequential, flush=flush))
+    for axis, n in enumerate(grid):
+        if not _grid_axis_legal(kernel, axis):
+            continue
+        cost = sum(_stage_cost(kernel, st, axis, width) * _points(st, params)
+                   for st in kernel.stages) * _vectors(n, width)
+        if cost < best[0]:
+            outer = 1
+            for k, m in enumerate(grid):
+                outer *= m if k != axis else 1
+            block = BLOCK if len(grid) == 1 else (0 if outer >= 64 or n <= LONG_BLOCK
+                                                  else LONG_BLOCK)
+            best = (cost, Plan("grid", width, unroll, axis, block=block, sequential=sequential,
+                               flush=flush, stream=_streams(kernel, axis, n * outer)))
+    ranged = _range_plan(kernel, params, width)
+    if ranged is not None and ranged[0] < best[0]:
+        best = (ranged[0], Plan("range", width, unroll, stage_axes=ranged[1], block=0,
+                                sequential=sequential, flush=flush))
+    return best[1]
+
+
+def _vectors(n: int, width: int) -> float:
+    """Vectors per element of an axis of n, tails included."""
+    return -(-n // width) / max(n, 1)
+
+
+def _points(stage: Stage, params: Sequence[int]) -> int:
+    total = 1
+    for r in stage.ranges:
+        total *= max(evaluate(r, params), 1)
+    return total
+
+
+def _scalar_cost(kernel: Kernel, params: Sequence[int], width: int) -> float:
+    total = 0.0
+    for st in kernel.stages:
+        ops = sum(1 for e in data_nodes([s.value for s in st.body]) if e.args)
+        total += (1.2 * len(_accesses(kernel, st.body)) + 0.6 * ops + 1.5) * _points(st, params)
+    return total
+
+
+def _range_plan(kernel: Kernel, params: Sequence[int],
+                width: int) -> tuple[float, tuple[int | None, ...]] | None:
+    """Cost per grid point and the vector axis of each stage, one row at a time."""
+    first = len(kernel.grid)
+    total, axes = 0.0, []
+    for st in kernel.stages:
+        points = _points(st, params)
+        ops = sum(1 for e in data_nodes([s.value for s in st.body]) if e.args)
+        best: tuple[float, int | None] = (
+            (1.2 * len(_accesses(kernel, st.body)) + 0.6 * ops + 1.5) * points, None)
+        if not any(isinstance(s, (Scan, Scatter)) for s in st.body):
+            ordered = any(isinstance(s, ArgReduce) for s in st.body)
+            for k in range(len(st.ranges)):
+                if ordered and k != len(st.ranges) - 1:
+                    continue
+                n = evaluate(st.ranges[k], params)
+                cost = _stage_cost(kernel, st, first + k, width) * points * _vectors(n, width)
+                cost += 8.0  # horizontal sums and tails
+                if cost < best[0]:
+                    best = (cost, first + k)
+        total += best[0]
+        axes.append(best[1])
+    return None if all(a is None for a in axes) else (total, tuple(axes))
+
+
+def _grid_axis_legal(kernel: Kernel, axis: int) -> bool:
+    """Lanes along a grid axis must scatter to different, neighbouring elements."""
+    for st in kernel.stages:
+        for s in st.body:
+            if isinstance(s, Scatter):
+                c = coefficient(s.index, axis)
+                if c is None or c.op != "const" or c.value != 1:
+                    return False
+    return True
+
+
+def _wants_flush(kernel: Kernel) -> bool:
+    return any(isinstance(s, Reduce) and s.op == "sum" and s.value.dtype is not None
+               and s.value.dtype.kind == "f" for st in kernel.stages for s in st.body)
+
+
+def work(kernel: Kernel) -> int:
+    """Instructions per point, roughly."""
+    return sum(1 for e in data_nodes(data_roots(kernel)) if e.args)
+
+
+def _unroll(kernel: Kernel) -> int:
+    ops = work(kernel)
+    return 4 if ops <= 12 else (2 if ops <= 60 else 1)
+
+
+def _streams(kernel: Kernel, axis: int, elements: int) -> bool:
+    """Whether stores should bypass the caches: big outputs, written once, in order."""
+    if len(kernel.grid) != 1 or any(st.ranges for st in kernel.stages):
+        return False
+    size = 0
+    for st in kernel.stages:
+        for s in st.body:
+            if not isinstance(s, Store) or s.mask is not None:
+                return False
+            if not (s.index.op == "index" and s.index.value == axis):
+                return False
+            if kernel.args[s.slot].kind == "inout":
+                return False
+            size += elements * kernel.args[s.slot].dtype.itemsize
+    return size >= STREAM_BYTES
+
+
+def units_grain(kernel: Kernel, plan: Plan, params: Sequence[int]) -> tuple[int, int]:
+    """How many units a launch has, and the fewest worth giving to a thread."""
+    if plan.sequential:
+        return 1, 1
+    grid = [evaluate(e, params) for e in kernel.grid]
+    per_point = 0.0
+    for st in kernel.stages:
+        ops = sum(1 for e in data_nodes([s.value for s in st.body]) if e.args)
+        per_point += _points(st, params) * (1 + ops / 8)
+    units, span = 1, 1
+    for k, n in enumerate(grid):
+        if plan.mode == "grid" and k == plan.axis:
+            span = plan.block or n
+            units *= -(-n // span) if span else 0
+        else:
+            units *= n
+    return units, max(1, int(GRAIN_WORK / max(per_point * span, 1)))
