@@ -1,0 +1,32 @@
+"""lampion: tensors, autograd and a compiler, shaped like PyTorch, with pluggable hardware.
+
+`import lampion as torch` runs PyTorch programs. Importing loads no backend: devices come from
+separately installed packages and are opened when first used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .base.device import device
+from .base.dtype import (bfloat16, bool_ as bool, complex64, complex128, dtype, float16, float32,
+                         float64, get_default_dtype, int8, int16, int32, int64, promote_types,
+                         set_default_dtype, uint8, uint16, uint32, uint64)
+from .base.errors import OutOfMemoryError
+from .tensor import Size, Tensor
+from . import library as _library  # declares every op
+from .library import *  # noqa: F403
+
+__version__ = "0.1.0"
+
+half, float, double = float16, float32, float64
+short, int, long = int16, int32, int64
+cfloat, cdouble = complex64, complex128
+
+
+def __getattr__(name: str) -> Any:
+    return _library.lookup(__name__, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_library.public("")})

@@ -24,7 +24,7 @@ class Meta:
     """
 
     __slots__ = ("dtype", "shape", "strides", "device", "ndim", "numel", "nbytes", "span",
-                 "contiguous", "overlapping", "__weakref__")
+                 "contiguous", "overlapping", "override", "__weakref__")
 
     def __init__(self, dtype: dtype, shape: tuple[int, ...], strides: tuple[int, ...],
                  device: device) -> None:
@@ -36,6 +36,22 @@ class Meta:
         self.span = (last + 1) * dtype.itemsize
         self.contiguous = is_contiguous(shape, strides)
         self.overlapping = may_overlap(shape, strides)
+        # the twin of an overriding meta (see `overriding`), or None for an ordinary one
+        self.override: Meta | None = None
+
+    def overriding(self) -> "Meta":
+        """A twin that no plan cache ever holds: tensors whose class overrides ops carry it, so
+        that every call of theirs misses the fast path and is seen by the override."""
+        if self.override is not None:
+            return self
+        twin = Meta(self.dtype, self.shape, self.strides, self.device)
+        twin.override = self
+        return twin
+
+    @property
+    def plain(self) -> "Meta":
+        """The ordinary meta behind an overriding twin."""
+        return self if self.override is None else self.override
 
     def __repr__(self) -> str:
         return f"Meta({self.dtype.name}{list(self.shape)}, strides={self.strides}, {self.device})"

@@ -52,22 +52,30 @@ class Storage:
 class OpCall:
     """One op on concrete metas: what kernel builders see.
 
-    `inputs` has a Meta per tensor argument, in the op's argument order, None for an absent
-    optional tensor, and the Python type for a scalar that is passed at run time. `attrs` are the
-    other arguments by name. `outputs` are the result metas that the op's meta rule gave.
+    `inputs` are the program's input slots in argument order: a Meta per tensor that is there
+    (absent optional tensors have no slot, lists are flattened), and for a number passed at run
+    time the dtype of its slot (float64 or int64). `args` has every argument by name: Meta, None,
+    list of Metas, or the attribute's value. `outputs` are the result metas.
     """
 
     op: str
     inputs: tuple[Any, ...]
-    attrs: dict[str, Any]
+    args: dict[str, Any]
     outputs: tuple[Meta, ...]
     device: device
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.args[name]
+        except KeyError:
+            raise AttributeError(f"op {self.op!r} has no argument {name!r}") from None
 
     def __str__(self) -> str:
         args = ", ".join(
             f"{m.dtype.name}{list(m.shape)}" if isinstance(m, Meta) else str(m)
             for m in self.inputs)
-        extra = "".join(f", {k}={v!r}" for k, v in self.attrs.items())
+        extra = "".join(f", {k}={v!r}" for k, v in self.args.items()
+                        if v is not None and not isinstance(v, (Meta, list)))
         return f"{self.op}({args}{extra}) on {self.device}"
 
 

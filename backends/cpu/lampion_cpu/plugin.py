@@ -1,0 +1,126 @@
+"""The CPU backend: native storages, generated vector kernels, oneDNN and BLAS where they win.
+
+The entry point of group `lampion.backends`. May import lampion's floors 0-2 and this package.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+from lampion.base import dtype as dt
+from lampion.base.device import device
+from lampion.base.errors import OutOfMemoryError
+from lampion.ir.kernel import Program
+from lampion.runtime.backend import Backend, Capabilities, DeviceInfo, KernelImpl, Launch
+
+NOGIL_WORK = 200_000.0  # kernels with more work than this release the GIL
+_KINDS = {dt.float64: "f", dt.int64: "i", dt.uint64: "i"}
+
+
+class CpuBackend(Backend):
+    """The host processor."""
+
+    name = "cpu"
+
+    def __init__(self) -> None:
+        from . import memory, native
+
+        self.memory = memory
+        self.native = native
+        self._capabilities = Capabilities(
+            frozenset(dt.ALL), frozenset(("kernel-ir", "host-memory")))
+
+    def devices(self) -> list[DeviceInfo]:
+        from . import jit, onednn, pool
+
+        ok, reason = onednn.available()
+        details = {
+            "threads": pool.get_num_threads(), "vector_bits": jit.host_vector_bits(),
+            "native": self.native.is_native(),
+            "onednn": "yes" if ok else f"no: {reason}"}
+        return [DeviceInfo("cpu", platform.processor() or platform.machine(), details)]
+
+    def capabilities(self, index: int) -> Capabilities:
+        return self._capabilities
+
+    def allocate(self, nbytes: int, device: device) -> Any:
+        try:
+            return self.native.empty(nbytes)
+        except MemoryError as e:
+            raise OutOfMemoryError(str(e)) from e
+
+    def copy_from_host(self, data: Any, storage: Any) -> None:
+        view = memoryview(data)
+        if not view.nbytes:
+            return
+        source = (ctypes.c_char * view.nbytes).from_buffer_copy(view) if view.readonly else (
+            ctypes.c_char * view.nbytes).from_buffer(view.cast("B"))
+        ctypes.memmove(storage.ptr, source, view.nbytes)
+
+    def copy_to_host(self, storage: Any, nbytes: int) -> Any:
+        return ctypes.string_at(storage.ptr, nbytes)
+
+    def host_view(self, storage: Any) -> memoryview | None:
+        n = storage.nbytes
+        return memoryview((ctypes.c_char * n).from_address(storage.ptr)).cast("B")
+
+    def wrap_host(self, pointer: int, nbytes: int, owner: Any, device: device) -> Any:
+        return self.native.wrap(pointer, nbytes, owner)
+
+    def copy(self, src: Any, dst: Any, nbytes: int) -> bool:
+        ctypes.memmove(dst.ptr, src.ptr, nbytes)
+        return True
+
+    def program(self, program: Program, outputs: Sequence[int], device: device) -> Launch:
+        from . import codegen
+        from .program import make_program
+
+        steps = codegen.steps(program)
+        inputs = _input_kinds(program, len(outputs))
+        made = make_program(steps, inputs, tuple(outputs), program.scratch,
+                            nogil=codegen.work_of(steps) > NOGIL_WORK)
+        return Launch(made.launch, made.into, [c.kernel.name for c in program.calls], made)
+
+    def kernels(self) -> Sequence[KernelImpl]:
+        from .kernels import kernels
+
+        return kernels()
+
+    def memory_stats(self, device: device) -> dict[str, int]:
+        return dict(self.memory.memory_stats())
+
+    def empty_cache(self) -> None:
+        self.memory.empty_cache()
+
+    def options(self) -> dict[str, tuple[type, Any, str]]:
+        return {}
+
+
+def _input_kinds(program: Program, noutputs: int) -> str:
+    """One letter per input slot of the program, read off the kernels' argument kinds."""
+    kinds: dict[int, str] = {}
+    for call in program.calls:
+        for arg, slot in zip(call.kernel.args, call.slots):
+            kinds[slot] = _KINDS[arg.dtype] if arg.kind == "scalar" else "s"
+    first_scratch = max(kinds, default=-1) + 1 - len(program.scratch)
+    return "".join(kinds.get(k, "s") for k in range(noutputs, first_scratch))
+
+
+def lampion_backend() -> Backend:
+    """The hook: make the backend."""
+    return CpuBackend()
+
+
+def lampion_kernels(registry: Any) -> None:
+    """The hook: offer the library kernels."""
+    from .kernels import kernels
+
+    for impl in kernels():
+        registry.register_kernel(impl)
+
+
+_ = os

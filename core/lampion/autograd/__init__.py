@@ -1,0 +1,1 @@
+"""Floor 4: nodes, the backward engine, gradient modes, custom functions, gradient checks."""

@@ -1,0 +1,187 @@
+"""The backward engine: runs nodes in dependency order, without recursion.
+
+Floor 4; imports node, state. Thread-safe: all state of a pass is local to it; only the addition
+to a leaf's gradient takes a lock.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Sequence
+
+from . import node as N
+from .node import AccumulateGrad, Node, Select
+from .state import lock, mode
+
+anomaly = [False, True]  # enabled, check_nan
+
+
+def run(roots: Sequence[tuple[Node, Any]], *, retain_graph: bool, create_graph: bool,
+        captures: Sequence[Any] = (), accumulate: bool = True) -> list[Any]:
+    """Propagate root gradients. Leaves accumulate into `.grad` (if `accumulate`); the gradients
+    that reach the nodes in `captures` are returned, None where none arrived."""
+    previous = mode.enabled
+    mode.enabled = create_graph
+    try:
+        return _run(roots, retain_graph, create_graph, captures, accumulate)
+    finally:
+        mode.enabled = previous
+
+
+def _run(roots: Sequence[tuple[Node, Any]], retain: bool, create: bool,
+         captures: Sequence[Any], accumulate: bool) -> list[Any]:
+    pending, order = _count(roots)
+    wanted = {id(c): k for k, c in enumerate(captures)}
+    needed = _needed(order, captures) if captures and not accumulate else None
+    captured: dict[int, Any] = {}
+    buffers: dict[Node, list[Any]] = {}
+    for node, g in roots:
+        _put(buffers, node, 0, g)
+    ready = [n for n in dict.fromkeys(n for n, _ in roots) if pending[n] == 0]
+    while ready:
+        node = ready.pop()
+        grads = buffers.pop(node, None)
+        if grads is None:
+            grads = [None] * node.noutputs
+        extra = node.extra
+        if extra is not None:
+            grads = _before(node, extra, grads)
+        if id(node) in wanted:
+            captured[id(node)] = grads[0]
+        if type(node) is AccumulateGrad:
+            if accumulate and grads[0] is not None:
+                _accumulate(node, grads[0], create)
+            continue
+        if needed is not None and node not in needed:
+            outs: Any = [None] * len(node.edges)
+        elif type(node) is Select:
+            outs = grads
+        elif all(g is None for g in grads):
+            outs = [None] * len(node.edges)
+        else:
+            outs = _apply(node, grads)
+            if extra is not None and extra.post_hooks:
+                outs = _after(extra, outs, grads)
+            if not retain:
+                node.release()
+        del grads
+        select = node.index if type(node) is Select else 0  # type: ignore[attr-defined]
+        k = 0
+        for edge in node.edges:
+            if edge is not None:
+                g = outs[k]
+                if g is not None:
+                    _put(buffers, edge, select, g)
+                pending[edge] -= 1
+                if pending[edge] == 0:
+                    ready.append(edge)
+            k += 1
+    return [captured.get(id(c)) for c in captures]
+
+
+def _count(roots: Sequence[tuple[Node, Any]]) -> tuple[dict[Node, int], list[Node]]:
+    """Uses of every reachable node, and the nodes in discovery order."""
+    pending: dict[Node, int] = {}
+    stack = []
+    for node, _ in roots:
+        if node not in pending:
+            pending[node] = 0
+            stack.append(node)
+    order = list(stack)
+    while stack:
+        for edge in stack.pop().edges:
+            if edge is not None:
+                if edge in pending:
+                    pending[edge] += 1
+                else:
+                    pending[edge] = 1
+                    stack.append(edge)
+                    order.append(edge)
+    return pending, order
+
+
+def _needed(order: Sequence[Node], captures: Sequence[Any]) -> set[Node]:
+    """Nodes from which a captured node can be reached."""
+    users: dict[Node, list[Node]] = {}
+    for n in order:
+        for e in n.edges:
+            if e is not None:
+                users.setdefault(e, []).append(n)
+    seen: set[Node] = set()
+    stack = [u for c in captures if c is not None for u in users.get(c, ())]
+    while stack:
+        n = stack.pop()
+        if n not in seen:
+            seen.add(n)
+            stack.extend(users.get(n, ()))
+    return seen
+
+
+def _put(buffers: dict[Node, list[Any]], node: Node, k: int, g: Any) -> None:
+    buf = buffers.get(node)
+    if buf is None:
+        n = node.noutputs
+        buffers[node] = buf = [None] * n
+    buf[k] = g if buf[k] is None else buf[k] + g
+
+
+def _apply(node: Node, grads: list[Any]) -> Any:
+    if not anomaly[0]:
+        return node.apply(grads)
+    from .anomaly import apply_checked
+
+    return apply_checked(node, grads)
+
+
+def _before(node: Node, extra: Any, grads: list[Any]) -> list[Any]:
+    """Tensor hooks, pre-hooks and retained gradients, in PyTorch's order."""
+    if extra.tensor_hooks and grads[0] is not None:
+        for fn in list(extra.tensor_hooks.values()):
+            new = fn(grads[0])
+            if new is not None:
+                grads = [new]
+    if extra.pre_hooks:
+        for fn in list(extra.pre_hooks.values()):
+            new = fn(tuple(grads))
+            if new is not None:
+                grads = list(new) if isinstance(new, (tuple, list)) else [new]
+    if extra.retain is not None and grads[0] is not None:
+        extra.retain(grads[0])
+    return grads
+
+
+def _after(extra: Any, outs: Any, grads: list[Any]) -> Any:
+    for fn in list(extra.post_hooks.values()):
+        new = fn(tuple(outs), tuple(grads))
+        if new is not None:
+            outs = list(new) if isinstance(new, (tuple, list)) else [new]
+    return outs
+
+
+def _accumulate(node: AccumulateGrad, g: Any, create: bool) -> None:
+    """Add to a leaf's gradient. A first gradient that nobody else holds is taken as it is."""
+    with lock:
+        have = node.grad
+        if have is None:
+            meta = node.out_meta(0)
+            if create:
+                node.grad = g
+            elif (sys.getrefcount(g.data_) <= 2 and g.meta.strides == meta.strides
+                  and g.data_.base is g.data_):
+                node.grad = g if g.node is None else g.detach()
+            else:
+                node.grad = g.detach().clone()
+        elif create:
+            node.grad = have + g
+        else:
+            have.add_(g.detach() if g.node is not None else g)
+    if node.accumulated:
+        owner = node.owner()
+        if owner is not None:
+            for fn in list(node.accumulated.values()):
+                fn(owner)
+
+
+def describe(node: Node) -> str:
+    """Name of a node, for messages."""
+    return N.Node.name(node)

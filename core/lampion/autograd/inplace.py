@@ -1,0 +1,126 @@
+"""History of tensors written in place, and of the views that share their memory.
+
+Floor 4; imports node. A recorded write to a view is a write to its base: the base's new history
+(`CopySlices`) sends the gradient of the written part through the op and the rest to the old
+history. Views of a rewritten base get a fresh `AsStrided` history that reads from the base.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..base.meta import Meta
+from .node import AccumulateGrad, Node, _new
+
+
+class CopySlices(Node):
+    """base' = base with the region of a view replaced by fn's output."""
+
+    __slots__ = ("fn", "base_meta", "view_meta", "offset")
+
+    @property
+    def noutputs(self) -> int:
+        return 1
+
+    def name(self) -> str:
+        return "CopySlices"
+
+    def out_meta(self, k: int) -> Meta:
+        return self.base_meta
+
+    def apply(self, grads: list[Any]) -> Any:
+        """The region's gradient goes through fn; the base keeps the rest (fn's first input,
+        the view's old value, is part of the base)."""
+        m, v = self.base_meta, self.view_meta
+        g = grads[0]
+        g = g.clone() if g.meta.shape == m.shape else g.expand(m.shape).clone()
+        if not g.meta.contiguous:
+            g = g.contiguous().clone()
+        region = dense_region(g, m, v, self.offset)
+        inner = self.fn.apply([region.clone()])
+        first = inner[0] if inner[0] is not None else None
+        if first is None:
+            region.zero_()
+        else:
+            region.copy_(first)
+        return [g, *list(inner)[1:]]
+
+    def release(self) -> None:
+        self.fn.release()
+
+
+def dense_region(g: Any, base: Meta, view: Meta, offset: int) -> Any:
+    """The part of a contiguous gradient `g` of `base` that belongs to a view of the base.
+
+    The view's strides are in the base's memory; both must be re-expressed in g's dense layout,
+    which is possible because the base is dense or the view is built from whole base strides.
+    """
+    if base.contiguous:
+        return g.as_strided(view.shape, view.strides, offset)
+    flat = g.new_zeros((base.span // base.dtype.itemsize,))
+    flat.as_strided(base.shape, base.strides, 0).copy_(g)
+    raise RuntimeError(
+        "in-place write to a view of a non-contiguous base cannot be recorded; clone() the view "
+        "first")
+
+
+class AsStrided(Node):
+    """A view's history rebuilt from its base after the base was written."""
+
+    __slots__ = ("base_meta", "view_meta", "offset")
+
+    @property
+    def noutputs(self) -> int:
+        return 1
+
+    def name(self) -> str:
+        return "AsStridedBackward0"
+
+    def out_meta(self, k: int) -> Meta:
+        return self.view_meta
+
+    def apply(self, grads: list[Any]) -> Any:
+        m, v = self.base_meta, self.view_meta
+        g = grads[0]
+        full = g.new_zeros(m.shape)
+        dense_region(full, m, v, self.offset).copy_(g)
+        return [full]
+
+
+def _bare(cls: Any, edges: tuple[Any, ...], epoch: int) -> Any:
+    n = _new(cls)
+    n.edges, n.saved, n.extra, n.epoch = edges, (), None, epoch
+    return n
+
+
+def element_offset(root: Any, view: Any) -> int:
+    """Offset of a view from its base tensor, in elements."""
+    return (view.data_.offset - root.data_.offset) // root.meta.dtype.itemsize
+
+
+def rebase_view(root: Any, view: Any, node: Node) -> None:
+    """Record a write of `node`'s output into `view` as a change of `root`."""
+    old = root.node
+    n = _bare(CopySlices, (old, *node.edges[1:]), node.epoch)
+    n.fn, n.base_meta, n.view_meta = node, root.meta.plain, view.meta.plain
+    n.offset = element_offset(root, view)
+    root.node = n
+    view.node = as_strided_node(root, view)
+
+
+def as_strided_node(root: Any, view: Any) -> Any:
+    """A node that reads `view` from `root`'s present history, or None if it needs no gradient."""
+    if root.node is None or type(root.node) is AccumulateGrad or view.meta.dtype.kind not in "fc":
+        return view.node if type(root.node) is AccumulateGrad else None
+    n = _bare(AsStrided, (root.node,), root.node.epoch)
+    n.base_meta, n.view_meta = root.meta.plain, view.meta.plain
+    n.offset = element_offset(root, view)
+    return n
+
+
+def refresh_views(root: Any, kids: list[Any], written: Any) -> None:
+    """Rebuild the history of the base's living views after a recorded write."""
+    for r in list(kids):
+        v = r()
+        if v is not None and v is not written:
+            v.node = as_strided_node(root, v)

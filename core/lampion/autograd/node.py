@@ -1,0 +1,364 @@
+"""Autograd graph nodes.
+
+Floor 4; imports base and ops (plans). A `Node` records one call: the plan, the nodes of its
+inputs (`edges`), what it saved, and the write clock at that time. `AccumulateGrad` is the node
+of a leaf and holds its gradient, so that a graph never points back at tensors and no reference
+cycle arises. `Select` stands for one output of a node with several.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Callable
+
+from ..base.meta import Meta
+from ..ops import registry as R
+from .state import clock, mode
+
+FREED = ("freed",)
+make_tensor: Callable[..., Any] = None  # type: ignore[assignment]  # set by floor 5
+sum_to_shape: Callable[..., Any] = None  # type: ignore[assignment]
+zeros: Callable[[Meta], Any] = None  # type: ignore[assignment]
+
+
+class Extra:
+    """What few nodes have: hooks, retained gradients, a label, the forward traceback."""
+
+    __slots__ = ("pre_hooks", "post_hooks", "tensor_hooks", "retain", "metadata", "trace",
+                 "unpack")
+
+    def __init__(self) -> None:
+        self.pre_hooks: dict[int, Any] = {}
+        self.post_hooks: dict[int, Any] = {}
+        self.tensor_hooks: dict[int, Any] = {}
+        self.retain: Any = None
+        self.metadata: dict[str, Any] = {}
+        self.trace: Any = None
+        self.unpack: Any = None
+
+
+class Node:
+    """One recorded call. `apply(grads)` gives one gradient (or None) per edge."""
+
+    __slots__ = ("plan", "edges", "saved", "epoch", "extra", "__weakref__")
+    plan: Any
+    edges: tuple[Any, ...]
+    saved: Any
+    epoch: int
+    extra: Extra | None
+
+    @property
+    def noutputs(self) -> int:
+        return len(self.plan.metas)
+
+    def more(self) -> Extra:
+        """The Extra of this node, made on first use."""
+        if self.extra is None:
+            self.extra = Extra()
+        return self.extra
+
+    def name(self) -> str:
+        """Name as PyTorch writes it: "MulBackward0"."""
+        return "".join(w.capitalize() for w in self.plan.op.name.split("_")) + "Backward0"
+
+    def __repr__(self) -> str:
+        return f"<{self.name()} object at {id(self):#x}>"
+
+    @property
+    def next_functions(self) -> tuple[tuple[Any, int], ...]:
+        """(node, output number) of every input."""
+        return tuple((e.parent, e.index) if isinstance(e, Select) else (e, 0)
+                     for e in self.edges)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """A dict for the user's own use."""
+        return self.more().metadata
+
+    def register_hook(self, fn: Callable[..., Any]) -> "Handle":
+        """Call fn(grad_inputs, grad_outputs) after this node ran; a result replaces the
+        gradients."""
+        return Handle(self.more().post_hooks, fn)
+
+    def register_prehook(self, fn: Callable[..., Any]) -> "Handle":
+        """Call fn(grad_outputs) before this node runs; a result replaces them."""
+        return Handle(self.more().pre_hooks, fn)
+
+    def out_meta(self, k: int) -> Meta:
+        """Meta of output `k`."""
+        return self.plan.metas[k]
+
+    def value(self, k: int) -> Any:
+        """Saved item `k` as a tensor or number, checked against later writes."""
+        item = self.saved[k]
+        if self.extra is not None and self.extra.unpack is not None:
+            return self.extra.unpack(item)
+        return item
+
+    def unpack(self) -> list[Any]:
+        """All saved items. RuntimeError if they were freed or a tensor was overwritten."""
+        saved = self.saved
+        if saved is FREED:
+            raise RuntimeError(
+                "Trying to backward through the graph a second time (or directly access saved "
+                f"tensors after they have already been freed), at {self.name()}. Saved "
+                "intermediate values of the graph are freed when you call .backward() or "
+                "autograd.grad(). Specify retain_graph=True if you need to backward through the "
+                "graph a second time or if you need to access saved tensors after calling "
+                "backward.")
+        if self.extra is not None and self.extra.unpack is not None:
+            return self.extra.unpack(saved)
+        out = []
+        epoch = self.epoch
+        for item in saved:
+            data = getattr(item, "data_", None)
+            if data is not None:  # a tensor operand
+                if data.base.epoch > epoch:
+                    modified(self, item.meta, data.base)
+            elif hasattr(item, "base"):  # the storage of an output
+                if item.base.epoch > epoch:
+                    modified(self, self.plan.metas[0], item.base)
+            out.append(item)
+        return out
+
+    def apply(self, grads: list[Any]) -> Any:
+        """Gradients for the edges, given the gradients of the outputs (None where absent)."""
+        return self.plan.op.run_vjp(self, grads)
+
+    def release(self) -> None:
+        """Drop what was saved."""
+        if self.saved:
+            self.saved = FREED
+
+
+def modified(node: Node, m: Meta, base: Any) -> None:
+    """Raise the in-place error: what was saved, by whom, and which line wrote to it."""
+    from .trace import describe_writer
+
+    raise RuntimeError(
+        "one of the variables needed for gradient computation has been modified by an inplace "
+        f"operation: [{m.dtype!r} {list(m.shape)}], which {node.name()} saved for its backward, "
+        f"is at version {base.version}. {describe_writer(base.writer)} Hint: use the "
+        "out-of-place form of that call, or clone() the tensor before it is used.")
+
+
+class Handle:
+    """Removes a hook; usable as a context manager."""
+
+    _next = 0
+
+    def __init__(self, hooks: dict[int, Any], fn: Any) -> None:
+        Handle._next += 1
+        self.id = Handle._next
+        self.hooks_ref = weakref.ref(hooks) if not isinstance(hooks, dict) else (lambda: hooks)
+        hooks[self.id] = fn
+
+    def remove(self) -> None:
+        """Forget the hook. Harmless to call twice."""
+        hooks = self.hooks_ref()
+        if hooks is not None:
+            hooks.pop(self.id, None)
+
+    def __enter__(self) -> "Handle":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.remove()
+
+
+class AccumulateGrad(Node):
+    """The node of a leaf that requires gradients: adds what arrives to `grad`."""
+
+    __slots__ = ("grad", "meta", "owner", "accumulated")
+
+    def __init__(self, owner: Any) -> None:
+        self.edges = ()
+        self.saved = ()
+        self.extra = None
+        self.epoch = 0
+        self.grad: Any = None
+        self.meta: Meta = owner.meta
+        self.owner = weakref.ref(owner)
+        self.accumulated: dict[int, Any] | None = None  # post-accumulate hooks
+
+    @property
+    def noutputs(self) -> int:
+        return 1
+
+    @property
+    def variable(self) -> Any:
+        """The leaf tensor, if it is still alive."""
+        return self.owner()
+
+    def name(self) -> str:
+        return "lampion::autograd::AccumulateGrad"
+
+    def out_meta(self, k: int) -> Meta:
+        owner = self.owner()
+        return self.meta if owner is None else owner.meta
+
+
+class Select(Node):
+    """Output `index` of a node with several outputs."""
+
+    __slots__ = ("parent", "index")
+
+    def __init__(self, parent: Node, index: int) -> None:
+        self.parent, self.index = parent, index
+        self.edges = (parent,)
+        self.saved = ()
+        self.extra = None
+        self.epoch = 0
+
+    @property
+    def noutputs(self) -> int:
+        return 1
+
+    def name(self) -> str:
+        return self.parent.name()
+
+    def out_meta(self, k: int) -> Meta:
+        return self.parent.out_meta(self.index)
+
+
+_new = object.__new__
+
+
+def record(plan: Any, edges: tuple[Any, ...], args: tuple[Any, ...], outs: tuple[Any, ...],
+           needs: Any = True) -> Node:
+    """Make the node of a call. `outs` are its result tensors, `needs` the key of its pack."""
+    n = _new(Node)
+    n.plan = plan
+    n.edges = edges
+    n.saved = plan.packs[needs](args, outs)
+    n.epoch = clock[0]
+    n.extra = None
+    return n
+
+
+class Context:
+    """What a kernel op's vjp sees: saved values and attributes by name, `needs(name)`,
+    `meta(name)` of any tensor argument, `out_metas`."""
+
+    def __init__(self, node: Node) -> None:
+        plan = node.plan
+        self.node, self.plan, self.op = node, plan, plan.op
+        self.args = plan.call.args
+        values = node.unpack()
+        names = plan.op.save
+        outs = [k for k, n in enumerate(names) if n.startswith("out") and n not in self.args]
+        for k in outs:
+            if not hasattr(values[k], "data_"):
+                values[k] = saved_output(node, values[k], int(names[k][3:] or 0))
+        self.values = dict(zip(names, values))
+
+    def __getattr__(self, name: str) -> Any:
+        values = self.__dict__["values"]
+        if name in values:
+            return values[name]
+        args = self.__dict__["args"]
+        if name in args and not isinstance(args[name], Meta):
+            return args[name]
+        raise AttributeError(f"{self.op.name}'s vjp asks for {name!r}, which is not saved")
+
+    def meta(self, name: str) -> Meta:
+        """Meta of a tensor argument."""
+        return self.args[name]
+
+    @property
+    def out_metas(self) -> tuple[Meta, ...]:
+        return self.plan.metas
+
+    def needs(self, name: str) -> bool:
+        """Whether the gradient of this tensor argument is asked for."""
+        at = 0
+        for p in self.op.tensors:
+            v = self.args[p.name]
+            if p.name == name:
+                if p.kind == R.LIST:
+                    return any(e is not None for e in self.node.edges[at:at + len(v)])
+                return isinstance(v, Meta) and self.node.edges[at] is not None
+            at += len(v) if p.kind == R.LIST else int(isinstance(v, Meta))
+        raise KeyError(name)
+
+
+def saved_output(node: Node, data: Any, k: int) -> Any:
+    """A saved output as a tensor again, attached to the graph if a graph is being built."""
+    owner = None
+    if mode.enabled:
+        owner = node if node.noutputs == 1 else Select(node, k)
+    return make_tensor(data, node.plan.metas[k], owner)
+
+
+def elementwise_vjp(op: R.ElementwiseOp, node: Node, grads: list[Any]) -> list[Any]:
+    """Run the derived gradient op of an elementwise call."""
+    plan, edges = node.plan, node.edges
+    recipe = plan.cache.get(edges_key(edges))
+    if recipe is None:
+        recipe = _recipe(op, plan, edges)
+    b, dtypes, shapes, picks = recipe
+    if None in grads:
+        grads = [zeros(m) if g is None else g for g, m in zip(grads, plan.metas)]
+    result: list[Any] = [None] * len(edges)
+    if b.op is not None:
+        saved = node.unpack()
+        if picks is not None:
+            saved = [saved_output(node, v, k) if k >= 0 and not hasattr(v, "data_") else v
+                     for v, k in zip(saved, picks)]
+        got = b.op.fn(*saved, *[grads[k] for k in b.grads], out_dtypes=dtypes)
+        for k, g in zip(b.targets, got if isinstance(got, tuple) else (got,)):
+            result[k] = g
+    for k, j in b.same:
+        g = grads[j]
+        want = plan.call.args[op.operands[k].name].dtype
+        result[k] = g if g.meta.dtype is want else g.to(want)
+    for k, shape in shapes:
+        result[k] = sum_to_shape(result[k], shape)
+    for k in b.zero:
+        result[k] = zeros(plan.call.args[op.operands[k].name])
+    return result
+
+
+def edges_key(edges: tuple[Any, ...]) -> tuple[bool, ...]:
+    """Which operands need gradients."""
+    return tuple([e is not None for e in edges])
+
+
+def _recipe(op: R.ElementwiseOp, plan: Any, edges: tuple[Any, ...]) -> Any:
+    needs = edges_key(edges)
+    is_complex = any(m.dtype.kind == "c" for m in (*plan.metas, *plan.call.inputs)
+                     if isinstance(m, Meta))
+    b = op.backward(plan.attrs, needs, is_complex)
+    operands = [plan.call.args[p.name] for p in op.operands]
+    dtypes = tuple(operands[k].dtype for k in b.targets)
+    shape = plan.metas[0].shape
+    shapes = tuple((k, operands[k].shape) for k in (*b.targets, *[k for k, _ in b.same])
+                   if operands[k].shape != shape)
+    names = {p.name for p in op.operands}
+    picks = [int(n[3:]) if n.startswith("out") and n not in names else -1 for n in b.saved]
+    recipe = (b, dtypes, shapes, picks if any(k >= 0 for k in picks) else None)
+    plan.cache[needs] = recipe
+    return recipe
+
+
+def kernel_vjp(op: Any, node: Node, grads: list[Any]) -> list[Any]:
+    """Run a kernel op's or view's vjp and flatten its result to the edges."""
+    if None in grads:
+        grads = [zeros(m) if g is None and m.dtype.kind in "fc" else g
+                 for g, m in zip(grads, node.plan.metas)]
+    ctx = Context(node)
+    got = op.vjp(ctx, *grads)
+    many = got if isinstance(got, tuple) else (got,)
+    flat: list[Any] = []
+    for p, g in zip(op.tensors, many):
+        v = node.plan.call.args[p.name]
+        if p.kind == R.LIST:
+            flat.extend(g if g is not None else [None] * len(v))
+        elif isinstance(v, Meta):
+            flat.append(g)
+    return flat
+
+
+R.ElementwiseOp.run_vjp = elementwise_vjp  # type: ignore[attr-defined]
+R.KernelOp.run_vjp = kernel_vjp  # type: ignore[attr-defined]
+R.ViewOp.run_vjp = kernel_vjp  # type: ignore[attr-defined]

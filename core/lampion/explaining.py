@@ -1,0 +1,118 @@
+"""Which kernel ran each op of a call, who offered others, and why they lost.
+
+`explain(fn, *args)` runs the call once with every plan made afresh and records each decision of
+`ops.plans.choose`; nothing of this is in the way of ordinary calls. Floor 7; imports ops.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lampion.ops import plans, registry
+
+__all__ = ["Candidate", "Choice", "Explanation", "explain"]
+
+_one_at_a_time = threading.RLock()
+
+
+class Candidate(NamedTuple):
+    """A kernel that was registered for an op on the device, and what became of it."""
+
+    source: str
+    priority: int
+    verdict: str
+
+
+class Choice(NamedTuple):
+    """One decision: the call, what runs it, and the registered kernels in order of priority."""
+
+    op: str
+    call: str
+    chosen: str
+    candidates: tuple[Candidate, ...]
+
+
+class Explanation(list[Choice]):
+    """The decisions of a call, in order; printing it gives a text for people."""
+
+    def __str__(self) -> str:
+        lines = []
+        for choice in self:
+            lines.append(f"{choice.call}\n  -> {choice.chosen}")
+            for c in choice.candidates:
+                lines.append(f"     {c.source}, priority {c.priority}: {c.verdict}")
+        return "\n".join(lines) or "no kernel ran"
+
+
+def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+    """Run `fn(*args, **kwargs)` and say which kernel ran each op, and why.
+
+    The result of the call is dropped; what it raises, it raises. Equal calls are told once.
+
+    >>> import lampion
+    >>> explain(lampion.add, lampion.ones(3), lampion.ones(3))[0].op
+    'add'
+    """
+    found = Explanation()
+    ordinary = plans.choose
+
+    def choose(op: Any, call: Any, lower: Any) -> Any:
+        launch, chosen = ordinary(op, call, lower)
+        choice = _describe(op, call, launch, chosen)
+        if choice not in found:
+            found.append(choice)
+        return launch, chosen
+
+    with _one_at_a_time:
+        kept = [(table, dict(table)) for op in _ops() for table in _plan_tables(op)]
+        for table, _ in kept:
+            table.clear()
+        plans.choose = choose
+        try:
+            fn(*args, **kwargs)
+        finally:
+            plans.choose = ordinary
+            for table, before in kept:
+                table.update(before)
+    return found
+
+
+def _ops() -> list[Any]:
+    """Every op that holds plans: the registered ones and the gradients derived from them."""
+    found: list[Any] = list(registry.REGISTRY.values())
+    for op in registry.REGISTRY.values():
+        derived = getattr(op, "_backward", {})
+        found += [b.op for b in derived.values() if b.op is not None]
+    return found
+
+
+def _plan_tables(op: Any) -> list[dict[Any, Any]]:
+    """The plan caches of an op: of calls, and of in-place calls where there are any."""
+    return [t for t in (op.plans, getattr(op, "iplans", None)) if t is not None]
+
+
+def _describe(op: Any, call: Any, launch: Any, chosen: str) -> Choice:
+    backend = plans.backend_of(call.device)
+    candidates = []
+    won = False
+    for impl in registry.kernel_impls(op.qualname, backend.name):
+        fits = impl.constraint is None or impl.constraint(call)
+        if not fits:
+            verdict = "its constraint does not hold"
+        elif won:
+            verdict = "fits, with a lower priority"
+        elif launch is not None and _named(impl, chosen):
+            verdict, won = "chosen", True
+        else:
+            verdict = "its builder declined this call"
+        candidates.append(Candidate(impl.source or impl.op, impl.priority, verdict))
+    text = chosen if launch is not None else f"no kernel: {chosen}"
+    if launch is not None and launch.kernels:
+        text += f" [{', '.join(launch.kernels)}]"
+    return Choice(op.qualname, str(call), text, tuple(candidates))
+
+
+def _named(impl: Any, chosen: str) -> bool:
+    return chosen == f"kernel {impl.source or impl.op} (priority {impl.priority})"

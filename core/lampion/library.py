@@ -1,0 +1,61 @@
+"""Loads the op families and hands the public functions out.
+
+Floor 7 (imported by `lampion/__init__`): importing this module declares every built-in op.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+from . import ops as _ops  # noqa: F401
+from . import tensor as _tensor  # noqa: F401  (installs the call path before ops register)
+from .ops import registry as _registry
+
+FAMILIES = ("memory", "arithmetic", "reduce", "views")
+for _family in FAMILIES:
+    importlib.import_module(f".ops.{_family}", __package__)
+
+_MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func", "amp",
+            "distributions", "config", "plugins", "ops", "testing", "random", "serialization",
+            "overrides", "cli", "demos")
+
+
+def lookup(module: str, name: str) -> Any:
+    """Module `__getattr__`: a public op of the module's namespace, or a submodule."""
+    where = module.partition(".")[2]
+    if not where and name in _MODULES:
+        return importlib.import_module(f"{module}.{name}")
+    found = public(where).get(name)
+    if found is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    fn = getattr(_tensor.Tensor, found) if isinstance(found, str) else found.fn
+    setattr(sys.modules[module], name, fn)  # the next look-up is a plain one
+    return fn
+
+
+_public: dict[str, dict[str, Any]] = {}
+_seen = [0]
+
+
+def public(where: str) -> dict[str, Any]:
+    """Public ops of a namespace ("" is the top level), by name; "name_" is an in-place form."""
+    if _seen[0] != len(_registry.REGISTRY):
+        _public.clear()
+        _seen[0] = len(_registry.REGISTRY)
+        for op in _registry.REGISTRY.values():
+            if op.namespace:
+                continue
+            for place in op.where:
+                table = _public.setdefault(place, {})
+                for alias in (op.name, *op.aliases):
+                    table[alias] = op
+                    if op.inplace and place in ("", "nn.functional"):
+                        table.setdefault(alias + "_", alias + "_")
+    return _public.get(where, {})
+
+
+_factories = importlib.import_module(".creation", __package__)
+globals().update({n: getattr(_factories, n) for n in _factories.__all__})
+__all__ = list(_factories.__all__)

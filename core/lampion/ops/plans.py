@@ -1,0 +1,272 @@
+"""Plans: everything about an op call that does not depend on the bytes, worked out once.
+
+Floor 3; imports base, ir, runtime, registry. A `Plan` belongs to one op on concrete metas. It
+holds the launcher, the result metas and how to record the call for autograd. Building one does
+all the checking: dtypes, shapes, devices, kernel choice; running one does none.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Sequence
+
+from ..base import dtype as dt
+from ..base.device import device
+from ..base.dtype import dtype
+from ..base.errors import UnsupportedError
+from ..base.meta import Meta, broadcast_shapes, meta
+from ..ir import expr as E
+from ..runtime import lowering
+from ..runtime.backend import Launch, OpCall
+from . import registry as R
+
+_LOGIC = frozenset(("and", "or", "xor", "not", "select", "var", "const", "eq", "ne", "lt", "le",
+                    "gt", "ge"))
+
+
+class Plan:
+    """`launch` and `into` run it; `metas` are the results' (`meta` if there is one result).
+
+    `diff` tells whether a recorded call makes an autograd node; `packs[needs]` picks what the
+    node saves, given which operands need gradients.
+    """
+
+    __slots__ = ("op", "call", "launch", "into", "metas", "meta", "diff", "packs", "attrs",
+                 "chosen", "vjp", "cache")
+
+    def __init__(self, op: R.Op, call: OpCall, launch: Launch | None, chosen: str) -> None:
+        self.op, self.call, self.chosen = op, call, chosen
+        self.launch = launch.launch if launch is not None else None
+        self.into = launch.into if launch is not None else None
+        self.metas = call.outputs
+        self.meta = call.outputs[0] if len(call.outputs) == 1 else None
+        self.attrs = {p.name: call.args[p.name] for p in op.attrs}
+        self.diff = op.differentiable and any(m.dtype.kind in "fc" for m in call.outputs)
+        self.packs: dict[Any, Callable[..., Any]] = {}
+        self.vjp: Callable[..., Any] | None = None
+        self.cache: dict[Any, Any] = {}
+
+
+class _Packs(dict):  # type: ignore[type-arg]
+    """needs -> function(args, outs) -> saved tuple, built on first use."""
+
+    def __init__(self, make: Callable[[Any], Callable[..., Any]]) -> None:
+        self.make = make
+
+    def __missing__(self, needs: Any) -> Callable[..., Any]:
+        self[needs] = found = self.make(needs)
+        return found
+
+
+def common_device(op: R.Op, metas: Sequence[Meta]) -> device:
+    """The one device of all tensors. RuntimeError naming both if there are two."""
+    first = metas[0].device
+    for m in metas[1:]:
+        if m.device is not first:
+            raise RuntimeError(
+                f"{op.qualname}: expected all tensors to be on the same device, but found at "
+                f"least two devices, {first} and {m.device}! Move one with .to('{first}').")
+    return first
+
+
+def check_kinds(op: R.ElementwiseOp, d: dtype) -> None:
+    """RuntimeError unless the op is defined for this dtype."""
+    if d.kind not in op.kinds:
+        names = {"b": "bool", "u": "unsigned", "i": "integer", "f": "floating", "c": "complex"}
+        allowed = ", ".join(names[k] for k in op.kinds)
+        raise RuntimeError(f'"{op.name}" is not implemented for dtype {d!r}; it takes {allowed} '
+                           "tensors. Convert with .to(dtype).")
+
+
+def elementwise_types(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[str, Any],
+                      ) -> tuple[dtype, list[dtype]]:
+    """(compute dtype, one dtype per output) by PyTorch's promotion."""
+    dims, zeros, numbers = [], [], []
+    for p, m in zip(op.operands, operands):
+        if p.name in op.fixed or p.kind in (R.SCALAR, R.INTEGER):
+            continue
+        if isinstance(m, Meta):
+            (dims if m.ndim else zeros).append(m.dtype)
+        else:
+            numbers.append(m(0))
+    if not (dims or zeros or numbers):
+        d = dt.bool_ if op.promote == "bool" else dt.get_default_dtype()
+    else:
+        d = dt.result_dtype(dims, zeros, numbers)
+    if op.promote != "grad":
+        check_kinds(op, d)
+    if op.promote == "float" and d.kind not in "fc":
+        d = dt.get_default_dtype()
+    n = op.noutputs
+    if op.promote == "grad":
+        outs = list(attrs["out_dtypes"])
+    elif op.promote == "bool":
+        outs = [dt.bool_] * n
+    elif op.promote == "real":
+        outs = [d.to_real()] * n
+    elif isinstance(op.promote, dtype):
+        outs = [op.promote] * n
+    elif callable(op.promote):
+        outs = list(op.promote(d, attrs))
+    else:
+        outs = [d] * n
+    compute = dt.opmath(d)
+    if d.kind == "b" and not all(e.op in _LOGIC for e in E.walk(op.trace(attrs))):
+        compute = dt.uint8  # bool arithmetic: sums and products of 0 and 1, then != 0
+    return compute, outs
+
+
+def elementwise_plan(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[str, Any],
+                     outputs: Sequence[Meta] | None = None) -> Plan:
+    """Plan an elementwise call. `operands` are Metas, or Python types for numbers; `outputs`
+    fixes the results (in-place, out=), which must have the broadcast shape."""
+    tensors = [m for m in operands if isinstance(m, Meta)]
+    where = common_device(op, tensors)
+    try:
+        shape = broadcast_shapes(*[m.shape for m in tensors])
+    except RuntimeError as e:
+        raise RuntimeError(f"{op.qualname}: {e} (shapes "
+                           f"{', '.join(str(list(m.shape)) for m in tensors)})") from None
+    compute, kinds = elementwise_types(op, operands, attrs)
+    if outputs is None:
+        strides = None if attrs.get("contiguous") else lowering.output_strides(shape, tensors)
+        outputs = [meta(k, shape, strides, where) for k in kinds]
+    else:
+        for m, k in zip(outputs, kinds):
+            check_write(op, m, k, shape)
+    slot = dt.float64 if compute.kind in "fc" else dt.int64
+    inputs = tuple(m if isinstance(m, Meta) else
+                   (dt.float64 if p.kind == R.SCALAR and compute.kind in "fc" else slot)
+                   for p, m in zip(op.operands, operands))
+    args = {p.name: m for p, m in zip(op.operands, operands)} | attrs
+    call = OpCall(op.name, inputs, args, tuple(outputs), where)
+    names = [(p.name, op.fixed.get(p.name, compute)) for p in op.operands]
+
+    def lower() -> Any:
+        return lowering.elementwise(op.name, op.trace(attrs), names, inputs, call.outputs, compute)
+
+    launch, chosen = choose(op, call, lower)
+    plan = Plan(op, call, launch, chosen)
+    plan.packs = _Packs(lambda needs: _elementwise_pack(op, attrs, needs, compute.kind == "c"))
+    return plan
+
+
+def check_write(op: R.Op, target: Meta, value: dtype, shape: Sequence[int]) -> None:
+    """RuntimeError unless results of this dtype and shape may be written into `target`."""
+    if target.shape != tuple(shape):
+        raise RuntimeError(
+            f"{op.qualname}: output with shape {list(target.shape)} doesn't match the broadcast "
+            f"shape {list(shape)}")
+    if not dt.can_cast(value, target.dtype):
+        raise RuntimeError(f"{op.qualname}: result type {_word(value)} can't be cast to the "
+                           f"desired output type {_word(target.dtype)}")
+    if target.overlapping:
+        raise RuntimeError(
+            f"{op.qualname}: unsupported operation: more than one element of the written-to "
+            "tensor refers to a single memory location. Please clone() the tensor before "
+            "performing the operation.")
+
+
+def _word(d: dtype) -> str:
+    words = {"float32": "Float", "float64": "Double", "int64": "Long", "int32": "Int",
+             "int16": "Short", "int8": "Char", "uint8": "Byte", "bool": "Bool", "float16": "Half",
+             "bfloat16": "BFloat16", "complex64": "ComplexFloat", "complex128": "ComplexDouble"}
+    return words.get(d.name, d.name)
+
+
+def _elementwise_pack(op: R.ElementwiseOp, attrs: dict[str, Any], needs: tuple[bool, ...],
+                      is_complex: bool) -> Callable[..., Any]:
+    """What the node keeps: the operands and outputs that the derived gradient reads."""
+    names = [p.name for p in op.operands]
+    b = op.backward(attrs, needs, is_complex)
+    picks = [("out", int(n[3:])) if n.startswith("out") and n not in names
+             else ("arg", names.index(n)) for n in b.saved]
+    if not picks:
+        return lambda args, outs: ()
+    if len(picks) == 1:
+        kind, k = picks[0]
+        if kind == "arg":
+            return lambda args, outs: (args[k],)
+        return lambda args, outs: (outs[k].data_,)
+    return lambda args, outs: tuple(
+        args[k] if kind == "arg" else outs[k].data_ for kind, k in picks)
+
+
+def choose(op: R.Op, call: OpCall, lower: Callable[[], Any] | None) -> tuple[Launch | None, str]:
+    """The best kernel for a call: registered ones by priority, then the lowering.
+
+    Returns (None, reason) if the device has neither.
+    """
+    backend = backend_of(call.device)
+    for impl in R.kernel_impls(op.qualname, backend.name):
+        if impl.constraint is None or impl.constraint(call):
+            launch = impl.build(call)
+            if launch is not None:
+                return launch, f"kernel {impl.source or impl.op} (priority {impl.priority})"
+    if lower is not None:
+        caps = backend.capabilities(call.device.index or 0)
+        missing = [m.dtype for m in (*call.inputs, *call.outputs)
+                   if isinstance(m, Meta) and m.dtype not in caps.dtypes]
+        if "kernel-ir" in caps.features and not missing:
+            program = lower()
+            if program is not None:
+                launch = backend.program(program, [m.span for m in call.outputs], call.device)
+                return launch, "generated from the kernel IR"
+        if missing:
+            return None, f"device {call.device} has no {missing[0]!r}"
+    return None, f"backend {backend.name!r} has no kernel for {op.qualname!r}"
+
+
+def backend_of(d: device) -> Any:
+    """The backend instance behind a device, loaded on first use."""
+    if d.backend is None:
+        from ..runtime.devices import backend
+
+        d.backend = backend(d.type)
+    return d.backend
+
+
+def kernel_plan(op: R.KernelOp, values: Sequence[Any], outputs: Sequence[Meta] | None = None,
+                ) -> Plan:
+    """Plan a kernel op. `values` are the bound arguments with Metas for tensors and Python types
+    for numbers. A plan without `launch` means: use the op's composition."""
+    args = {p.name: v for p, v in zip(op.params, values)}
+    inputs: list[Any] = []
+    for p, v in zip(op.params, values):
+        if isinstance(v, Meta):
+            inputs.append(v)
+        elif p.kind == R.LIST:
+            inputs.extend(v)
+        elif p.kind == R.SCALAR:
+            inputs.append(dt.float64)
+        elif p.kind == R.INTEGER:
+            inputs.append(dt.int64)
+    tensors = [m for m in inputs if isinstance(m, Meta)]
+    where = common_device(op, tensors) if tensors else args["device"]
+    if outputs is None:
+        outputs = [meta(s[0], s[1], s[2] if len(s) > 2 else None, where)
+                   for s in op.meta(*values)]
+    call = OpCall(op.name, tuple(inputs), args, tuple(outputs), where)
+    lower = None if op.lower is None else (lambda: op.lower(call))  # type: ignore[misc]
+    launch, chosen = choose(op, call, lower)
+    if launch is None and op.compose is None:
+        from ..runtime.fallback import fallback_launch
+
+        launch, chosen = fallback_launch(op, call, chosen)
+    plan = Plan(op, call, launch, chosen if launch is not None else "composed of other ops")
+    plan.packs = _Packs(lambda needs: _kernel_pack(op))
+    return plan
+
+
+def _kernel_pack(op: R.KernelOp) -> Callable[..., Any]:
+    names = [p.name for p in op.params]
+    picks = [("out", int(n[3:] or 0)) if n.startswith("out") and n not in names
+             else ("arg", names.index(n)) for n in op.save]
+    return lambda args, outs: tuple(
+        args[k] if kind == "arg" else outs[k].data_ for kind, k in picks)
+
+
+def require(plan: Plan, reason: str) -> None:
+    """Raise the error for a call that no kernel serves."""
+    raise UnsupportedError(
+        f"{plan.call}: {reason}. Allow a copy to another device with fallback policy 'warn' or "
+        "'allow' (lampion.toml: [fallback] policy), or move the tensors with .to(...).")

@@ -1,0 +1,458 @@
+"""The op registry: how an op is declared, once, for every device.
+
+Floor 3; imports base, ir, runtime. Four kinds of declaration:
+
+- `@elementwise` on a function of scalar expressions: kernel, gradient, in-place and out=
+  variants are all derived from it.
+- `@kernel_op("signature")` on a class block with `meta`, `lower` (to the kernel IR) and `vjp`.
+- `@view_op("signature")` on a class block whose `view` rule returns shape, strides, offset.
+- `@composite` on a Python function over other ops: nothing else is needed.
+
+Signatures are written like Python's, with `: T` for a tensor, `T?` a tensor or None, `T[]` a
+list of tensors, `TS` a tensor or number, `S` a number passed at run time (not compiled in), `I`
+an integer passed at run time; anything else is an attribute that the plan is built for. `REGISTRY` maps names to ops; the call
+path (floor 5) turns each into functions and methods through `on_register`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterable, Sequence
+
+from ..base import dtype as dt
+from ..base.dtype import dtype
+from ..base.meta import Meta
+from ..ir import derive
+from ..ir import expr as E
+from ..ir.expr import Expr
+from ..runtime.backend import KernelImpl, OpCall
+
+REQUIRED = object()
+TENSOR, OPTIONAL, LIST, TENSOR_OR_NUMBER, SCALAR, INTEGER, ATTR = (
+    "T", "T?", "T[]", "TS", "S", "I", "A")
+
+
+class Scalar:
+    """Annotation in an elementwise declaration: a number passed at run time."""
+
+
+class Attr:
+    """Annotation in an elementwise declaration: a Python value the expression is traced for."""
+
+
+@dataclass(frozen=True)
+class Param:
+    """One argument of an op: its name, kind (see the module docstring), default, and whether it
+    is keyword-only."""
+
+    name: str
+    kind: str
+    default: Any = REQUIRED
+    kwonly: bool = False
+
+
+def parse_signature(text: str) -> tuple[Param, ...]:
+    """Parse "input: T, dim=None, *, eps: S = 1e-5" into Params."""
+    params: list[Param] = []
+    kwonly = False
+    for part in _split(text):
+        if part == "*":
+            kwonly = True
+            continue
+        head, _, default = part.partition("=")
+        name, _, kind = head.partition(":")
+        value = eval(default, {"inf": float("inf")}) if default.strip() else REQUIRED
+        params.append(Param(name.strip(), kind.strip() or ATTR, value, kwonly))
+    return tuple(params)
+
+
+def _split(text: str) -> list[str]:
+    out, depth, start = [], 0, 0
+    for k, c in enumerate(text):
+        depth += (c in "([{") - (c in ")]}")
+        if c == "," and depth == 0:
+            out.append(text[start:k].strip())
+            start = k + 1
+    out.append(text[start:].strip())
+    return [p for p in out if p]
+
+
+@dataclass
+class Op:
+    """A registered op. `kind` is "elementwise", "kernel", "view" or "composite".
+
+    `method`, `inplace`, `out` say which variants exist; `where` lists the public namespaces
+    ("" is the top level, then "nn.functional", "special", "linalg", ...). `differentiable` is
+    False only by declaration.
+    """
+
+    name: str
+    kind: str
+    params: tuple[Param, ...]
+    doc: str = ""
+    method: bool = False
+    inplace: bool = False
+    out: bool = True
+    where: tuple[str, ...] = ("",)
+    aliases: tuple[str, ...] = ()
+    differentiable: bool = True
+    samples: Callable[..., Iterable[Any]] | None = None
+    reference: Callable[..., Any] | None = None
+    domain: tuple[float, float] | None = None
+    returns: tuple[str, ...] = ()
+    namespace: str = ""
+    plans: dict[Any, Any] = field(default_factory=dict, repr=False)
+    iplans: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.tensors = tuple(p for p in self.params
+                             if p.kind in (TENSOR, OPTIONAL, LIST, TENSOR_OR_NUMBER))
+        self.scalars = tuple(p for p in self.params if p.kind in (SCALAR, INTEGER))
+        self.attrs = tuple(p for p in self.params if p.kind == ATTR)
+        self.positional = tuple(p for p in self.params if not p.kwonly)
+
+    def __getattr__(self, name: str) -> Any:
+        """`fn`, the op's function, is generated when it is first asked for: declaring an op must
+        cost next to nothing, because all of them are declared at import."""
+        if name == "fn" and build_function is not None:
+            self.fn = fn = build_function(self)
+            return fn
+        raise AttributeError(f"op {self.__dict__.get('name')!r} has no attribute {name!r}")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<op {self.qualname}>"
+
+    @property
+    def qualname(self) -> str:
+        """Name with namespace: "add" or "vision::nms"."""
+        return f"{self.namespace}::{self.name}" if self.namespace else self.name
+
+    def bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+        """Arguments in the order of `params`, defaults filled in. TypeError as Python's."""
+        n = len(self.positional)
+        if len(args) > n:
+            raise TypeError(f"{self.name}() takes {n} positional arguments but "
+                            f"{len(args)} were given")
+        values = list(args)
+        rest = dict(kwargs)
+        for p in self.params[len(args):]:
+            if p.name in rest:
+                values.append(rest.pop(p.name))
+            elif p.default is not REQUIRED:
+                values.append(p.default)
+            else:
+                raise TypeError(f"{self.name}() missing required argument: '{p.name}'")
+        if rest:
+            name = next(iter(rest))
+            taken = [p.name for p in self.params[:len(args)]]
+            what = "got multiple values for argument" if name in taken else (
+                "got an unexpected keyword argument")
+            raise TypeError(f"{self.name}() {what} '{name}'")
+        return values
+
+
+@dataclass
+class ElementwiseOp(Op):
+    """An op given by scalar expressions.
+
+    `body(*vars, **attrs)` traces it. `promote`: "same" (result type of the operands), "float"
+    (integers become the default float), "bool" (result is bool), "real" (complex to its part),
+    a dtype, or a function (promoted dtype, attrs) -> dtypes of the outputs. `kinds`: which dtype kinds are accepted. `fixed` maps argument names to dtypes
+    that stay out of promotion (a condition is bool).
+    """
+
+    body: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
+    promote: Any = "same"
+    kinds: str = "buifc"
+    fixed: dict[str, dtype] = field(default_factory=dict)
+    gradient: Callable[..., Any] | None = field(default=None, repr=False)
+    noutputs: int = 1
+    _traces: dict[Any, tuple[Expr, ...]] = field(default_factory=dict, repr=False)
+    _backward: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def operands(self) -> tuple[Param, ...]:
+        """Tensors and run-time numbers, in order: the variables of the expression."""
+        return tuple(p for p in self.params if p.kind != ATTR)
+
+    def trace(self, attrs: dict[str, Any]) -> tuple[Expr, ...]:
+        """The output expressions over `var(name)` for these attributes."""
+        key = tuple(attrs.items())
+        found = self._traces.get(key)
+        if found is None:
+            result = self.body(*[E.var(p.name) for p in self.operands], **attrs)
+            many = result if isinstance(result, tuple) else (result,)
+            found = self._traces[key] = tuple(map(E.wrap, many))
+        return found
+
+    def grad(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorator: a hand-given derivative `rule(g, out, *vars, **attrs)` returning one
+        expression per tensor argument (None where there is no gradient)."""
+        self.gradient = rule
+        return rule
+
+    def backward(self, attrs: dict[str, Any], needs: tuple[bool, ...], is_complex: bool,
+                 ) -> "Backward":
+        """The derived op that computes the gradients asked for (see `Backward`)."""
+        key = (tuple(attrs.items()), needs, is_complex)
+        found = self._backward.get(key)
+        if found is None:
+            found = self._backward[key] = _derive_backward(self, attrs, needs, is_complex)
+        return found
+
+
+@dataclass(frozen=True)
+class Backward:
+    """A derived gradient op. `op` takes, in order, the operands named in `saved` (an operand or
+    "out0", "out1"...) then the output gradients in `grads`; it returns one value per entry of
+    `targets` (operand positions). `same` are (operand, k) whose gradient is output gradient k
+    itself; `zero` are needed operands whose gradient vanishes."""
+
+    op: ElementwiseOp | None
+    saved: tuple[str, ...]
+    grads: tuple[int, ...]
+    targets: tuple[int, ...]
+    same: tuple[tuple[int, int], ...]
+    zero: tuple[int, ...]
+
+
+def _derive_backward(op: ElementwiseOp, attrs: dict[str, Any], needs: tuple[bool, ...],
+                     is_complex: bool) -> Backward:
+    outs = op.trace(attrs)
+    operands = op.operands
+    wanted = [k for k, p in enumerate(operands)
+              if p.kind != SCALAR and p.name not in op.fixed and needs[k]]
+    seeds = [E.var(f"g{k}") for k in range(len(outs))]
+    if op.gradient is not None:
+        given = op.gradient(*seeds, *[E.var(f"out{k}") for k in range(len(outs))],
+                            *[E.var(p.name) for p in operands], **attrs)
+        given = given if isinstance(given, tuple) else (given,)
+        adjoints = [E.wrap(0 if given[k] is None else given[k]) for k in wanted]
+    else:
+        adjoints = derive.vjp(outs, [derive.conj(s) for s in seeds] if is_complex else seeds,
+                              [operands[k].name for k in wanted])
+        # reverse mode of g -> conj(conj(g) f') for holomorphic f
+        if is_complex:
+            adjoints = [a if E.is_const(a, 0) else derive.conj(a) for a in adjoints]
+        leaves = {e: E.var(f"out{k}") for k, e in enumerate(outs)
+                  if e.op not in ("var", "const")}
+        adjoints = E.substitute(adjoints, leaves)
+    zero = tuple(k for k, a in zip(wanted, adjoints) if E.is_const(a, 0))
+    same = tuple((k, int(a.value[1:])) for k, a in zip(wanted, adjoints)
+                 if a.op == "var" and a in seeds)
+    live = [(k, a) for k, a in zip(wanted, adjoints)
+            if not E.is_const(a, 0) and not (a.op == "var" and a in seeds)]
+    if not live:
+        return Backward(None, (), (), (), same, zero)
+    used = set(E.variables([a for _, a in live]))
+    saved = tuple(n for n in [p.name for p in operands] + [f"out{k}" for k in range(len(outs))]
+                  if n in used)
+    grads = tuple(k for k in range(len(outs)) if f"g{k}" in used)
+    scalars = {p.name for p in operands if p.kind == SCALAR}
+    params = tuple(Param(n, SCALAR if n in scalars else TENSOR_OR_NUMBER) for n in saved)
+    params += tuple(Param(f"g{k}", TENSOR_OR_NUMBER) for k in grads)
+    params += (Param("out_dtypes", ATTR),)
+    exprs = tuple(a for _, a in live)
+    derived = ElementwiseOp(
+        name=f"{op.name}_backward", kind="elementwise", params=params, out=False, where=(),
+        namespace=op.namespace, fixed={n: d for n, d in op.fixed.items() if n in saved},
+        body=lambda *_, **__: exprs, noutputs=len(exprs), promote="grad")
+    return Backward(derived, saved, grads, tuple(k for k, _ in live), same, zero)
+
+
+@dataclass
+class KernelOp(Op):
+    """An op given by a class block.
+
+    The block's functions take the bound arguments by name order: `meta(*args)` returns a list of
+    (dtype, shape) or (dtype, shape, strides); `lower(call)` a Program; `vjp(ctx, *grads)` one
+    gradient per tensor argument; `compose(*args)` a definition in other ops for devices that can
+    neither lower nor have a kernel. `save` names what `vjp` needs: arguments, "out", "out1".
+    """
+
+    meta: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
+    lower: Callable[[OpCall], Any] | None = field(default=None, repr=False)
+    vjp: Callable[..., Any] | None = field(default=None, repr=False)
+    jvp: Callable[..., Any] | None = field(default=None, repr=False)
+    compose: Callable[..., Any] | None = field(default=None, repr=False)
+    normalize: Callable[..., Any] | None = field(default=None, repr=False)
+    save: tuple[str, ...] = ()
+    noutputs: int = 1
+
+
+@dataclass
+class ViewOp(Op):
+    """An op whose result shares its input's memory: `view(meta, *attrs)` returns
+    (shape, strides, offset in elements) or None if the result must be a copy."""
+
+    view: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
+    vjp: Callable[..., Any] | None = field(default=None, repr=False)
+
+
+@dataclass
+class CompositeOp(Op):
+    """An op that is Python over other ops."""
+
+    body: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
+
+
+REGISTRY: dict[str, Op] = {}
+_impls: dict[tuple[str, str], list[KernelImpl]] = {}
+on_register: Callable[[Op], None] | None = None
+build_function: Callable[[Op], Callable[..., Any]] | None = None
+_namespace = ""
+
+
+def register(op: Op) -> Op:
+    """Add an op. ValueError if its name is taken in its namespace."""
+    if op.qualname in REGISTRY:
+        raise ValueError(f"an op called {op.qualname!r} is already registered")
+    REGISTRY[op.qualname] = op
+    if on_register is not None:
+        on_register(op)
+    return op
+
+
+def register_kernel(impl: KernelImpl) -> None:
+    """Add a backend's kernel for an op; two of equal priority and no constraint clash."""
+    impls = _impls.setdefault((impl.op, impl.backend), [])
+    for other in impls:
+        if other.priority == impl.priority and other.source != impl.source:
+            raise ValueError(
+                f"kernels for {impl.op!r} on {impl.backend!r} from {other.source!r} and "
+                f"{impl.source!r} have the same priority {impl.priority}; raise one of them")
+    impls.append(impl)
+    impls.sort(key=lambda i: -i.priority)
+    op = REGISTRY.get(impl.op)
+    if op is not None:
+        op.plans.clear()
+        op.iplans.clear()
+
+
+def kernel_impls(op: str, backend: str) -> list[KernelImpl]:
+    """Registered kernels, highest priority first."""
+    return _impls.get((op, backend), [])
+
+
+class namespace:
+    """`with namespace("vision"):` puts the ops declared inside under that name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        global _namespace
+        self.previous, _namespace = _namespace, self.name
+
+    def __exit__(self, *exc: Any) -> None:
+        global _namespace
+        _namespace = self.previous
+
+
+def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
+                method: bool = True, inplace: bool = True, where: Sequence[str] = ("",),
+                name: str | None = None, fixed: dict[str, dtype] | None = None,
+                noutputs: int = 1, **options: Any) -> Any:
+    """Declare an elementwise op from a function of scalar expressions.
+
+    Positional arguments are tensors (numbers are taken where at least one is a tensor);
+    arguments annotated `Scalar` are numbers passed at run time, `Attr` are Python values the
+    expression is traced for, and `bool` a boolean tensor outside promotion.
+
+    >>> @elementwise(promote="float")
+    ... def logistic_twice(input):
+    ...     return 2 / (1 + exp(-input))
+    """
+    if fn is None:
+        return lambda f: elementwise(f, promote=promote, kinds=kinds, method=method,
+                                     inplace=inplace, where=where, name=name, fixed=fixed,
+                                     noutputs=noutputs, **options)
+    params: list[Param] = []
+    stay = dict(fixed or {})
+    spec = list(inspect.signature(fn).parameters.values())
+    binary = sum(_annotation(p) not in (Scalar, Attr) for p in spec) > 1
+    for p in spec:
+        note = _annotation(p)
+        default = REQUIRED if p.default is p.empty else p.default
+        kind = {Scalar: SCALAR, Attr: ATTR}.get(note, TENSOR_OR_NUMBER if binary else TENSOR)
+        if note is bool:
+            stay[p.name] = dt.bool_
+        params.append(Param(p.name, kind, default, p.kind is p.KEYWORD_ONLY))
+    return register(ElementwiseOp(
+        name=name or fn.__name__, kind="elementwise", params=tuple(params), doc=fn.__doc__ or "",
+        method=method, inplace=inplace and method and noutputs == 1, where=tuple(where), body=fn,
+        promote=promote, kinds=kinds, fixed=stay, noutputs=noutputs, namespace=_namespace,
+        differentiable=options.pop("differentiable", promote not in ("bool",)), **options))
+
+
+def _annotation(p: inspect.Parameter) -> Any:
+    return {"Scalar": Scalar, "Attr": Attr, "bool": bool}.get(p.annotation, p.annotation)
+
+
+def _block(cls: type, allowed: Iterable[str]) -> dict[str, Any]:
+    """The parts of a class block; an unknown part is a mistake worth an error."""
+    parts = {k: v for k, v in vars(cls).items() if not k.startswith("_")}
+    unknown = set(parts) - set(allowed)
+    if unknown:
+        raise TypeError(f"op block {cls.__name__!r} has unknown parts: {sorted(unknown)}")
+    return {k: v.__func__ if isinstance(v, staticmethod) else v for k, v in parts.items()}
+
+
+_COMMON = ("method", "inplace", "out", "where", "aliases", "differentiable", "samples",
+           "reference", "domain", "name", "returns")
+
+
+def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
+    """Declare an op by a class block with `meta`, `lower` and/or `compose`, `vjp`, `save`."""
+    def deco(cls: type) -> Op:
+        parts = _block(cls, _COMMON + ("meta", "lower", "vjp", "jvp", "compose", "normalize",
+                                       "save", "noutputs"))
+        parts.setdefault("name", cls.__name__)
+        parts["save"] = tuple(parts.get("save", ()))
+        if "differentiable" not in parts:
+            parts["differentiable"] = "vjp" in parts
+        return register(KernelOp(kind="kernel", params=parse_signature(signature),
+                                 doc=cls.__doc__ or "", namespace=_namespace, **parts, **options))
+
+    return deco
+
+
+def view_op(signature: str, **options: Any) -> Callable[[type], Op]:
+    """Declare a view by a class block with `view(meta, *attrs)` and `vjp(ctx, g)`."""
+    def deco(cls: type) -> Op:
+        parts = _block(cls, _COMMON + ("view", "vjp"))
+        parts.setdefault("name", cls.__name__)
+        parts.setdefault("method", True)
+        parts.setdefault("out", False)
+        return register(ViewOp(kind="view", params=parse_signature(signature),
+                               doc=cls.__doc__ or "", namespace=_namespace, **parts, **options))
+
+    return deco
+
+
+def composite(fn: Any = None, *, method: bool = False, inplace: bool = False, out: bool = True,
+              where: Sequence[str] = ("",), name: str | None = None, **options: Any) -> Any:
+    """Declare an op as Python over other ops. The function's first argument is the tensor a
+    method binds to."""
+    if fn is None:
+        return lambda f: composite(f, method=method, inplace=inplace, out=out, where=where,
+                                   name=name, **options)
+    params = []
+    for p in inspect.signature(fn).parameters.values():
+        kind = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, ATTR)
+        default = REQUIRED if p.default is p.empty else p.default
+        params.append(Param(p.name, kind, default, p.kind is p.KEYWORD_ONLY))
+    register(CompositeOp(name=name or fn.__name__, kind="composite", params=tuple(params),
+                         doc=fn.__doc__ or "", method=method, inplace=inplace, out=out,
+                         where=tuple(where), body=fn, namespace=_namespace, **options))
+    return REGISTRY[f"{_namespace}::{name or fn.__name__}" if _namespace
+                    else name or fn.__name__]
+
+
+__all__ = ["Op", "ElementwiseOp", "KernelOp", "ViewOp", "CompositeOp", "Param", "REGISTRY",
+           "Scalar", "Attr", "elementwise", "kernel_op", "view_op", "composite", "namespace",
+           "register", "register_kernel", "kernel_impls", "Meta", "parse_signature"]

@@ -1,0 +1,134 @@
+"""Running an op elsewhere, only if the user allows it, and never unreported.
+
+Floor 2; imports base, config. Policy `error` (default), `warn` or `allow`. Every fallback is
+counted in the ledger that `lampion.fallbacks()` shows.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from ..base.device import device
+from ..base.errors import UnsupportedError
+from ..base.meta import Meta, meta
+from .backend import Launch, OpCall
+
+
+@dataclass
+class Entry:
+    """One line of the ledger: an op that ran on another device."""
+
+    op: str
+    device: str
+    ran_on: str
+    count: int = 0
+    bytes: int = 0
+    ms: float = 0.0
+
+
+_ledger: dict[tuple[str, str], Entry] = {}
+
+
+def fallbacks() -> list[Entry]:
+    """The ops that ran on another device so far, most bytes first."""
+    return sorted(_ledger.values(), key=lambda e: -e.bytes)
+
+
+def reset_fallbacks() -> None:
+    """Empty the ledger."""
+    _ledger.clear()
+
+
+def policy() -> str:
+    """The fallback policy in force: "error", "warn" or "allow"."""
+    from .. import config
+
+    return str(config.get("fallback.policy"))
+
+
+def fallback_launch(op: Any, call: OpCall, reason: str) -> tuple[Launch, str]:
+    """A Launch that copies to a host-memory device, runs there and copies back.
+
+    UnsupportedError under policy "error", or if no other device can run the op either.
+    """
+    rule = policy()
+    if rule == "error":
+        raise UnsupportedError(
+            f"{call}: {reason}. Nothing runs elsewhere unless you allow it: set "
+            "[fallback] policy = \"warn\" (or \"allow\") in lampion.toml, "
+            "LAMPION_FALLBACK_POLICY=warn, or move the tensors with .to(...).")
+    target = _target(call.device)
+    from ..ops.plans import choose
+
+    inputs = tuple(_moved(m, target) for m in call.inputs)
+    args = {k: _moved(v, target) for k, v in call.args.items()}
+    outputs = tuple(_moved(m, target) for m in call.outputs)
+    there = OpCall(call.op, inputs, args, outputs, target)
+    lower = getattr(op, "lower", None)
+    launch, chosen = choose(op, there, None if lower is None else (lambda: lower(there)))
+    if launch is None:
+        raise UnsupportedError(f"{call}: {reason}; and on {target}: {chosen}")
+    if rule == "warn":
+        warnings.warn(f"{call.op} has no kernel on {call.device} ({reason}); it runs on {target} "
+                      "with a copy there and back. lampion.fallbacks() counts them.", stacklevel=2)
+    entry = _ledger.setdefault((call.op, str(call.device)),
+                               Entry(call.op, str(call.device), str(target)))
+    return _copying(call, there, launch, entry), f"fallback on {target}"
+
+
+def _target(here: device) -> device:
+    from .. import config, plugins
+    from .devices import resolve
+
+    wanted = config.get("fallback.device")
+    for name in [wanted] if wanted else plugins.backend_names():
+        if name == here.type:
+            continue
+        try:
+            d = resolve(name)
+        except Exception:
+            continue
+        if "host-memory" in d.backend.capabilities(0).features:
+            return d
+    raise UnsupportedError(f"no device with host memory is installed to fall back to from {here}")
+
+
+def _moved(m: Any, target: device) -> Any:
+    if isinstance(m, Meta):
+        return meta(m.dtype, m.shape, m.strides, target)
+    if isinstance(m, list):
+        return [_moved(v, target) for v in m]
+    return target if isinstance(m, device) else m
+
+
+def _copying(call: OpCall, there: OpCall, launch: Launch, entry: Entry) -> Launch:
+    here_b, there_b = call.device.backend, there.device.backend
+
+    def into(*args: Any) -> None:
+        start = time.perf_counter()
+        outs, inputs = args[:len(call.outputs)], args[len(call.outputs):]
+        moved = [_copy(x, m, here_b, there_b, there.device) if isinstance(m, Meta) else x
+                 for x, m in zip(inputs, call.inputs)]
+        result = launch.launch(*moved)
+        results = result if isinstance(result, tuple) else (result,)
+        for out, r, m in zip(outs, results, call.outputs):
+            here_b.copy_from_host(bytes(there_b.copy_to_host(r, m.span)), out)
+        entry.count += 1
+        entry.bytes += sum(m.span for m in (*call.inputs, *call.outputs) if isinstance(m, Meta))
+        entry.ms += (time.perf_counter() - start) * 1e3
+
+    def run(*inputs: Any) -> Any:
+        outs = tuple(here_b.allocate(m.span, call.device) for m in call.outputs)
+        into(*outs, *inputs)
+        return outs[0] if len(outs) == 1 else outs
+
+    return Launch(run, into, [f"fallback:{call.op}"])
+
+
+def _copy(storage: Any, m: Meta, src: Any, dst: Any, target: device) -> Any:
+    out = dst.allocate(m.span, target)
+    dst.copy_from_host(bytes(src.copy_to_host(storage, m.span)), out)
+    return out
