@@ -241,7 +241,7 @@ BROKEN_AND_GOOD = (
 def test_devices_lists_what_works_and_why_the_rest_does_not(install, program):
     site = install(*BROKEN_AND_GOOD)
     done = program(site, ["devices"], LAMPION_DEVICE="acme")
-    assert "*  acme:0" in done.stdout and "(libacme.so not found)" in done.stdout
+    assert "*  acme " in done.stdout and "(libacme.so not found)" in done.stdout
     data = json.loads(program(site, ["devices", "--json"], LAMPION_DEVICE="acme").stdout)
     assert data["default"] == "acme"
 

@@ -24,9 +24,7 @@ def run(args: argparse.Namespace) -> int:
         return 0 if rows else 1
     shown = []
     for row in rows:
-        mark = "*" if default in (row["device"], row["device"].partition(":")[0]) else " "
-        if ":" not in (default or "") and not row["device"].endswith(":0"):
-            mark = " "  # a bare name means its first device
+        mark = "*" if row["device"] == default else " "
         what = row.get("description") or f"({row['problem']})"
         shown.append((mark, row["device"], what, row["wheel"]))
     _show.table(shown, ("", "device", "what", "plug-in"))
@@ -49,7 +47,7 @@ def _devices_of(name: str) -> list[dict[str, Any]]:
         return [{"device": name, "problem": "no device found", "wheel": wheel}]
     return [
         {
-            "device": f"{name}:{index}",
+            "device": name if index == 0 else f"{name}:{index}",  # as tensors print it
             "description": info.description,
             "details": dict(info.details),
             "wheel": wheel,
