@@ -11,6 +11,7 @@ Floor 7; imports the public lampion API and `ops.fused_optim`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -69,6 +70,10 @@ def counter(group: Group, param: Any, value: float = 0.0) -> Any:
     return lampion.tensor(value, dtype=scalar_dtype(), device=device)
 
 
+def _only(name: str, state: State) -> tuple[Any]:
+    return (state[name],)
+
+
 class _Counters:
     """The step counters of one group: one tensor and its 0-d views."""
 
@@ -86,7 +91,7 @@ class _Counters:
         """Whether exactly these states count by our views."""
         if len(states) != len(self.views):
             return False
-        for state, view in zip(states, self.views):
+        for state, view in zip(states, self.views):  # noqa: SIM110 (a generator is slower)
             if state["step"] is not view:
                 return False
         return True
@@ -158,7 +163,7 @@ class Elementwise(Optimizer):
         rule, flags = self._rule(group)
         update = updater(rule, flags, bool(group["differentiable"]))
         names = rule.buffers
-        pick = itemgetter(*names) if len(names) > 1 else (lambda state, name=names[0]: (state[name],))
+        pick = itemgetter(*names) if len(names) > 1 else partial(_only, names[0])
         vary, last, scalars = self._scalars_vary, None, ()
         for p, grad, state, step in zip(params, grads, states, self._advance(index, states)):
             if vary or step != last:
@@ -195,7 +200,8 @@ class Elementwise(Optimizer):
         if ours == signature and self._may_bundle(states):
             table[index] = _Counters(states)
             return table[index].tensor.tolist()
-        if not isinstance(ours, _Counters) or len(states) == len(self.param_groups[index]["params"]):
+        complete = len(states) == len(self.param_groups[index]["params"])
+        if complete or not isinstance(ours, _Counters):
             table[index] = signature
         return [state["step"].item() for state in states]
 

@@ -171,7 +171,8 @@ class Optimizer:
         text = self.__class__.__name__ + " ("
         for i, group in enumerate(self.param_groups):
             text += f"\nParameter Group {i}\n"
-            text += "".join(f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params")
+            for key in sorted(group.keys() - {"params"}):
+                text += f"    {key}: {group[key]}\n"
         return text + ")"
 
     # -- hooks ---------------------------------------------------------------------------------

@@ -6,7 +6,13 @@ from typing import Any
 
 import lampion
 
-from ..ops.fused_optim import Rule, rmsprop, rmsprop_centered, rmsprop_centered_momentum, rmsprop_momentum
+from ..ops.fused_optim import (
+    Rule,
+    rmsprop,
+    rmsprop_centered,
+    rmsprop_centered_momentum,
+    rmsprop_momentum,
+)
 from ._elementwise import Elementwise, State, check_at_least, check_lr, counter, number
 from .optimizer import Group
 
