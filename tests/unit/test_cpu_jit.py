@@ -319,6 +319,24 @@ def test_pool_from_several_python_threads(kind):
     run_python(code, LAMPION_THREADING=kind, LAMPION_NUM_THREADS="2")
 
 
+@linux
+def test_loading_libgomp_leaves_the_environment_alone():
+    code = """
+    import os
+    from lampion_cpu import pool
+    assert pool.libgomp() is pool.libgomp()
+    print(os.environ.get("GOMP_SPINCOUNT"))
+    """
+    assert run_python(code, GOMP_SPINCOUNT="7").strip() == "7"
+    assert (
+        run_python(
+            "import os; del os.environ['GOMP_SPINCOUNT']\n" + textwrap.dedent(code),
+            GOMP_SPINCOUNT="7",
+        ).strip()
+        == "None"
+    )
+
+
 def test_number_of_threads_from_the_environment(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5,2")
     assert pool.default_num_threads() == 5

@@ -714,6 +714,7 @@ def test_many_python_threads(cpu):
 
 
 @linux
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_launch_in_a_forked_child(cpu):
     count = 100_000
     step = Step(kernel(ADD), (1,), (0, 1, 2), count, 100)

@@ -149,6 +149,15 @@ def host_vector_bits() -> int:
     return bits
 
 
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()  # a thread that is not there any more may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def compile_ir(
     text: str, exports: Sequence[str], symbols: Mapping[str, int] | None = None
 ) -> dict[str, int]:

@@ -138,6 +138,10 @@ class Native:
         self.wrap = builtin("wrap", METH_FASTCALL)
         self._drop = builtin("drop")
         self._refill = builtin("refill", METH_FASTCALL)
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self.lock = threading.RLock()  # a thread that is not there any more may have held it
 
     def _grow(self, index: int, nbytes: int) -> None:
         """Put at least one block on the list of class `index`; called by the native code."""

@@ -100,6 +100,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if not sys.platform.startswith("linux"):
         return None, f"the {DISTRIBUTION} wheel exists for Linux on x86-64 only"
     errors: list[str] = []
+    pool.libgomp()  # first: it settles how long that library's idle threads spin
     for path in _candidates():
         try:
             library = ctypes.CDLL(path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import operator
+import os
 import threading
 from collections import deque
 from typing import Any
@@ -113,6 +114,16 @@ class PyStorage:
 
 # Re-entrant: the garbage collector may run other people's destructors while it is held.
 _lock = threading.RLock()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()  # a thread that is not there any more may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
 _returned: deque[tuple[int, int]] = deque()
 _free: list[list[int]] = [[] for _ in memory.CLASS_BYTES]
 _arena = memory.Arena()
