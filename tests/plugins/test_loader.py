@@ -185,3 +185,27 @@ def test_looking_at_plugins_does_not_import_pluggy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False False\n", done.stderr
+
+
+def test_kernels_are_collected_before_anyone_gets_the_backend():
+    registry = []
+    after = []
+    loader = Loader(after)
+    after.append(lambda: loader.load_kernels(registry))
+    module = plugin(
+        lampion_backend=lambda: Paper, lampion_kernels=lambda registry: registry.append("k")
+    )
+    loader.register(module, "paper-k")
+    assert registry == []
+    loader.backend("paper-k")
+    assert registry == ["k"]
+
+    def lampion_kernels(registry):
+        raise ValueError("same priority")
+
+    module = plugin(lampion_backend=lambda: Paper, lampion_kernels=lampion_kernels)
+    loader.register(module, "paper-l")
+    for _ in range(2):
+        with pytest.raises(PluginError, match="in its hook lampion_kernels: ValueError"):
+            loader.backend("paper-l")
+    assert registry == ["k"]

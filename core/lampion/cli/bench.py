@@ -59,7 +59,8 @@ def _time(call: Callable[[], Any], device: Any, seconds: float) -> dict[str, Any
     wait = partial(device.backend.synchronize, device)
     wait()
     repeat = range(max(1, int(50e-6 / (clock() - start))))
-    calls, waits = [], []
+    calls: list[float] = []
+    waits: list[float] = []
     end = clock() + seconds
     while clock() < end or len(calls) < 5:
         start = clock()

@@ -1,7 +1,7 @@
 """Plug-ins: found by entry points, loaded when needed, each guarded.
 
-Importing this package imports neither pluggy nor any plug-in. The contract is `hookspecs`; the
-functions below are those of the one `Loader` of this process. Floor 2.
+Importing this package imports neither the loader, nor pluggy, nor any plug-in. The contract is
+`hookspecs`; the functions below are those of the one `Loader` of this process. Floor 2.
 
     names = plugins.backend_names()        # ['acme', 'cpu']
     backend = plugins.backend("acme")      # imports it, or raises PluginError with its cause
@@ -10,11 +10,21 @@ functions below are those of the one `Loader` of this process. Floor 2.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from lampion.base.errors import PluginError
-from lampion.plugins.loader import Loader
-from lampion.plugins.records import PluginRecord
+
+if TYPE_CHECKING:
+    from lampion.plugins.loader import Loader
+    from lampion.plugins.records import PluginRecord
+
+    _typed = Loader()
+    records, record, backend_names = _typed.records, _typed.record, _typed.backend_names
+    backend, devices, load, call = _typed.backend, _typed.devices, _typed.load, _typed.call
+    load_ops, load_kernels = _typed.load_ops, _typed.load_kernels
+    register, unregister, refresh = _typed.register, _typed.unregister, _typed.refresh
+    hookimpl: Any
 
 __all__ = [
     "PluginError",
@@ -27,6 +37,7 @@ __all__ = [
     "load",
     "load_kernels",
     "load_ops",
+    "on_backend",
     "record",
     "records",
     "refresh",
@@ -34,23 +45,32 @@ __all__ = [
     "unregister",
 ]
 
-_loader = Loader()
+_OF_THE_LOADER = {*__all__} - {"PluginError", "PluginRecord", "hookimpl", "on_backend"}
 
-records = _loader.records
-record = _loader.record
-backend_names = _loader.backend_names
-backend = _loader.backend
-devices = _loader.devices
-load = _loader.load
-load_ops = _loader.load_ops
-load_kernels = _loader.load_kernels
-call = _loader.call
-register = _loader.register
-unregister = _loader.unregister
-refresh = _loader.refresh
+_after_backend: list[Callable[[], object]] = []
+
+
+def on_backend(callback: Callable[[], object]) -> None:
+    """Call `callback` after each backend that is made, before anyone gets it.
+
+    The op registry collects kernels so; plug-ins use the hook `lampion_kernels`.
+    """
+    _after_backend.append(callback)
 
 
 def __getattr__(name: str) -> Any:
+    """The functions of the loader, which is made when the first of them is used."""
+    if name in _OF_THE_LOADER:
+        from lampion.plugins.loader import process_loader
+
+        loader = process_loader(_after_backend)
+        for function in _OF_THE_LOADER:
+            globals()[function] = getattr(loader, function)
+        return globals()[name]
+    if name == "PluginRecord":
+        from lampion.plugins.records import PluginRecord
+
+        return PluginRecord
     if name == "hookimpl":  # the decorator for plug-ins; made late, since it needs pluggy
         import pluggy
 

@@ -9,7 +9,6 @@ base, config, logging, this package, and `runtime.backend` when a backend has be
 from __future__ import annotations
 
 import importlib
-import inspect
 import threading
 import time
 from types import ModuleType
@@ -18,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from lampion import config
 from lampion.base.errors import PluginError
 from lampion.logging import get_logger
-from lampion.plugins import discovery
-from lampion.plugins.discovery import BACKENDS, CLI, GROUPS, OPS
-from lampion.plugins.records import FOUND, LOADED, PluginRecord
+from lampion.plugins.records import BACKENDS, CLI, FOUND, GROUPS, LOADED, OPS, PluginRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lampion.runtime.backend import Backend, DeviceInfo
 
 __all__ = ["Loader"]
@@ -38,15 +37,19 @@ _NEEDS = {
 
 
 class Loader:
-    """The plug-ins of one process. The module `lampion.plugins` holds the one that is used."""
+    """The plug-ins of one process. The module `lampion.plugins` holds the one that is used.
 
-    def __init__(self) -> None:
+    `after_backend` is a list of functions to call after each backend that is made.
+    """
+
+    def __init__(self, after_backend: list[Callable[[], object]] | None = None) -> None:
         self._lock = threading.RLock()
         self._records: list[PluginRecord] | None = None
         self._in_process: list[PluginRecord] = []
         self._backends: dict[str, Backend] = {}
         self._devices: dict[str, list[DeviceInfo]] = {}
         self._busy: list[PluginRecord] = []
+        self._after = [] if after_backend is None else after_backend
         self._manager: Any = None
 
     # --- looking ---------------------------------------------------------------------------------
@@ -55,7 +58,9 @@ class Loader:
         """All plug-ins, in use or not, of one group or of all; imports none of them."""
         with self._lock:
             if self._records is None:
-                self._records = discovery.discover()
+                from lampion.plugins.discovery import discover
+
+                self._records = discover()
             found = self._in_process + self._records
         return [r for r in found if group is None or r.group == group]
 
@@ -111,7 +116,11 @@ class Loader:
             record = self.load(self.record(name))
             if record.status == LOADED:
                 self._create(record)
+            if record.status == LOADED:
+                for callback in self._after:
+                    callback()
             if record.status != LOADED:
+                self._backends.pop(name, None)
                 raise record.problem()
             return self._backends[name]
 
@@ -218,8 +227,9 @@ class Loader:
         importlib.invalidate_caches()
         with self._lock:
             kept = [r for r in self._records or [] if r.status == LOADED]
-            self._records = None
-            fresh = discovery.discover()
+            from lampion.plugins.discovery import discover
+
+            fresh = discover()
             same = {(*r.key, r.distribution): r for r in kept}
             self._records = [same.get((*r.key, r.distribution), r) for r in fresh]
 
@@ -327,6 +337,18 @@ class Loader:
         return PluginError("\n".join(lines))
 
 
+_process: list[Loader] = []
+_process_lock = threading.Lock()
+
+
+def process_loader(after_backend: list[Callable[[], object]]) -> Loader:
+    """The loader of this process, made by the first caller."""
+    with _process_lock:
+        if not _process:
+            _process.append(Loader(after_backend))
+        return _process[0]
+
+
 def _import(reference: str) -> Any:
     """The module of an entry point, or, for `module:name`, the object in it."""
     module, _, attribute = reference.partition(":")
@@ -376,6 +398,8 @@ def _extra_of_meta_package(name: str) -> str:
 
 def is_own_function(plugin: Any, name: str) -> bool:
     """Whether attribute `name` is a function that the plug-in defines, not one it imported."""
+    import inspect
+
     found = getattr(plugin, name, None)
     if not inspect.isroutine(found):
         return False

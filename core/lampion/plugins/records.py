@@ -16,7 +16,20 @@ from typing import Any
 from lampion.base.errors import PluginError
 from lampion.plugins.versions import ApiRange
 
-__all__ = ["FAILED", "DISABLED", "FOUND", "LOADED", "REFUSED", "PluginRecord"]
+__all__ = [
+    "BACKENDS",
+    "CLI",
+    "DISABLED",
+    "FAILED",
+    "FOUND",
+    "GROUPS",
+    "LOADED",
+    "OPS",
+    "REFUSED",
+    "PluginRecord",
+]
+
+BACKENDS, OPS, CLI = GROUPS = ("lampion.backends", "lampion.ops", "lampion.cli")
 
 FOUND, LOADED, REFUSED, FAILED, DISABLED = "found", "loaded", "refused", "failed", "disabled"
 
@@ -117,7 +130,7 @@ class PluginRecord:
 
     def problem(self) -> PluginError:
         """The error that using this plug-in raises; its cause is the plug-in's own exception."""
-        what = f"device '{self.name}'" if self.group == "lampion.backends" else f"'{self.name}'"
+        what = f"device '{self.name}'" if self.group == BACKENDS else f"'{self.name}'"
         lines = [f"{what} cannot be used: plug-in {self.wheel} {self.status}: {self.reason}"]
         if self.remedy:
             lines.append(f"  try: {self.remedy}")
