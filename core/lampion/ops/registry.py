@@ -17,9 +17,11 @@ path (floor 5) turns each into functions and methods through `on_register`.
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterable, Sequence
 
+from .. import plugins
 from ..base import dtype as dt
 from ..base.dtype import dtype
 from ..base.meta import Meta
@@ -171,6 +173,7 @@ class ElementwiseOp(Op):
     fixed: dict[str, dtype] = field(default_factory=dict)
     gradient: Callable[..., Any] | None = field(default=None, repr=False)
     noutputs: int = 1
+    order: int = 0  # of the derivative that this op computes
     _traces: dict[Any, tuple[Expr, ...]] = field(default_factory=dict, repr=False)
     _backward: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -208,7 +211,7 @@ class ElementwiseOp(Op):
 @dataclass(frozen=True)
 class Backward:
     """A derived gradient op. `op` takes, in order, the operands named in `saved` (an operand or
-    "out0", "out1"...) then the output gradients in `grads`; it returns one value per entry of
+    "outN_0", "outN_1"...) then the output gradients in `grads`; it returns one value per entry of
     `targets` (operand positions). `same` are (operand, k) whose gradient is output gradient k
     itself; `zero` are needed operands whose gradient vanishes."""
 
@@ -220,15 +223,22 @@ class Backward:
     zero: tuple[int, ...]
 
 
+def output_number(name: str) -> int:
+    """k of "gN_k" or "outN_k"."""
+    return int(name.rpartition("_")[2])
+
+
 def _derive_backward(op: ElementwiseOp, attrs: dict[str, Any], needs: tuple[bool, ...],
                      is_complex: bool) -> Backward:
     outs = op.trace(attrs)
     operands = op.operands
     wanted = [k for k, p in enumerate(operands)
               if p.kind != SCALAR and p.name not in op.fixed and needs[k]]
-    seeds = [E.var(f"g{k}") for k in range(len(outs))]
+    # names carry the order of the derivative: a derived op has operands named like these
+    g, o = f"g{op.order}_", f"out{op.order}_"
+    seeds = [E.var(f"{g}{k}") for k in range(len(outs))]
     if op.gradient is not None:
-        given = op.gradient(*seeds, *[E.var(f"out{k}") for k in range(len(outs))],
+        given = op.gradient(*seeds, *[E.var(f"{o}{k}") for k in range(len(outs))],
                             *[E.var(p.name) for p in operands], **attrs)
         given = given if isinstance(given, tuple) else (given,)
         adjoints = [E.wrap(0 if given[k] is None else given[k]) for k in wanted]
@@ -238,29 +248,30 @@ def _derive_backward(op: ElementwiseOp, attrs: dict[str, Any], needs: tuple[bool
         # reverse mode of g -> conj(conj(g) f') for holomorphic f
         if is_complex:
             adjoints = [a if E.is_const(a, 0) else derive.conj(a) for a in adjoints]
-        leaves = {e: E.var(f"out{k}") for k, e in enumerate(outs)
+        leaves = {e: E.var(f"{o}{k}") for k, e in enumerate(outs)
                   if e.op not in ("var", "const")}
         adjoints = E.substitute(adjoints, leaves)
     zero = tuple(k for k, a in zip(wanted, adjoints) if E.is_const(a, 0))
-    same = tuple((k, int(a.value[1:])) for k, a in zip(wanted, adjoints)
+    same = tuple((k, output_number(a.value)) for k, a in zip(wanted, adjoints)
                  if a.op == "var" and a in seeds)
     live = [(k, a) for k, a in zip(wanted, adjoints)
             if not E.is_const(a, 0) and not (a.op == "var" and a in seeds)]
     if not live:
         return Backward(None, (), (), (), same, zero)
     used = set(E.variables([a for _, a in live]))
-    saved = tuple(n for n in [p.name for p in operands] + [f"out{k}" for k in range(len(outs))]
+    saved = tuple(n for n in [p.name for p in operands] + [f"{o}{k}" for k in range(len(outs))]
                   if n in used)
-    grads = tuple(k for k in range(len(outs)) if f"g{k}" in used)
+    grads = tuple(k for k in range(len(outs)) if f"{g}{k}" in used)
     scalars = {p.name for p in operands if p.kind == SCALAR}
     params = tuple(Param(n, SCALAR if n in scalars else TENSOR_OR_NUMBER) for n in saved)
-    params += tuple(Param(f"g{k}", TENSOR_OR_NUMBER) for k in grads)
+    params += tuple(Param(f"{g}{k}", TENSOR_OR_NUMBER) for k in grads)
     params += (Param("out_dtypes", ATTR),)
     exprs = tuple(a for _, a in live)
     derived = ElementwiseOp(
         name=f"{op.name}_backward", kind="elementwise", params=params, out=False, where=(),
         namespace=op.namespace, fixed={n: d for n, d in op.fixed.items() if n in saved},
-        body=lambda *_, **__: exprs, noutputs=len(exprs), promote="grad")
+        body=lambda *_, **__: exprs, noutputs=len(exprs), promote="grad",
+        order=op.order + 1)
     return Backward(derived, saved, grads, tuple(k for k, _ in live), same, zero)
 
 
@@ -451,6 +462,16 @@ def composite(fn: Any = None, *, method: bool = False, inplace: bool = False, ou
                          where=tuple(where), body=fn, namespace=_namespace, **options))
     return REGISTRY[f"{_namespace}::{name or fn.__name__}" if _namespace
                     else name or fn.__name__]
+
+
+def collect() -> None:
+    """Take in what plug-ins bring: op plug-ins, then kernels. Runs after a backend is made."""
+    this = sys.modules[__name__]
+    plugins.load_ops(this)
+    plugins.load_kernels(this)
+
+
+plugins.on_backend(collect)
 
 
 __all__ = ["Op", "ElementwiseOp", "KernelOp", "ViewOp", "CompositeOp", "Param", "REGISTRY",
