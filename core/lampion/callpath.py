@@ -529,7 +529,7 @@ def call_view(op: R.ViewOp, values: list[Any]) -> Any:
         spec = op.view(m, *rest)
         shape, strides, offset = spec[:3]
         d = spec[3] if len(spec) > 3 else m.dtype
-        p = ViewPlan(op, NS["meta"](d, shape, strides, m.device), offset * m.dtype.itemsize,
+        p = ViewPlan(op, NS["meta"](d, shape, strides, m.device), int(offset * m.dtype.itemsize),
                      {q.name: v for q, v in zip(op.params, [m, *rest])})
         if len(op.plans) > 20_000:
             op.plans.clear()

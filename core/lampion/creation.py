@@ -76,3 +76,13 @@ def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool 
 
 
 _ = (Meta, NS, make_tensor)
+
+
+def _new_zeros(self: Tensor, *size: Any, dtype: Any = None, device: Any = None,
+               requires_grad: bool = False, **_: Any) -> Tensor:
+    """Zeros with this tensor's dtype and device unless given."""
+    return zeros(*size, dtype=dtype or self.meta.dtype, device=device or self.meta.device,
+                 requires_grad=requires_grad)
+
+
+Tensor.new_zeros = _new_zeros  # type: ignore[attr-defined]

@@ -335,7 +335,7 @@ def _recipe(op: R.ElementwiseOp, plan: Any, edges: tuple[Any, ...]) -> Any:
     shapes = tuple((k, operands[k].shape) for k in (*b.targets, *[k for k, _ in b.same])
                    if operands[k].shape != shape)
     names = {p.name for p in op.operands}
-    picks = [int(n[3:]) if n.startswith("out") and n not in names else -1 for n in b.saved]
+    picks = [-1 if n in names else R.output_number(n) for n in b.saved]
     recipe = (b, dtypes, shapes, picks if any(k >= 0 for k in picks) else None)
     plan.cache[needs] = recipe
     return recipe

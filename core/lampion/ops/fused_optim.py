@@ -4,7 +4,8 @@ Holds the arithmetic of every element-wise optimizer (SGD, Adam, ...) as plain P
 over *values*: a value may be a tensor or a node of the scalar expression language, so the same text
 serves as the reference (run on tensors, differentiable) and as the body of the one fused in-place
 kernel that updates a parameter together with its state. Nothing here reads a group, a state
-dictionary or a step counter: scalars arrive ready-made, on/off options arrive as keyword flags.
+dictionary or a step counter: scalars arrive ready-made (differences such as 1 - beta too, so that
+they are rounded once), on/off options arrive as keyword flags.
 
 May import: the standard library only.
 
@@ -60,9 +61,9 @@ def _decayed(p: Value, g: Value, weight_decay: Value, decay: bool) -> Value:
     return g + p * weight_decay if decay else g
 
 
-def _mix(old: Value, new: Value, keep: Value) -> Value:
+def _mix(old: Value, new: Value, weight: Value) -> Value:
     """Exponential moving average, in the form that is exact when `old == new`."""
-    return old + (new - old) * (1 - keep)
+    return old + (new - old) * weight
 
 
 @rule(buffers="", scalars="lr weight_decay")
@@ -71,34 +72,34 @@ def sgd(m, p, g, lr, weight_decay, *, decay, maximize):
     return (p - g * lr,)
 
 
-@rule(buffers="momentum_buffer", scalars="lr weight_decay momentum dampening")
+@rule(buffers="momentum_buffer", scalars="lr weight_decay momentum intake")
 def sgd_momentum(
-    m, p, g, buf, lr, weight_decay, momentum, dampening, *, decay, maximize, nesterov, first
+    m, p, g, buf, lr, weight_decay, momentum, intake, *, decay, maximize, nesterov, first
 ):
     g = _decayed(p, _signed(g, maximize), weight_decay, decay)
-    buf = g if first else buf * momentum + g * (1 - dampening)
+    buf = g if first else buf * momentum + g * intake
     move = g + buf * momentum if nesterov else buf
     return p - move * lr, buf
 
 
-def _adam_averages(p, g, exp_avg, exp_avg_sq, weight_decay, shrink, beta1, beta2, flags):
+def _adam_averages(p, g, exp_avg, exp_avg_sq, weight_decay, shrink, weight1, beta2, weight2, flags):
     """The start of every Adam: sign, decay (L2 or decoupled), first and second moment."""
     decay, decoupled, maximize = flags
     g = _decayed(p, _signed(g, maximize), weight_decay, decay and not decoupled)
     p = p * shrink if decay and decoupled else p
-    return p, g, _mix(exp_avg, g, beta1), exp_avg_sq * beta2 + g * g * (1 - beta2)
+    return p, g, _mix(exp_avg, g, weight1), exp_avg_sq * beta2 + g * g * weight2
 
 
-ADAM_SCALARS = "step_size bias2_sqrt eps weight_decay shrink beta1 beta2"
+ADAM_SCALARS = "step_size bias2_sqrt eps weight_decay shrink weight1 beta2 weight2"
 
 
 @rule(buffers="exp_avg exp_avg_sq", scalars=ADAM_SCALARS)
 def adam(
-    m, p, g, exp_avg, exp_avg_sq, step_size, bias2_sqrt, eps, weight_decay, shrink, beta1, beta2,
-    *, decay, decoupled, maximize,
+    m, p, g, exp_avg, exp_avg_sq,
+    step_size, bias2_sqrt, eps, weight_decay, shrink, weight1, beta2, weight2, *, decay, decoupled, maximize,
 ):  # fmt: skip
     p, g, exp_avg, exp_avg_sq = _adam_averages(
-        p, g, exp_avg, exp_avg_sq, weight_decay, shrink, beta1, beta2,
+        p, g, exp_avg, exp_avg_sq, weight_decay, shrink, weight1, beta2, weight2,
         (decay, decoupled, maximize),
     )  # fmt: skip
     denom = m.sqrt(exp_avg_sq) / bias2_sqrt + eps
@@ -108,11 +109,11 @@ def adam(
 @rule(buffers="exp_avg exp_avg_sq max_exp_avg_sq", scalars=ADAM_SCALARS)
 def adam_amsgrad(
     m, p, g, exp_avg, exp_avg_sq, max_exp_avg_sq,
-    step_size, bias2_sqrt, eps, weight_decay, shrink, beta1, beta2,
-    *, decay, decoupled, maximize,
+    step_size, bias2_sqrt, eps, weight_decay, shrink, weight1, beta2, weight2, *,
+    decay, decoupled, maximize,
 ):  # fmt: skip
     p, g, exp_avg, exp_avg_sq = _adam_averages(
-        p, g, exp_avg, exp_avg_sq, weight_decay, shrink, beta1, beta2,
+        p, g, exp_avg, exp_avg_sq, weight_decay, shrink, weight1, beta2, weight2,
         (decay, decoupled, maximize),
     )  # fmt: skip
     max_exp_avg_sq = m.maximum(max_exp_avg_sq, exp_avg_sq)
@@ -120,13 +121,13 @@ def adam_amsgrad(
     return p - exp_avg / denom * step_size, exp_avg, exp_avg_sq, max_exp_avg_sq
 
 
-def _rmsprop(m, p, g, square_avg, grad_avg, buf, lr, weight_decay, alpha, eps, momentum, flags):
+def _rmsprop(m, p, g, square_avg, grad_avg, buf, lr, weight_decay, alpha, weight, eps, momentum, flags):
     decay, maximize, centered, with_momentum = flags
     g = _decayed(p, _signed(g, maximize), weight_decay, decay)
-    square_avg = square_avg * alpha + g * g * (1 - alpha)
+    square_avg = square_avg * alpha + g * g * weight
     spread = square_avg
     if centered:
-        grad_avg = _mix(grad_avg, g, alpha)
+        grad_avg = _mix(grad_avg, g, weight)
         spread = square_avg - grad_avg * grad_avg
     move = g / (m.sqrt(spread) + eps)
     if with_momentum:
@@ -134,23 +135,23 @@ def _rmsprop(m, p, g, square_avg, grad_avg, buf, lr, weight_decay, alpha, eps, m
     return p - move * lr, square_avg, grad_avg, buf
 
 
-RMSPROP_SCALARS = "lr weight_decay alpha eps momentum"
+RMSPROP_SCALARS = "lr weight_decay alpha weight eps momentum"
 
 
 @rule(buffers="square_avg", scalars=RMSPROP_SCALARS)
-def rmsprop(m, p, g, square_avg, lr, weight_decay, alpha, eps, momentum, *, decay, maximize):
+def rmsprop(m, p, g, square_avg, lr, weight_decay, alpha, weight, eps, momentum, *, decay, maximize):
     return _rmsprop(
-        m, p, g, square_avg, None, None, lr, weight_decay, alpha, eps, momentum,
+        m, p, g, square_avg, None, None, lr, weight_decay, alpha, weight, eps, momentum,
         (decay, maximize, False, False),
     )[:2]  # fmt: skip
 
 
 @rule(buffers="square_avg momentum_buffer", scalars=RMSPROP_SCALARS)
 def rmsprop_momentum(
-    m, p, g, square_avg, buf, lr, weight_decay, alpha, eps, momentum, *, decay, maximize
+    m, p, g, square_avg, buf, lr, weight_decay, alpha, weight, eps, momentum, *, decay, maximize
 ):
     p, square_avg, _, buf = _rmsprop(
-        m, p, g, square_avg, None, buf, lr, weight_decay, alpha, eps, momentum,
+        m, p, g, square_avg, None, buf, lr, weight_decay, alpha, weight, eps, momentum,
         (decay, maximize, False, True),
     )  # fmt: skip
     return p, square_avg, buf
@@ -158,20 +159,20 @@ def rmsprop_momentum(
 
 @rule(buffers="square_avg grad_avg", scalars=RMSPROP_SCALARS)
 def rmsprop_centered(
-    m, p, g, square_avg, grad_avg, lr, weight_decay, alpha, eps, momentum, *, decay, maximize
+    m, p, g, square_avg, grad_avg, lr, weight_decay, alpha, weight, eps, momentum, *, decay, maximize
 ):
     return _rmsprop(
-        m, p, g, square_avg, grad_avg, None, lr, weight_decay, alpha, eps, momentum,
+        m, p, g, square_avg, grad_avg, None, lr, weight_decay, alpha, weight, eps, momentum,
         (decay, maximize, True, False),
     )[:3]  # fmt: skip
 
 
 @rule(buffers="square_avg grad_avg momentum_buffer", scalars=RMSPROP_SCALARS)
 def rmsprop_centered_momentum(
-    m, p, g, square_avg, grad_avg, buf, lr, weight_decay, alpha, eps, momentum, *, decay, maximize
+    m, p, g, square_avg, grad_avg, buf, lr, weight_decay, alpha, weight, eps, momentum, *, decay, maximize
 ):
     return _rmsprop(
-        m, p, g, square_avg, grad_avg, buf, lr, weight_decay, alpha, eps, momentum,
+        m, p, g, square_avg, grad_avg, buf, lr, weight_decay, alpha, weight, eps, momentum,
         (decay, maximize, True, True),
     )  # fmt: skip
 
@@ -183,35 +184,35 @@ def adagrad(m, p, g, total, rate, weight_decay, eps, *, decay, maximize):
     return p - g / (m.sqrt(total) + eps) * rate, total
 
 
-@rule(buffers="square_avg acc_delta", scalars="lr weight_decay rho eps")
-def adadelta(m, p, g, square_avg, acc_delta, lr, weight_decay, rho, eps, *, decay, maximize):
+@rule(buffers="square_avg acc_delta", scalars="lr weight_decay rho weight eps")
+def adadelta(m, p, g, square_avg, acc_delta, lr, weight_decay, rho, weight, eps, *, decay, maximize):
     g = _decayed(p, _signed(g, maximize), weight_decay, decay)
-    square_avg = square_avg * rho + g * g * (1 - rho)
+    square_avg = square_avg * rho + g * g * weight
     delta = m.sqrt(acc_delta + eps) / m.sqrt(square_avg + eps) * g
-    acc_delta = acc_delta * rho + delta * delta * (1 - rho)
+    acc_delta = acc_delta * rho + delta * delta * weight
     return p - delta * lr, square_avg, acc_delta
 
 
-@rule(buffers="exp_avg exp_inf", scalars="rate weight_decay beta1 beta2 eps")
+@rule(buffers="exp_avg exp_inf", scalars="rate weight_decay weight1 beta2 eps")
 def adamax(
-    m, p, g, exp_avg, exp_inf, rate, weight_decay, beta1, beta2, eps, *, decay, maximize
+    m, p, g, exp_avg, exp_inf, rate, weight_decay, weight1, beta2, eps, *, decay, maximize
 ):  # fmt: skip
     g = _decayed(p, _signed(g, maximize), weight_decay, decay)
-    exp_avg = _mix(exp_avg, g, beta1)
+    exp_avg = _mix(exp_avg, g, weight1)
     exp_inf = m.maximum(exp_inf * beta2, m.abs(g) + eps)
     return p - exp_avg / exp_inf * rate, exp_avg, exp_inf
 
 
 @rule(
     buffers="exp_avg exp_avg_sq",
-    scalars="grad_rate avg_rate bias2 eps weight_decay shrink beta1 beta2",
+    scalars="grad_rate avg_rate bias2 eps weight_decay shrink weight1 beta2 weight2",
 )
 def nadam(
     m, p, g, exp_avg, exp_avg_sq, grad_rate, avg_rate, bias2, eps, weight_decay, shrink,
-    beta1, beta2, *, decay, decoupled, maximize,
+    weight1, beta2, weight2, *, decay, decoupled, maximize,
 ):  # fmt: skip
     p, g, exp_avg, exp_avg_sq = _adam_averages(
-        p, g, exp_avg, exp_avg_sq, weight_decay, shrink, beta1, beta2,
+        p, g, exp_avg, exp_avg_sq, weight_decay, shrink, weight1, beta2, weight2,
         (decay, decoupled, maximize),
     )  # fmt: skip
     denom = m.sqrt(exp_avg_sq / bias2) + eps
@@ -221,14 +222,14 @@ def nadam(
 
 @rule(
     buffers="exp_avg exp_avg_sq",
-    scalars="rate rect bias2_sqrt eps weight_decay shrink beta1 beta2",
+    scalars="rate rect bias2_sqrt eps weight_decay shrink weight1 beta2 weight2",
 )
 def radam(
-    m, p, g, exp_avg, exp_avg_sq, rate, rect, bias2_sqrt, eps, weight_decay, shrink, beta1, beta2,
-    *, decay, decoupled, maximize,
+    m, p, g, exp_avg, exp_avg_sq,
+    rate, rect, bias2_sqrt, eps, weight_decay, shrink, weight1, beta2, weight2, *, decay, decoupled, maximize,
 ):  # fmt: skip
     p, g, exp_avg, exp_avg_sq = _adam_averages(
-        p, g, exp_avg, exp_avg_sq, weight_decay, shrink, beta1, beta2,
+        p, g, exp_avg, exp_avg_sq, weight_decay, shrink, weight1, beta2, weight2,
         (decay, decoupled, maximize),
     )  # fmt: skip
     move = exp_avg * rate

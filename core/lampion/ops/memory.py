@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..base import dtype as dt
 from ..runtime.lowering import Nest
-from .registry import Attr, elementwise, kernel_op
+from .registry import Attr, composite, elementwise, kernel_op
 
 
 @elementwise(inplace=False, where=(), method=False)
@@ -41,3 +41,61 @@ class full:
         n.start()
         n.store(o, value)
         return n.program()
+
+
+@composite(method=True, out=False)
+def clone(input, *, memory_format=None):
+    """A copy with its own memory; dense strides are kept unless a memory format is asked for."""
+    wanted = getattr(memory_format, "name", "preserve")
+    if wanted == "preserve":
+        return duplicate.fn(input)
+    if wanted == "contiguous":
+        return duplicate.fn(input, contiguous=True)
+    return channels_last(input, memory_format, always=True)
+
+
+@composite(method=True, out=False, where=())
+def contiguous(input, memory_format=None):
+    """This tensor if it is contiguous (in the format), else a contiguous copy."""
+    wanted = getattr(memory_format, "name", "contiguous")
+    if wanted in ("contiguous", "preserve"):
+        return input if input.meta.contiguous else duplicate.fn(input, contiguous=True)
+    return channels_last(input, memory_format, always=False)
+
+
+def channels_last(input, memory_format, always):
+    """A copy (or the tensor itself) whose channel dim is innermost."""
+    m = input.meta
+    if m.ndim != memory_format.ndim:
+        raise RuntimeError(f"required rank {memory_format.ndim} tensor to use "
+                           f"{memory_format.name} format")
+    order = (0, *range(2, m.ndim), 1)
+    rows = input.permute(order)
+    if rows.meta.contiguous and not always:
+        return input
+    back = (0, m.ndim - 1, *range(1, m.ndim - 1))
+    return duplicate.fn(rows, contiguous=True).permute(back)
+
+
+@composite(method=True, out=False, where=())
+def to(input, *args, **kwargs):
+    """Convert dtype and/or device: to(dtype), to(device), to(device, dtype), to(other); returns
+    the tensor itself if nothing changes, unless copy=True."""
+    from ..conversion import to_arguments
+
+    device, dtype, copy, memory_format = to_arguments(input, args, kwargs)
+    m = input.meta
+    if device is not m.device:
+        input = move.fn(input, device)
+        copy = False
+    if dtype is not m.dtype:
+        return convert.fn(input, dtype=dtype)
+    return clone.fn(input, memory_format=memory_format) if copy else input
+
+
+@composite(method=False, out=False, where=())
+def move(input, device):
+    """The same values on another device."""
+    from ..conversion import Move
+
+    return Move.run(input, device)

@@ -178,8 +178,8 @@ def _elementwise_pack(op: R.ElementwiseOp, attrs: dict[str, Any], needs: tuple[b
     """What the node keeps: the operands and outputs that the derived gradient reads."""
     names = [p.name for p in op.operands]
     b = op.backward(attrs, needs, is_complex)
-    picks = [("out", int(n[3:])) if n.startswith("out") and n not in names
-             else ("arg", names.index(n)) for n in b.saved]
+    picks = [("arg", names.index(n)) if n in names else ("out", R.output_number(n))
+             for n in b.saved]
     if not picks:
         return lambda args, outs: ()
     if len(picks) == 1:

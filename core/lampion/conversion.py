@@ -1,0 +1,285 @@
+"""Moving tensors between dtypes and devices, and writing one tensor into another.
+
+Floor 5; imports tensor, ops. `copy_` is the one primitive write; `Move` is the autograd node of a
+copy between devices.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import callpath
+from .autograd.node import AccumulateGrad, Node, _new
+from .autograd.state import mode
+from .base import dtype as dt
+from .base.device import device
+from .base.meta import Meta, expand_strides, meta
+from .callpath import NS
+from .ops import plans as P
+from .ops import registry as R
+from .runtime.devices import resolve
+from .tensor import Tensor, empty_meta, make_tensor
+
+
+def to_arguments(input: Any, args: Any, kwargs: Any) -> tuple[device, dt.dtype, bool, Any]:
+    """Parse the arguments of Tensor.to: (device, dtype, copy, memory_format)."""
+    kwargs = dict(kwargs)
+    where = kwargs.pop("device", None)
+    d = kwargs.pop("dtype", None)
+    copy = kwargs.pop("copy", False)
+    memory_format = kwargs.pop("memory_format", None)
+    kwargs.pop("non_blocking", None)
+    other = kwargs.pop("other", None)
+    if kwargs:
+        raise TypeError(f"to() received an invalid keyword argument: '{next(iter(kwargs))}'")
+    flags = []
+    for a in args:
+        if isinstance(a, Tensor):
+            other = a
+        elif isinstance(a, dt.dtype):
+            d = a
+        elif isinstance(a, (str, device)) or (isinstance(a, int) and not isinstance(a, bool)):
+            where = a
+        elif isinstance(a, bool):
+            flags.append(a)
+        elif a is not None:
+            raise TypeError("to() received an invalid combination of arguments - got "
+                            f"({', '.join(type(x).__name__ for x in args)})")
+    if len(flags) > 1:
+        copy = flags[1]
+    if other is not None:
+        where, d = other.meta.device, other.meta.dtype
+    return (input.meta.device if where is None else resolve(where),
+            input.meta.dtype if d is None else d, copy, memory_format)
+
+
+def raw_copy(src: Tensor, dst: Tensor) -> None:
+    """Copy values without recording; shapes broadcast, dtypes convert, devices may differ."""
+    if src.meta.device is not dst.meta.device:
+        src = across(src, dst.meta.device)
+    m, target = src.meta.plain, dst.meta.plain
+    if not target.numel:
+        return
+    if m.shape != target.shape:
+        m = meta(m.dtype, target.shape, expand_strides(m.shape, m.strides, target.shape),
+                 m.device)
+    op = R.REGISTRY["convert"]
+    key = (m, target)
+    p = op.iplans.get(key)
+    if p is None:
+        attrs = {"dtype": target.dtype, "contiguous": False}
+        p = op.iplans[key] = P.elementwise_plan(op, [m], attrs, [target])  # type: ignore
+    p.into(dst.data_, src.data_)
+
+
+def across(src: Tensor, where: device) -> Tensor:
+    """A detached copy of the values on another device (through the host if need be)."""
+    m = src.meta.plain
+    b_src, b_dst = P.backend_of(m.device), P.backend_of(where)
+    if m.span != m.nbytes or m.overlapping:
+        src = R.REGISTRY["duplicate"].fn(src.detach(), contiguous=True)
+        m = src.meta
+    out = empty_meta(meta(m.dtype, m.shape, m.strides, where))
+    if not m.numel:
+        return out
+    if b_src is b_dst and b_src.copy(src.data_, out.data_, m.span):
+        return out
+    b_dst.copy_from_host(b_src.copy_to_host(src.data_, m.span), out.data_)
+    return out
+
+
+class Move(Node):
+    """Copy to another device; the gradient travels back."""
+
+    __slots__ = ("source", "result")
+
+    @property
+    def noutputs(self) -> int:
+        return 1
+
+    def name(self) -> str:
+        return "ToCopyBackward0"
+
+    def out_meta(self, k: int) -> Meta:
+        return self.result
+
+    def apply(self, grads: list[Any]) -> Any:
+        return [Move.run(grads[0], self.source.device)]
+
+    @staticmethod
+    def run(input: Tensor, where: device) -> Tensor:
+        """The op: copy `input` to device `where`."""
+        out = across(input.detach(), where)
+        if input.node is not None and mode.enabled:
+            out.node = _new(Move)
+            out.node.edges, out.node.saved = (input.node,), ()
+            out.node.extra, out.node.epoch = None, 0
+            out.node.source, out.node.result = input.meta.plain, out.meta
+        return out
+
+
+class CopyInto(Node):
+    """dst.copy_(src): the old value of dst gets no gradient, src gets all of it."""
+
+    __slots__ = ("source", "result")
+
+    @property
+    def noutputs(self) -> int:
+        return 1
+
+    def name(self) -> str:
+        return "CopyBackwards"
+
+    def out_meta(self, k: int) -> Meta:
+        return self.result
+
+    def apply(self, grads: list[Any]) -> Any:
+        if self.edges[1] is None:
+            return [None, None]
+        g, m = grads[0], self.source
+        from .autograd import node as N
+
+        if g.meta.shape != m.shape:
+            g = N.sum_to_shape(g, m.shape)
+        return [None, g.to(m.device, m.dtype)]
+
+
+def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
+    """Write `src` (broadcast, converted, from any device) into this tensor."""
+    if not isinstance(src, Tensor):
+        raise TypeError("copy_(): argument 'src' (position 1) must be Tensor, not "
+                        f"{type(src).__name__}")
+    callpath.check_leaf(self, "copy_")
+    op = R.REGISTRY["convert"]
+    if self.meta.overlapping:
+        P.check_write(op, self.meta, self.meta.dtype, self.meta.shape)
+    try:
+        shape = P.broadcast_shapes(self.meta.shape, src.meta.shape)
+    except RuntimeError as e:
+        raise RuntimeError(f"copy_: {e}") from None
+    if shape != self.meta.shape:
+        raise RuntimeError(f"copy_: output with shape {list(self.meta.shape)} doesn't match the "
+                           f"broadcast shape {list(shape)}")
+    source = src
+    if src.data_.base is self.data_.base:
+        if src.data_.offset == self.data_.offset and src.meta.plain is self.meta.plain:
+            return self
+        source = src.detach().clone()
+    raw_copy(source, self)
+    callpath.wrote(self, "copy_", 2)
+    if mode.enabled and (self.node is not None or (
+            src.node is not None and self.meta.dtype.kind in "fc")):
+        n = _new(CopyInto)
+        n.edges, n.saved, n.extra, n.epoch = (self.node, src.node), (), None, 0
+        n.source, n.result = src.meta.plain, self.meta.plain
+        callpath.rebase(self, n)
+    return self
+
+
+def fill_(self: Tensor, value: Any) -> Tensor:
+    """Write one number everywhere."""
+    if isinstance(value, Tensor):
+        if value.meta.ndim:
+            raise RuntimeError("fill_ only supports 0-dimension value tensor but got tensor with "
+                               f"{value.meta.ndim} dimensions.")
+        return copy_(self, value)
+    callpath.check_leaf(self, "fill_")
+    m = self.meta.plain
+    P.check_write(R.REGISTRY["full"], m, dt.scalar_dtype(value) if m.dtype.kind == "c"
+                  else m.dtype, m.shape)
+    if m.numel:
+        op = R.REGISTRY["full"]
+        key = (m, type(value))
+        p = op.iplans.get(key)
+        if p is None:
+            args = [m.shape, type(value), m.dtype, m.device]
+            p = op.iplans[key] = P.kernel_plan(op, args, [m])  # type: ignore[arg-type]
+        p.into(self.data_, value)
+    callpath.wrote(self, "fill_", 2)
+    if self.node is not None and mode.enabled and type(self.node) is not AccumulateGrad:
+        n = _new(CopyInto)
+        n.edges, n.saved, n.extra, n.epoch = (self.node, None), (), None, 0
+        n.source = n.result = m
+        callpath.rebase(self, n)
+    return self
+
+
+def zero_(self: Tensor) -> Tensor:
+    """Write zeros."""
+    return fill_(self, 0)
+
+
+def _cast(d: dt.dtype) -> Any:
+    def method(self: Tensor, memory_format: Any = None) -> Tensor:
+        return self if self.meta.dtype is d else R.REGISTRY["convert"].fn(self, dtype=d)
+
+    return method
+
+
+for _name, _d in (("float", dt.float32), ("double", dt.float64), ("half", dt.float16),
+                  ("bfloat16", dt.bfloat16), ("long", dt.int64), ("int", dt.int32),
+                  ("short", dt.int16), ("char", dt.int8), ("byte", dt.uint8), ("bool", dt.bool_),
+                  ("cfloat", dt.complex64), ("cdouble", dt.complex128)):
+    setattr(Tensor, _name, _cast(_d))
+
+
+def type_as(self: Tensor, other: Tensor) -> Tensor:
+    """Convert to the dtype and device of another tensor."""
+    return self.to(other.meta.device, other.meta.dtype)  # type: ignore[attr-defined]
+
+
+def cpu(self: Tensor, memory_format: Any = None) -> Tensor:
+    """Move to the device called cpu."""
+    return self.to("cpu")  # type: ignore[attr-defined]
+
+
+def _mT(self: Tensor) -> Tensor:
+    return R.REGISTRY["mT"].fn(self)
+
+
+def _T(self: Tensor) -> Tensor:
+    n = self.meta.ndim
+    return R.REGISTRY["permute_dims"].fn(self, tuple(range(n - 1, -1, -1)))
+
+
+def _H(self: Tensor) -> Tensor:
+    if self.meta.ndim not in (0, 2):
+        raise RuntimeError("tensor.H is only supported on matrices (2-D tensors). Got "
+                           f"{self.meta.ndim}-D tensor.")
+    r = _T(self)
+    return r.conj() if self.meta.dtype.kind == "c" else r  # type: ignore[attr-defined]
+
+
+def _mH(self: Tensor) -> Tensor:
+    r = _mT(self)
+    return r.conj() if self.meta.dtype.kind == "c" else r  # type: ignore[attr-defined]
+
+
+for _name, _fn in (("copy_", copy_), ("fill_", fill_), ("zero_", zero_), ("type_as", type_as),
+                   ("cpu", cpu), ("T", property(_T)), ("mT", property(_mT)), ("H", property(_H)),
+                   ("mH", property(_mH))):
+    setattr(Tensor, _name, _fn)
+
+
+def assign(target: Tensor, result: Tensor, name: str) -> Tensor:
+    """The in-place form of a composite op: write its result into the target."""
+    callpath.check_leaf(target, name)
+    if result.meta.shape != target.meta.shape:
+        raise RuntimeError(f"{name}: output with shape {list(target.meta.shape)} doesn't match "
+                           f"the broadcast shape {list(result.meta.shape)}")
+    if not dt.can_cast(result.meta.dtype, target.meta.dtype):
+        raise RuntimeError(f"{name}: result type {P._word(result.meta.dtype)} can't be cast to "
+                           f"the desired output type {P._word(target.meta.dtype)}")
+    return copy_(target, result)
+
+
+def scalar_tensor(value: Any, like: Tensor) -> Tensor:
+    """A 0-d tensor of a Python number on the device of `like`."""
+    from .creation import tensor
+
+    return tensor(value, device=like.meta.device)
+
+
+NS["assign"] = assign
+NS["scalar_tensor"] = scalar_tensor
+_ = make_tensor
