@@ -97,7 +97,7 @@ CORE_SCHEMA: dict[str, Option] = {
     "fallback.device": Option(
         str, "", "where a fallback runs; empty: the first other device with host memory"
     ),
-    "kernels": Option(dict, {}, "kernel overrides: 'op@device' to the name of the provider"),
+    "kernels": Option(dict, {}, "'op@device' to the provider that is tried first, or 'generated'"),
     "plugins.disable": Option(list, [], "plug-ins (or their distributions) that are not loaded"),
     "plugins.prefer": Option(
         dict, {}, "plug-in name to the distribution that provides it, when several do"

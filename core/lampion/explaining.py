@@ -97,9 +97,12 @@ def _describe(op: Any, call: Any, launch: Any, chosen: str) -> Choice:
     backend = plans.backend_of(call.device)
     candidates = []
     won = False
-    for impl in registry.kernel_impls(op.qualname, backend.name):
+    tried = plans.offers(op, backend.name)
+    for impl in _in_order(op, backend.name):
         fits = impl.constraint is None or impl.constraint(call)
-        if not fits:
+        if impl not in tried:
+            verdict = "switched off by [kernels]"
+        elif not fits:
             verdict = "its constraint does not hold"
         elif won:
             verdict = "fits, with a lower priority"
@@ -112,6 +115,12 @@ def _describe(op: Any, call: Any, launch: Any, chosen: str) -> Choice:
     if launch is not None and launch.kernels:
         text += f" [{', '.join(launch.kernels)}]"
     return Choice(op.qualname, str(call), text, tuple(candidates))
+
+
+def _in_order(op: Any, backend: str) -> list[Any]:
+    """Every registered kernel: those that are tried, in that order, then those switched off."""
+    tried = list(plans.offers(op, backend))
+    return tried + [i for i in registry.kernel_impls(op.qualname, backend) if i not in tried]
 
 
 def _named(impl: Any, chosen: str) -> bool:

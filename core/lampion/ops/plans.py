@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Sequence
 
+from .. import config
 from ..base import dtype as dt
 from ..base.device import device
 from ..base.dtype import dtype
@@ -16,7 +17,7 @@ from ..base.errors import UnsupportedError
 from ..base.meta import Meta, broadcast_shapes, meta
 from ..ir import expr as E
 from ..runtime import lowering
-from ..runtime.backend import Launch, OpCall
+from ..runtime.backend import KernelImpl, Launch, OpCall
 from . import registry as R
 
 _LOGIC = frozenset(("and", "or", "xor", "not", "select", "var", "const", "eq", "ne", "lt", "le",
@@ -197,7 +198,7 @@ def choose(op: R.Op, call: OpCall, lower: Callable[[], Any] | None) -> tuple[Lau
     Returns (None, reason) if the device has neither.
     """
     backend = backend_of(call.device)
-    for impl in R.kernel_impls(op.qualname, backend.name):
+    for impl in offers(op, backend.name):
         if impl.constraint is None or impl.constraint(call):
             launch = impl.build(call)
             if launch is not None:
@@ -214,6 +215,25 @@ def choose(op: R.Op, call: OpCall, lower: Callable[[], Any] | None) -> tuple[Lau
         if missing:
             return None, f"device {call.device} has no {missing[0]!r}"
     return None, f"backend {backend.name!r} has no kernel for {op.qualname!r}"
+
+
+def offers(op: R.Op, backend: str) -> Sequence[KernelImpl]:
+    """Registered kernels in the order to try: by priority, unless `[kernels]` of the settings
+    puts a provider first ("generated" means none of them). UnsupportedError if that provider has
+    no kernel for the op."""
+    impls = R.kernel_impls(op.qualname, backend)
+    wanted = config.get("kernels").get(f"{op.qualname}@{backend}")
+    if wanted is None:
+        return impls
+    if wanted == "generated":
+        return ()
+    first = [i for i in impls if i.source == wanted]
+    if not first:
+        raise UnsupportedError(
+            f"{op.qualname} on {backend!r}: [kernels] in {config.source('kernels')} asks for "
+            f"{wanted!r}, but kernels come from: "
+            f"{', '.join(sorted({i.source for i in impls})) or 'nobody'} (and 'generated')")
+    return [*first, *(i for i in impls if i.source != wanted)]
 
 
 def backend_of(d: device) -> Any:
