@@ -408,6 +408,18 @@ def test_refusals(monkeypatch):
     assert "PyPy" in native.native_refusal()
 
 
+def test_a_failed_self_test_falls_back_and_says_so(monkeypatch, caplog):
+    if native.native is None:
+        pytest.skip("no native storage")
+
+    def broken(_):
+        raise AssertionError("views are off")
+
+    monkeypatch.setattr(native, "_self_test", broken)
+    assert native._start() is None
+    assert "the native CPU storage is not used: AssertionError: views are off" in caplog.text
+
+
 def test_the_twin_is_chosen_when_asked():
     out = run_python(
         """
