@@ -110,8 +110,18 @@ def _input_kinds(program: Program, noutputs: int) -> str:
     return "".join(kinds.get(k, "s") for k in range(noutputs, first_scratch))
 
 
+def lampion_config_schema() -> dict[str, Any]:
+    """The hook: options of the table `[backend.cpu]`."""
+    from .options import SCHEMA
+
+    return SCHEMA
+
+
 def lampion_backend() -> Backend:
     """The hook: make the backend."""
+    from .options import apply
+
+    apply()
     return CpuBackend()
 
 
