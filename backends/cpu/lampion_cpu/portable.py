@@ -1,7 +1,7 @@
 """`PyStorage`: the CPU storage in plain Python, the twin of the native type in `native`.
 
 It has the same attributes, the same allocator policy and the same errors, and needs nothing of
-the interpreter: it serves free-threaded builds, PyPy and systems without POSIX, and it is what the
+the interpreter: it serves free-threaded builds and systems without POSIX, and it is what the
 native type is tested against.
 
 Freed blocks arrive on a queue, because a destructor may run at any moment, also while this thread
