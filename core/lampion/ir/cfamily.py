@@ -53,6 +53,8 @@ class Dialect:
     global_id = "({d})"      # number of this work item in dimension d, as text
     group_id = "({d})"
     local_id = "({d})"
+    group_of_one = ""        # attribute of an entry point: work groups have one item
+    group_of = ""            # the same for `{n}` items
     prelude = ""
     doubles = True           # has 64-bit floats
     contract_on = ""         # statement: fuse a * b + c within this block
@@ -202,6 +204,10 @@ class Emitter:
     def statement_done(self) -> None:
         """After a write: forget what was loaded from written buffers."""
         self._volatile_memo.clear()
+
+    def forget_lanes(self) -> None:
+        """After a change of lanes or references: what varies must be found anew."""
+        self._varying.clear()
 
     def bind(self, axis: int, text: str) -> None:
         """Say how the loop variable of an axis is called in the current block."""

@@ -13,14 +13,13 @@ with the square root of the length at worst.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..base import dtype as dt
-from ..base.errors import UnsupportedError
 from . import cfamily_helpers as helpers
-from .cfamily import Dialect, Emitter, Val, assemble
-from .expr import Expr, const, is_const, node, ref, walk
+from .cfamily import LANE, Dialect, Emitter, Val, assemble
+from .expr import Expr, const, is_const, walk
 from .kernel import (
     ArgReduce,
     Kernel,
@@ -32,7 +31,6 @@ from .kernel import (
     Store,
     coefficient,
     expressions,
-    statement_exprs,
 )
 
 BLOCK = 64       # vector steps summed before they are added to the total
@@ -227,7 +225,7 @@ class _Printer:
         if self.variant.tile >= 0:  # the tiled axis moves fastest among the outer ones
             outer = [k for k in outer if k != self.variant.tile] + [self.variant.tile]
         e.line(f"const long x0 = {dialect_id(self.dialect, 0)} * width;")
-        e.line(f"const long x1 = min(x0 + width, (long){grid[axis]});")
+        e.line(f"const long x1 = {least('x0 + width', grid[axis])};")
         if self.variant.tile >= 0 and self.variant.lanes > 1:
             self._tiled(axis, outer, grid)
             return
@@ -271,7 +269,7 @@ class _Printer:
         total = " * ".join(grid[k] for k in axes) or "1"
         u0, u1, u = e.fresh("u"), e.fresh("u"), e.fresh("u")
         e.line(f"const long {u0} = {dialect_id(self.dialect, 1)} * height;")
-        e.line(f"const long {u1} = min({u0} + height, (long)({total}));")
+        e.line(f"const long {u1} = {least(f'{u0} + height', total)};")
         rest = u0
         names = {}
         for at, k in enumerate(reversed(axes)):
@@ -335,7 +333,7 @@ class _Printer:
             if k == len(stage.ranges) - 1:
                 end = e.fresh("e")
                 e.open(f"for (long {r} = 0; {r} < {n};)")
-                e.line(f"const long {end} = min({r} + {BLOCK}, (long){n});")
+                e.line(f"const long {end} = {least(f'{r} + {BLOCK}', n)};")
                 self._block = (f"for (; {r} < {end}; ++{r})", self.first_range + k, r)
                 opened += 1
             else:
@@ -368,14 +366,13 @@ class _Printer:
         if vector is not None:
             end = e.fresh("e")
             e.open(f"for (; {r} + {lanes} <= {n};)")
-            e.line(f"const long {end} = min({r} + {BLOCK * lanes}, "
-                   f"(long)({n} - {lanes - 1}));")
+            e.line(f"const long {end} = {least(f'{r} + {BLOCK * lanes}', f'{n} - {lanes - 1}')};")
             self._block = (f"for (; {r} < {end}; {r} += {lanes})", axis, r)
             self._row_block(stage, vector, lanes, axis)
             e.close()
         end = e.fresh("e")
         e.open(f"for (; {r} < {n};)")
-        e.line(f"const long {end} = min({r} + {BLOCK}, (long){n});")
+        e.line(f"const long {end} = {least(f'{r} + {BLOCK}', n)};")
         self._block = (f"for (; {r} < {end}; ++{r})", axis, r)
         self._row_block(stage, single, 1, axis)
         e.close()
@@ -434,6 +431,11 @@ class _Printer:
 def dialect_id(dialect: Dialect, d: int) -> str:
     """The number of this work item, as a signed integer."""
     return f"(long){dialect.global_id.format(d=d)}"
+
+
+def least(a: str, b: str) -> str:
+    """The smaller of two integers, without a library call."""
+    return f"({a}) < ({b}) ? ({a}) : ({b})"
 
 
 def accumulator(e: Emitter, d: dt.dtype, lanes: int) -> Val:
@@ -532,8 +534,6 @@ class _Accumulators:
 
 
 def _lanes_of(e: Emitter, v: Val) -> list[Val]:
-    from .cfamily import LANE
-
     out = []
     for k in range(v.lanes):
         text = f"{v.text}.s{LANE[k]}"
@@ -592,6 +592,3 @@ def merge_arg(e: Emitter, op: str, best: Val, position: Val, v: Val, at: Val) ->
     e.line(f"{best.text} = {take} ? {a} : {b};")
     e.line(f"{position.text} = {take} ? {at.text} : {position.text};")
 
-
-__all__ = ["BLOCK", "GRAIN", "Callable", "Variant", "UnsupportedError", "choose", "geometry",
-           "node", "ref", "render", "statement_exprs"]

@@ -1,0 +1,170 @@
+"""Launches: a generated Python function per program, with nothing left to decide.
+
+A launch checks the kinds of its arguments, takes output buffers from their bins, sets every
+argument of each kernel in two calls, and enqueues. Kernel objects keep neither values across
+threads nor buffers alive, so all arguments are set each time. Imports this package only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyopencl as cl
+from pyopencl import _cl
+
+from lampion.base import dtype as dt
+from lampion.ir.kernel import Program
+from lampion.runtime.backend import Launch
+
+from .compiler import Bound, bind
+from .errors import explain
+from .memory import Storage
+
+if TYPE_CHECKING:
+    from .runtime import Device
+
+
+def whole(value: Any) -> int:
+    """An integer argument as the signed 64-bit number with its bits."""
+    if not isinstance(value, int):
+        if not hasattr(value, "__index__"):
+            raise TypeError(f"expected an integer, not {type(value).__name__} {value!r}")
+        value = value.__index__()
+    if -(1 << 63) <= value < 1 << 63:
+        return int(value)
+    if 0 <= value < 1 << 64:
+        return int(value) - (1 << 64)
+    raise OverflowError(f"{value} does not fit into 64 bits")
+
+
+def real(value: Any) -> float:
+    """A floating argument."""
+    return float(value)
+
+
+def refuse(values: Sequence[Any], kinds: str) -> None:
+    """Raise the TypeError for arguments of the wrong kind."""
+    for k, (v, kind) in enumerate(zip(values, kinds)):
+        if kind == "s" and type(v) is not Storage:
+            raise TypeError(f"argument {k} must be a storage of this backend, "
+                            f"not {type(v).__name__}")
+    raise TypeError("wrong arguments")
+
+
+def program_launch(device: "Device", program: Program, outputs: Sequence[int]) -> Launch:
+    """The Launch of a lowered op."""
+    kinds = input_kinds(program, len(outputs))
+    calls = []
+    for c in program.calls:
+        args = [("scalar" if a.kind == "scalar" else "buffer", a.dtype) for a in c.kernel.args]
+        calls.append((bind(device, c.kernel, c.params), args, c.slots))
+    names = [c.kernel.name for c in program.calls]
+    return make_launch(device, calls, kinds, outputs, program.scratch, names)
+
+
+def input_kinds(program: Program, noutputs: int) -> str:
+    """One letter per input slot: s storage, f floating number, i integer."""
+    kinds: dict[int, str] = {}
+    for call in program.calls:
+        for arg, slot in zip(call.kernel.args, call.slots):
+            kinds[slot] = "s" if arg.kind != "scalar" else (
+                "f" if arg.dtype.kind == "f" else "i")
+    count = max(kinds, default=-1) + 1 - len(program.scratch)
+    return "".join(kinds.get(k, "s") for k in range(noutputs, count))
+
+
+def make_launch(device: "Device", calls: Sequence[tuple[Bound, Sequence[Any], Sequence[int]]],
+                kinds: str, outputs: Sequence[int], scratch: Sequence[int],
+                names: Sequence[str]) -> Launch:
+    """Generate `launch` and `into` for kernel calls.
+
+    Each call is (bound program, [("buffer" | "scalar", dtype)] per argument, program slots).
+    """
+    pool = device.pool
+    space: dict[str, Any] = {
+        "Storage": Storage, "table": device._local, "queue": device.queue, "pool": pool,
+        "enqueue": _cl.enqueue_nd_range_kernel, "whole": whole, "real": real, "refuse": refuse,
+        "failure": lambda e: explain(e, f"running {', '.join(names)}", pool.holders()),
+        "ClError": cl.Error, "kinds": kinds}
+    inputs = [f"i{k}" for k in range(len(kinds))]
+    outs = [f"o{k}" for k in range(len(outputs))]
+    temps = [f"w{k}" for k in range(len(scratch))]
+    slots = outs + inputs + temps
+    body = _run_lines(calls, slots, space)
+    lines = [f"def launch({', '.join(inputs)}):", *_check(inputs, kinds)]
+    for name, size in zip(outs, outputs):
+        lines += _allocate(name, size, space, pool)
+    for name, size in zip(temps, scratch):
+        lines += _allocate(name, size, space, pool)
+    result = outs[0] if len(outs) == 1 else f"({', '.join(outs)})"
+    lines += [*body, f"    return {result}"]
+    all_args = outs + inputs
+    lines += [f"def into({', '.join(all_args)}):", *_check(all_args, "s" * len(outs) + kinds)]
+    for name, size in zip(temps, scratch):
+        lines += _allocate(name, size, space, pool)
+    lines += body or ["    pass"]
+    exec(compile("\n".join(lines), "<lampion opencl launch>", "exec"), space)
+    return Launch(space["launch"], space["into"], names, [c[0] for c in calls])
+
+
+def _check(names: Sequence[str], kinds: str) -> list[str]:
+    tests = [f"type({n}) is not Storage" for n, kind in zip(names, kinds) if kind == "s"]
+    lines = []
+    if tests:
+        full = f"({', '.join(names)},)"
+        lines += [f"    if {' or '.join(tests)}:", f"        refuse({full}, {kinds!r})"]
+    for n, kind in zip(names, kinds):
+        if kind == "f":
+            lines.append(f"    {n} = real({n})")
+        elif kind == "i":
+            lines.append(f"    {n} = whole({n})")
+    return lines
+
+
+def _allocate(name: str, nbytes: int, space: dict[str, Any], pool: Any) -> list[str]:
+    """Lines of `pool.allocate`, in place."""
+    b = pool.bin(nbytes)
+    label = f"bin_{b.size}"
+    space[label], space[f"pop_{b.size}"], space["grow"] = b, b.free.pop, pool.grow
+    return ["    try:", f"        buf = pop_{b.size}()", "    except IndexError:",
+            f"        buf = grow({label})",
+            f"    {name} = Storage(buf, {nbytes}, {label})",
+            f"    pool.active = a = pool.active + {b.size}",
+            "    if a > pool.peak:", "        pool.peak = a"]
+
+
+def _run_lines(calls: Sequence[Any], slots: Sequence[str], space: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for n, (bound, args, where) in enumerate(calls):
+        if bound.compiled is None:
+            continue
+        space[f"c{n}"] = bound.compiled
+        space[f"g{n}"], space[f"l{n}"] = bound.items, bound.group
+        buffers, numbers, at = [], [], 0
+        for (kind, d), slot in zip(args, where):
+            name = slots[slot]
+            if kind == "buffer":
+                buffers.append(f"{at}, {name}.buf")
+                numbers.append(f"{at + 1}, b'l', {name}.offset")
+                at += 2
+            else:
+                numbers.append(f"{at}, {_letter(bound, d)}, {name}")
+                at += 1
+        numbers += [f"{at + k}, b'l', {v}" for k, v in enumerate(bound.integers)]
+        lines += ["    try:", f"        k = table.table[c{n}]", "    except KeyError:",
+                  f"        k = c{n}.kernel()"]
+        lines += ["    try:"]
+        if buffers:
+            lines.append(f"        k._set_arg_multi(({', '.join(buffers)},))")
+        if numbers:
+            lines.append(f"        k._set_arg_buf_pack_multi(({', '.join(numbers)},))")
+        lines += [f"        enqueue(queue, k, g{n}, l{n})", "    except ClError as e:",
+                  "        raise failure(e) from e"]
+    return lines
+
+
+def _letter(bound: Bound, d: Any) -> str:
+    if d is dt.float64:
+        return "b'd'" if bound.compiled.device.doubles else "b'f'"
+    return "b'l'"

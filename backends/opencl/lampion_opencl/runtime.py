@@ -1,0 +1,211 @@
+"""Drivers, devices, queues and compiled programs.
+
+One `Device` per OpenCL device: its context, one in-order queue, its memory pool and the programs
+built for it. Finds the CPU runtime that pip installed where its own registration is broken, and
+refuses devices that would abort the process. Imports pyopencl and lampion's floors 0-2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lampion import config
+from lampion.logging import get_logger
+
+from .errors import NO_DRIVER, NO_LINKER, explain
+
+_log = get_logger("opencl")
+_POCL = "Portable Computing Language"
+
+
+def prepare_environment() -> None:
+    """Before pyopencl is imported: kernel cache folder, and drivers that pip left unregistered."""
+    try:
+        cache = config.cache_dir()
+        if "POCL_CACHE_DIR" not in os.environ:
+            folder = cache / "pocl"
+            folder.mkdir(parents=True, exist_ok=True)
+            os.environ["POCL_CACHE_DIR"] = str(folder)
+        if "OCL_ICD_VENDORS" not in os.environ:
+            library = Path(sys.prefix) / "lib" / "libintelocl.so"
+            if library.exists():
+                os.environ["OCL_ICD_VENDORS"] = str(_vendors(cache, library))
+    except OSError as error:
+        _log.info("kernel cache unusable", why=str(error))
+
+
+def _vendors(cache: Path, library: Path) -> Path:
+    """A registry folder with the system's drivers and `library`."""
+    folder = cache / "icd" / hashlib.sha256(str(library).encode()).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "intel-cpu.icd").write_text(f"{library}\n")
+    for icd in Path("/etc/OpenCL/vendors").glob("*.icd"):
+        target = folder / icd.name
+        if not target.exists():
+            target.write_text(icd.read_text())
+    return folder
+
+
+def discover() -> list[Any]:
+    """All usable OpenCL devices, GPUs first. RuntimeError with the remedy if there is none."""
+    prepare_environment()
+    try:
+        import pyopencl as cl
+    except ImportError as error:
+        raise RuntimeError(
+            f"the Python package pyopencl cannot be imported ({error}). Install it with "
+            "`pip install lampion-opencl`.") from error
+    where = f" (now {os.environ['OCL_ICD_VENDORS']!r})" if "OCL_ICD_VENDORS" in os.environ else ""
+    try:
+        platforms = cl.get_platforms()
+    except cl.Error as error:
+        raise RuntimeError(NO_DRIVER.format(where=where)) from error
+    wanted = config.get("backend.opencl.platform").lower()
+    found, refused = [], []
+    for p in platforms:
+        if wanted and wanted not in p.name.lower():
+            refused.append(f"{p.name}: not the platform {wanted!r} that the settings ask for")
+            continue
+        try:
+            devices = p.get_devices()
+        except cl.Error as error:
+            refused.append(f"{p.name}: {error}")
+            continue
+        for d in devices:
+            problem = _problem(cl, p, d)
+            if problem:
+                refused.append(problem)
+            else:
+                found.append(d)
+    for reason in refused:
+        _log.info("device refused", why=reason)
+    if not found:
+        raise RuntimeError("; ".join(refused) if refused else NO_DRIVER.format(where=where))
+    found.sort(key=lambda d: _rank(cl, d))
+    return found
+
+
+def _problem(cl: Any, platform: Any, d: Any) -> str | None:
+    """Why a device cannot be used, or None."""
+    if not d.available or not d.compiler_available:
+        return f"{d.name}: the driver says that it is not available or has no compiler"
+    if _POCL in platform.name and d.type & cl.device_type.CPU and shutil.which("ld") is None:
+        return NO_LINKER.format(platform=f"{platform.name} ({d.name.strip()})")
+    return None
+
+
+def _rank(cl: Any, d: Any) -> tuple[int, int]:
+    """GPUs, accelerators, then processors; among these the runtime that is faster."""
+    kind = 0 if d.type & cl.device_type.GPU else 1 if d.type & cl.device_type.ACCELERATOR else 2
+    return kind, int(_POCL in d.platform.name)
+
+
+class Device:
+    """An opened device."""
+
+    def __init__(self, cl_device: Any, where: Any) -> None:
+        import pyopencl as cl
+
+        from .dialect import OpenCLC
+        from .memory import Pool
+
+        self.cl, self.cl_device, self.where = cl, cl_device, where
+        self.name = cl_device.name.strip()
+        self.platform = cl_device.platform.name.strip()
+        try:
+            self.context = cl.Context([cl_device])
+            self.queue = cl.CommandQueue(self.context, cl_device)
+        except cl.Error as error:
+            raise explain(error, f"opening {self.name}") from error
+        self.units = max(1, cl_device.max_compute_units)
+        extensions = cl_device.extensions.split()
+        self.doubles = bool(getattr(cl_device, "double_fp_config", 0)) or (
+            "cl_khr_fp64" in extensions)
+        self.processor = bool(cl_device.type & cl.device_type.CPU)
+        self.max_group = int(cl_device.max_work_group_size)
+        self.local_memory = int(cl_device.local_mem_size)
+        fraction = config.get("backend.opencl.memory_fraction")
+        self.pool = Pool(self.context, where, int(cl_device.global_mem_size * fraction),
+                         int(cl_device.max_mem_alloc_size))
+        choice = config.get("backend.opencl.schedule")
+        self.lanes = self.processor if choice == "auto" else choice == "cpu"
+        correct = cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT
+        self.options = (["-cl-fp32-correctly-rounded-divide-sqrt"]
+                        if cl_device.single_fp_config & correct else [])
+        self._programs: dict[str, Any] = {}
+        self.variants: dict[Any, Compiled] = {}
+        self._lock = threading.RLock()
+        self._local = _Kernels(self)
+        self.dialect = OpenCLC(lanes=self.lanes, doubles=self.doubles)
+
+    @property
+    def kernels(self) -> dict[Any, Any]:
+        """Kernel objects of this thread by compiled program (see `Compiled`)."""
+        return self._local.table
+
+    def build(self, source: str, name: str) -> Compiled:
+        """Compile a source text once. RuntimeError with source and log if it does not compile."""
+        found = self._programs.get(source)
+        if found is not None:
+            return found
+        with self._lock:
+            found = self._programs.get(source)
+            if found is None:
+                found = self._programs[source] = Compiled(self, self._compile(source, name), name)
+        return found
+
+    def _compile(self, source: str, name: str) -> Any:
+        cl = self.cl
+        _log.debug("compiling", kernel=name, device=str(self.where))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # PoCL caches binaries itself; for other drivers pyopencl does.
+                if _POCL in self.platform:
+                    program = cl.Program(self.context, source).build(self.options,
+                                                                     cache_dir=False)
+                else:
+                    program = cl.Program(self.context, source).build(self.options)
+            cl.Kernel(program, name)  # some drivers report a broken kernel only here
+            return program
+        except cl.Error as error:
+            numbered = "\n".join(f"{k:4} {line}" for k, line in enumerate(source.split("\n"), 1))
+            raise RuntimeError(
+                f"the OpenCL compiler of {self.platform} refused the kernel {name!r} for "
+                f"{self.name}:\n{error}\n--- source ---\n{numbered}") from error
+
+    def finish(self) -> None:
+        """Wait for the queue."""
+        self.queue.finish()
+
+
+class Compiled:
+    """A built program with one entry point. Kernel objects hold argument values, so every thread
+    has its own."""
+
+    __slots__ = ("device", "program", "name")
+
+    def __init__(self, device: Device, program: Any, name: str) -> None:
+        self.device, self.program, self.name = device, program, name
+
+    def kernel(self) -> Any:
+        """A kernel object for this thread."""
+        table = self.device.kernels
+        k = table.get(self)
+        if k is None:
+            k = table[self] = self.device.cl.Kernel(self.program, self.name)
+        return k
+
+
+class _Kernels(threading.local):
+    """The kernel objects of one thread, with the bound methods that launches call."""
+
+    def __init__(self, device: Device) -> None:
+        self.table: dict[Any, Any] = {}
