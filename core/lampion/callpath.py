@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections import namedtuple
 from typing import Any, Callable, Sequence
+from weakref import ref
 
 from .autograd import node as autograd_node
 from .autograd.node import AccumulateGrad, Node, Select, record
@@ -26,7 +27,7 @@ from .runtime.devices import resolve
 # Namespace of all generated functions. `modes` counts active layers (autocast, tracing, saved
 # tensor hooks...) in any thread: while it is not 0 every call takes the slow path.
 NS: dict[str, Any] = {"modes": 0, "new": object.__new__, "mode": mode, "record": record,
-                      "clock": clock, "getframe": sys._getframe}
+                      "clock": clock, "getframe": sys._getframe, "ref": ref}
 layers: list[Callable[..., Any]] = []
 _numbers = (bool, int, float)
 
@@ -58,7 +59,10 @@ def _signature(op: R.Op, *, skip_out: bool = False, first: str | None = None) ->
             parts.append("*")
             star = True
         name = first if first and k == 0 else p.name
-        if p.default is R.REQUIRED:
+        if p.kind == "*":
+            parts.append(f"*{p.name}")
+            star = True
+        elif p.default is R.REQUIRED:
             parts.append(str(name))
         else:
             defaults[f"_default_{p.name}"] = p.default
@@ -158,7 +162,7 @@ def _launch_body(op: R.Op, launch: list[str], nodes: list[str], slow: str) -> li
                   f"{values})"]
         return lines
     lines += ["    r = new(Tensor)", f"    r.data_ = p.launch({args})", "    r.meta = p.meta",
-              "    r.root = None"]
+              "    r.root = r.kids = None"]
     live = [n for n in nodes if n != "None"]
     if not live or not op.differentiable:
         return lines + ["    r.node = None", "    return r"]
@@ -187,11 +191,19 @@ def _launch_body(op: R.Op, launch: list[str], nodes: list[str], slow: str) -> li
 
 
 def _view_body(op: R.Op) -> list[str]:
-    first = op.params[0].name
+    """A view: shares the storage, links to its base, is recorded if its source is."""
+    x = op.params[0].name
     packed = ", ".join(p.name for p in op.params)
-    return ["    d = " + first + ".data_", "    r = new(Tensor)",
-            "    r.data_ = d if p.offset == 0 else d.view(d.offset + p.offset)",
-            "    r.meta = p.meta", f"    return finish_view(p, r, {first}, ({packed},))"]
+    return [f"    d = {x}.data_", "    r = new(Tensor)",
+            "    r.data_ = d if p.offset == 0 else d.view(p.offset)",
+            "    r.meta = p.meta", "    r.kids = None", f"    e = {x}.node",
+            "    if e is not None and p.diff and mode.enabled:",
+            f"        r.node = record(p, (e,), ({packed},), (r,))",
+            "    else:", "        r.node = None", f"    root = {x}.root",
+            f"    r.root = root = {x} if root is None else root", "    kids = root.kids",
+            "    if kids is None:", "        root.kids = [ref(r)]",
+            "    else:", "        kids.append(ref(r))",
+            "        if not len(kids) & 31:", "            prune(root)", "    return r"]
 
 
 def inplace_source(op: R.Op, name: str) -> str:
@@ -527,6 +539,8 @@ def call_view(op: R.ViewOp, values: list[Any]) -> Any:
     p = op.plans.get(key)
     if p is None:
         spec = op.view(m, *rest)
+        if spec is None:
+            return op.compose(source, *rest)
         shape, strides, offset = spec[:3]
         d = spec[3] if len(spec) > 3 else m.dtype
         p = ViewPlan(op, NS["meta"](d, shape, strides, m.device), int(offset * m.dtype.itemsize),
@@ -536,13 +550,13 @@ def call_view(op: R.ViewOp, values: list[Any]) -> Any:
         op.plans[key] = p
     d0 = source.data_
     r = object.__new__(NS["Tensor"])
-    r.data_ = d0 if p.offset == 0 else d0.view(d0.offset + p.offset)
+    r.data_ = d0 if p.offset == 0 else d0.view(p.offset)
     r.meta = p.meta
     return finish_view(p, r, source, (source, *rest))
 
 
 def finish_view(p: Any, r: Any, source: Any, values: tuple[Any, ...]) -> Any:
-    """Link a view to its base and record it."""
+    """Link a view to its base and record it (the generated code does the same inline)."""
     e = source.node
     if e is not None and p.diff and mode.enabled:
         r.node = record(p, (e,), values, (r,))
@@ -550,24 +564,19 @@ def finish_view(p: Any, r: Any, source: Any, values: tuple[Any, ...]) -> Any:
         r.node = None
     root = source.root
     r.root = root = source if root is None else root
-    if mode.enabled:
-        track_view(root, r)
+    r.kids = None
+    if root.kids is None:
+        root.kids = []
+    root.kids.append(ref(r))
+    if not len(root.kids) & 31:
+        prune(root)
     return r
 
 
-def track_view(root: Any, view: Any) -> None:
-    """Remember a view of `root`, so that a recorded write to either can update its history."""
-    from weakref import ref
-
-    try:
-        kids = root.kids
-    except AttributeError:
-        root.kids = [ref(view)]
-        return
-    kids.append(ref(view))
-    n = len(kids)
-    if n >= 32 and n & (n - 1) == 0:  # at powers of two: forget the dead
-        kids[:] = [k for k in kids if k() is not None]
+def prune(root: Any) -> None:
+    """Forget the dead among the views of `root`. The list exists so that a recorded write to a
+    tensor or a view of it can update the history of all of them."""
+    root.kids = [k for k in root.kids if k() is not None]
 
 
 # ---------------------------------------------------------------- in-place and out=
@@ -688,13 +697,10 @@ def rebase(target: Any, node: Node) -> None:
 
         rebase_view(root, target, node)
     owner = target if root is None else root
-    try:
-        kids = owner.kids
-    except AttributeError:
-        return
-    from .autograd.inplace import refresh_views
+    if owner.kids:
+        from .autograd.inplace import refresh_views
 
-    refresh_views(owner, kids, None if root is None else target)
+        refresh_views(owner, owner.kids, None if root is None else target)
 
 
 def call_out(op: R.Op, values: list[Any], out: Any) -> Any:

@@ -330,7 +330,7 @@ class Tensor:
     def detach(self) -> "Tensor":
         """This tensor's values without its history (shares memory)."""
         r = _new(Tensor)
-        r.data_, r.meta, r.node, r.root = self.data_, self.meta.plain, None, None
+        r.data_, r.meta, r.node, r.kids = self.data_, self.meta.plain, None, None
         root = self.root
         r.root = self if root is None else root
         return r
@@ -346,7 +346,8 @@ class Tensor:
     def data(self) -> "Tensor":
         """The values without history; writes are not seen by autograd."""
         r = _new(Tensor)
-        r.data_, r.meta, r.node, r.root = self.data_, self.meta.plain, None, None
+        r.data_, r.meta, r.node = self.data_, self.meta.plain, None
+        r.root = r.kids = None
         return r
 
     @data.setter
@@ -458,7 +459,7 @@ class Tensor:
     def as_subclass(self, cls: type) -> Any:
         """This tensor as an instance of a Tensor subclass (shares memory and history)."""
         r = _new(cls)
-        r.data_, r.node, r.root = self.data_, self.node, self.root
+        r.data_, r.node, r.root, r.kids = self.data_, self.node, self.root, None
         r.meta = self.meta.overriding() if overrides_ops(cls) else self.meta.plain
         return r
 
@@ -487,7 +488,8 @@ def disabled_torch_function(func: Callable[..., Any], types: Any, args: Any = ()
 def make_tensor(data: Any, m: Meta, node: Any) -> Tensor:
     """A plain tensor over a storage."""
     r = _new(Tensor)
-    r.data_, r.meta, r.node, r.root = data, m, node, None
+    r.data_, r.meta, r.node = data, m, node
+    r.root = r.kids = None
     return r
 
 
@@ -505,7 +507,7 @@ class _NoOverride:
 NS.update(Tensor=Tensor, Parameter=Tensor, BaseTensor=Tensor, make_tensor=make_tensor, meta=meta,
           slow=callpath.slow, slow_dunder=callpath.slow_dunder,
           slow_inplace=callpath.slow_inplace, finish_one=callpath.finish_one,
-          finish_many=callpath.finish_many, finish_view=callpath.finish_view,
+          finish_many=callpath.finish_many, prune=callpath.prune,
           no_override=_NoOverride)
 autograd_node.make_tensor = make_tensor
 

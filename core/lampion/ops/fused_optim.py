@@ -96,7 +96,8 @@ ADAM_SCALARS = "step_size bias2_sqrt eps weight_decay shrink weight1 beta2 weigh
 @rule(buffers="exp_avg exp_avg_sq", scalars=ADAM_SCALARS)
 def adam(
     m, p, g, exp_avg, exp_avg_sq,
-    step_size, bias2_sqrt, eps, weight_decay, shrink, weight1, beta2, weight2, *, decay, decoupled, maximize,
+    step_size, bias2_sqrt, eps, weight_decay, shrink, weight1, beta2, weight2, *,
+    decay, decoupled, maximize,
 ):  # fmt: skip
     p, g, exp_avg, exp_avg_sq = _adam_averages(
         p, g, exp_avg, exp_avg_sq, weight_decay, shrink, weight1, beta2, weight2,
@@ -121,7 +122,9 @@ def adam_amsgrad(
     return p - exp_avg / denom * step_size, exp_avg, exp_avg_sq, max_exp_avg_sq
 
 
-def _rmsprop(m, p, g, square_avg, grad_avg, buf, lr, weight_decay, alpha, weight, eps, momentum, flags):
+def _rmsprop(
+    m, p, g, square_avg, grad_avg, buf, lr, weight_decay, alpha, weight, eps, momentum, flags
+):
     decay, maximize, centered, with_momentum = flags
     g = _decayed(p, _signed(g, maximize), weight_decay, decay)
     square_avg = square_avg * alpha + g * g * weight
@@ -139,7 +142,9 @@ RMSPROP_SCALARS = "lr weight_decay alpha weight eps momentum"
 
 
 @rule(buffers="square_avg", scalars=RMSPROP_SCALARS)
-def rmsprop(m, p, g, square_avg, lr, weight_decay, alpha, weight, eps, momentum, *, decay, maximize):
+def rmsprop(
+    m, p, g, square_avg, lr, weight_decay, alpha, weight, eps, momentum, *, decay, maximize
+):
     return _rmsprop(
         m, p, g, square_avg, None, None, lr, weight_decay, alpha, weight, eps, momentum,
         (decay, maximize, False, False),
@@ -159,8 +164,9 @@ def rmsprop_momentum(
 
 @rule(buffers="square_avg grad_avg", scalars=RMSPROP_SCALARS)
 def rmsprop_centered(
-    m, p, g, square_avg, grad_avg, lr, weight_decay, alpha, weight, eps, momentum, *, decay, maximize
-):
+    m, p, g, square_avg, grad_avg, lr, weight_decay, alpha, weight, eps, momentum, *,
+    decay, maximize,
+):  # fmt: skip
     return _rmsprop(
         m, p, g, square_avg, grad_avg, None, lr, weight_decay, alpha, weight, eps, momentum,
         (decay, maximize, True, False),
@@ -169,8 +175,9 @@ def rmsprop_centered(
 
 @rule(buffers="square_avg grad_avg momentum_buffer", scalars=RMSPROP_SCALARS)
 def rmsprop_centered_momentum(
-    m, p, g, square_avg, grad_avg, buf, lr, weight_decay, alpha, weight, eps, momentum, *, decay, maximize
-):
+    m, p, g, square_avg, grad_avg, buf, lr, weight_decay, alpha, weight, eps, momentum, *,
+    decay, maximize,
+):  # fmt: skip
     return _rmsprop(
         m, p, g, square_avg, grad_avg, buf, lr, weight_decay, alpha, weight, eps, momentum,
         (decay, maximize, True, True),
@@ -185,7 +192,9 @@ def adagrad(m, p, g, total, rate, weight_decay, eps, *, decay, maximize):
 
 
 @rule(buffers="square_avg acc_delta", scalars="lr weight_decay rho weight eps")
-def adadelta(m, p, g, square_avg, acc_delta, lr, weight_decay, rho, weight, eps, *, decay, maximize):
+def adadelta(
+    m, p, g, square_avg, acc_delta, lr, weight_decay, rho, weight, eps, *, decay, maximize
+):
     g = _decayed(p, _signed(g, maximize), weight_decay, decay)
     square_avg = square_avg * rho + g * g * weight
     delta = m.sqrt(acc_delta + eps) / m.sqrt(square_avg + eps) * g
@@ -226,7 +235,8 @@ def nadam(
 )
 def radam(
     m, p, g, exp_avg, exp_avg_sq,
-    rate, rect, bias2_sqrt, eps, weight_decay, shrink, weight1, beta2, weight2, *, decay, decoupled, maximize,
+    rate, rect, bias2_sqrt, eps, weight_decay, shrink, weight1, beta2, weight2, *,
+    decay, decoupled, maximize,
 ):  # fmt: skip
     p, g, exp_avg, exp_avg_sq = _adam_averages(
         p, g, exp_avg, exp_avg_sq, weight_decay, shrink, weight1, beta2, weight2,

@@ -10,7 +10,7 @@ from ..base import dtype as dt
 from ..base.meta import infer_size, view_strides, wrap_dim
 from . import memory as _memory
 from . import views as V
-from .registry import composite
+from .registry import composite, view_op
 
 
 def sizes(args, name="size"):
@@ -28,70 +28,108 @@ def sizes(args, name="size"):
     return tuple(out)
 
 
-@composite(method=True, out=False)
-def reshape(input, *shape):
+def _like_input(ctx, g):
+    """Gradient of a view that only regroups dims."""
+    return g.reshape(ctx.meta("input").shape)
+
+
+@view_op("input: T, *shape")
+class reshape:
     """The same elements under another shape: a view if possible, else a copy."""
-    m = input.meta
-    if len(shape) == 1 and type(shape[0]) is tuple:
-        shape = shape[0]
-    else:
-        shape = sizes(shape, "reshape")
-    if shape == m.shape:
-        return V.alias(input) if input.node is not None else V.view_as_shape(input, shape)
-    shape = infer_size(shape, m.numel)
-    if view_strides(m.shape, m.strides, shape) is None:
-        input = _memory.duplicate(input, contiguous=True)
-    return V.view_as_shape.fn(input, shape)
+
+    vjp = _like_input
+
+    def view(m, shape):
+        shape = infer_size(sizes(shape, "reshape"), m.numel)
+        strides = view_strides(m.shape, m.strides, shape)
+        return None if strides is None else (shape, strides, 0)
+
+    def compose(input, shape):
+        return _memory.duplicate.fn(input, contiguous=True).reshape(*shape)
 
 
-@composite(method=True, out=False, where=())
-def view(input, *shape):
+@view_op("input: T, *shape")
+class view:
     """A view under another shape or as another dtype. RuntimeError if only a copy could do."""
-    if len(shape) == 1 and isinstance(shape[0], dt.dtype):
-        return V.view_dtype(input, shape[0])
-    return V.view_as_shape.fn(input, infer_size(sizes(shape, "view"), input.meta.numel))
+
+    where = ()
+    vjp = _like_input
+
+    def view(m, shape):
+        if len(shape) == 1 and isinstance(shape[0], dt.dtype):
+            return None
+        shape = infer_size(sizes(shape, "view"), m.numel)
+        strides = view_strides(m.shape, m.strides, shape)
+        if strides is None:
+            raise RuntimeError(
+                "view size is not compatible with input tensor's size and stride (at least one "
+                "dimension spans across two contiguous subspaces). Use .reshape(...) instead.")
+        return shape, strides, 0
+
+    def compose(input, shape):
+        return V.view_dtype.fn(input, shape[0])
+
+
+@view_op("input: T, *size, implicit=False")
+class expand:
+    """Broadcast to a larger shape without copying; -1 keeps a dim."""
+
+    where = ()
+
+    def view(m, size, implicit):
+        return V.expand_to.view(m, sizes(size, "expand"))
+
+    def vjp(ctx, g):
+        return V.expand_to.vjp(ctx, g)
+
+
+@view_op("input: T, *dims")
+class permute:
+    """Reorder the dims."""
+
+    def view(m, dims):
+        return V.permute_dims.view(m, sizes(dims, "permute"))
+
+    def vjp(ctx, g):
+        order = sizes(ctx.dims, "permute")
+        back = [0] * len(order)
+        for k, d in enumerate(order):
+            back[d % len(order)] = k
+        return g.permute(*back)
+
+
+@view_op("input: T, *dim")
+class squeeze:
+    """Drop dims of size 1: all, one, or those of a tuple."""
+
+    vjp = _like_input
+
+    def view(m, dim):
+        return V.squeeze_dims.view(m, sizes(dim, "squeeze") if dim else None)
 
 
 @composite(method=True, out=False, where=())
 def view_as(input, other):
     """`view` with the shape of another tensor."""
-    return input.view(other.shape)
+    return input.view(*other.meta.shape)
 
 
 @composite(method=True, out=False, where=())
 def reshape_as(input, other):
     """`reshape` to the shape of another tensor."""
-    return input.reshape(other.shape)
-
-
-@composite(method=True, out=False, where=())
-def expand(input, *size, implicit=False):
-    """Broadcast to a larger shape without copying; -1 keeps a dim."""
-    return V.expand_to.fn(input, sizes(size, "expand"))
+    return input.reshape(*other.meta.shape)
 
 
 @composite(method=True, out=False, where=())
 def expand_as(input, other):
     """`expand` to the shape of another tensor."""
-    return V.expand_to.fn(input, other.meta.shape)
+    return input.expand(*other.meta.shape)
 
 
 @composite(method=True, out=False)
 def broadcast_to(input, size):
     """Broadcast to `size`."""
-    return V.expand_to.fn(input, sizes((size,), "broadcast_to"))
-
-
-@composite(method=True, out=False)
-def permute(input, *dims):
-    """Reorder the dims."""
-    return V.permute_dims.fn(input, sizes(dims, "permute"))
-
-
-@composite(method=True, out=False)
-def squeeze(input, *dim):
-    """Drop dims of size 1: all, one, or those of a tuple."""
-    return V.squeeze_dims.fn(input, sizes(dim, "squeeze") if dim else None)
+    return input.expand(*size)
 
 
 @composite(method=True, out=False)

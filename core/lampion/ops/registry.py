@@ -64,6 +64,9 @@ def parse_signature(text: str) -> tuple[Param, ...]:
             continue
         head, _, default = part.partition("=")
         name, _, kind = head.partition(":")
+        if name.startswith("*"):  # all remaining positional arguments, as a tuple
+            params.append(Param(name.strip("* "), "*"))
+            continue
         value = eval(default, {"inf": float("inf")}) if default.strip() else REQUIRED
         params.append(Param(name.strip(), kind.strip() or ATTR, value, kwonly))
     return tuple(params)
@@ -298,8 +301,9 @@ class KernelOp(Op):
 @dataclass
 class ViewOp(Op):
     """An op whose result shares its input's memory: `view(meta, *attrs)` returns
-    (shape, strides, offset in elements) or None if the result must be a copy."""
+    (shape, strides, offset in elements[, dtype]), or None if `compose` must make a copy."""
 
+    compose: Callable[..., Any] | None = field(default=None, repr=False)
     view: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
     vjp: Callable[..., Any] | None = field(default=None, repr=False)
 
@@ -435,7 +439,7 @@ def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
 def view_op(signature: str, **options: Any) -> Callable[[type], Op]:
     """Declare a view by a class block with `view(meta, *attrs)` and `vjp(ctx, g)`."""
     def deco(cls: type) -> Op:
-        parts = _block(cls, _COMMON + ("view", "vjp"))
+        parts = _block(cls, _COMMON + ("view", "vjp", "compose"))
         parts.setdefault("name", cls.__name__)
         parts.setdefault("method", True)
         parts.setdefault("out", False)

@@ -40,12 +40,11 @@ class Storage:
         self.writer: Any = None
 
     def view(self, byte_offset: int) -> "Storage":
-        """The memory from `byte_offset` (from the base's start) on; keeps the base alive."""
-        base = self.base
-        if byte_offset == 0:
-            return base
-        return type(self)(self.handle, base.nbytes - byte_offset, self.device,
-                          base=base, offset=byte_offset)
+        """The memory from `byte_offset` past this view's start on; keeps the base alive."""
+        base, at = self.base, self.offset + byte_offset
+        if not 0 <= at <= base.nbytes:
+            raise IndexError(f"byte {at} is outside a storage of {base.nbytes} bytes")
+        return type(self)(self.handle, base.nbytes - at, self.device, base=base, offset=at)
 
 
 @dataclass(frozen=True)
