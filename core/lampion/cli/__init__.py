@@ -43,12 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, RuntimeError) as error:
-        from lampion.logging import get_logger
-
-        if get_logger("cli").enabled("debug"):
+        if _debugging():
             raise
         print(f"lampion: error: {error}", file=sys.stderr)
         return 2
+
+
+def _debugging() -> bool:
+    """Whether a traceback is wanted; not when the settings themselves are what is wrong."""
+    from lampion.config import ConfigError
+    from lampion.logging import get_logger
+
+    try:
+        return get_logger("cli").enabled("debug")
+    except ConfigError:
+        return False
 
 
 def _run(words: list[str]) -> int:
@@ -111,7 +120,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version
 
-        parser.exit(0, f"lampion {version('lampion-core')}\n")
+        print(f"lampion {version('lampion-core')}")
+        parser.exit(0)
 
 
 def _plugged_in() -> list[tuple[str, str]]:

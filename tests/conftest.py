@@ -1,0 +1,50 @@
+"""The `device` argument: a test that takes it runs once for every installed device.
+
+LAMPION_TEST_DEVICES=one,two:1 names the devices instead; then one that does not work is a failure.
+Without it, a device that is installed but cannot be used here (no driver, no `ld`) is skipped with
+the backend's own reason, save the host's, which must always work.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def _wanted() -> list[str]:
+    named = [d.strip() for d in os.environ.get("LAMPION_TEST_DEVICES", "").split(",") if d.strip()]
+    if named:
+        return named
+    from lampion import plugins
+
+    return plugins.backend_names()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give `device` to every test that asks for it and has no list of its own."""
+    if "device" not in metafunc.fixturenames:
+        return
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        names = mark.args[0]
+        names = names.split(",") if isinstance(names, str) else names
+        if "device" in [name.strip() for name in names]:
+            return
+    metafunc.parametrize("device", _wanted(), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    """The name of a device that works, or a skip that says why it does not."""
+    name = request.param
+    from lampion import plugins
+
+    try:
+        found = plugins.devices(name.partition(":")[0])
+    except plugins.PluginError as error:
+        if name == "cpu" or os.environ.get("LAMPION_TEST_DEVICES"):
+            raise
+        pytest.skip(str(error))
+    if not found:
+        pytest.skip(f"{name}: no device found")
+    return name
