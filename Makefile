@@ -76,7 +76,7 @@ $(SAID)/venv:
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
 	    rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) && \
 	    $(PYTHON) -m pip --python $(PY) install -q pip; }
-	$(PIP) install -q 'setuptools>=69' 'wheel>=0.43'
+	$(PIP) install -q 'setuptools>=77' 'wheel>=0.43'
 	@mkdir -p $(SAID) && touch $@
 
 # A folder build/ of an earlier build would bring deleted modules back.
