@@ -11,14 +11,24 @@ import itertools
 
 import numpy as np
 import pytest
-from lampion_cpu import codegen, jit
-from lampion_cpu.codegen.plan import Plan
 
 from lampion.base import dtype as dt
 from lampion.ir import expr as E
 from lampion.ir import interpret
-from lampion.ir.kernel import (Arg, ArgReduce, Kernel, Params, Reduce, Scan, Scatter, Stage, Store,
-                               dot)
+from lampion.ir.kernel import (
+    Arg,
+    ArgReduce,
+    Kernel,
+    Params,
+    Reduce,
+    Scan,
+    Scatter,
+    Stage,
+    Store,
+    dot,
+)
+from lampion_cpu import codegen, jit
+from lampion_cpu.codegen.plan import Plan
 
 ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 REAL = [d for d in dt.ALL if d.kind != "c"]

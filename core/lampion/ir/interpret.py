@@ -7,7 +7,8 @@ evaluated on the whole grid at once, scans and scatters one range point at a tim
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -321,7 +322,7 @@ def _cast(x: Array, src: dtype, dst: dtype) -> Array:
         wide = np.nan_to_num(np.trunc(np.asarray(x).astype(np.longdouble)), nan=0.0)
         return np.clip(wide, np.longdouble(int(info.min)), np.longdouble(int(info.max))
                        ).astype(dst.np)
-    if src.kind in "iu" and dst in (dt.float16, dt.bfloat16) or (
+    if (src.kind in "iu" and dst in (dt.float16, dt.bfloat16)) or (
             src is dt.float64 and dst in (dt.float16, dt.bfloat16)):
         x = np.asarray(x).astype(np.float32)
     return np.asarray(x).astype(dst.np)

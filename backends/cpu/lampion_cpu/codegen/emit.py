@@ -10,8 +10,9 @@ May import: lampion.base, lampion.ir, types, intrinsics.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from lampion.base import dtype as dt
 from lampion.base.dtype import dtype

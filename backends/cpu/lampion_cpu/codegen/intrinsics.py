@@ -7,7 +7,7 @@ printing (`lampion.ir.math`). May import: lampion.base, lampion.ir, emit, types,
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from lampion.base import dtype as dt
 from lampion.base.dtype import dtype

@@ -7,10 +7,10 @@ emit, intrinsics, memory, plan, reduce, types.
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
-from lampion.ir.expr import Expr, const
 from lampion.base import dtype as dt
+from lampion.ir.expr import Expr, const
 from lampion.ir.kernel import ArgReduce, Kernel, Reduce, Scan, Scatter, Stage, Store
 
 from . import memory

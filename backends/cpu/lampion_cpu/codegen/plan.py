@@ -6,13 +6,22 @@ first built for; the code it leads to is correct for every size. May import: lam
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Iterable, Sequence
 
 from lampion.base import dtype as dt
 from lampion.ir.expr import Expr, walk
-from lampion.ir.kernel import (ArgReduce, Kernel, Reduce, Scan, Scatter, Stage, Statement, Store,
-                               coefficient)
+from lampion.ir.kernel import (
+    ArgReduce,
+    Kernel,
+    Reduce,
+    Scan,
+    Scatter,
+    Stage,
+    Statement,
+    Store,
+    coefficient,
+)
 
 BLOCK = 64  # elements of a one-axis grid that one unit covers
 LONG_BLOCK = 8192  # elements of the vector axis in one unit when other axes are units too
