@@ -14,6 +14,8 @@ from .base.dtype import (bfloat16, bool_ as bool, complex64, complex128, dtype, 
                          set_default_dtype, uint8, uint16, uint32, uint64)
 from .base.errors import OutOfMemoryError
 from .tensor import Size, Tensor
+from .autograd.modes import (enable_grad, inference_mode, is_grad_enabled,
+                             is_inference_mode_enabled, no_grad, set_grad_enabled)
 from . import library as _library  # declares every op
 from .library import *  # noqa: F403
 

@@ -1,1 +1,10 @@
 """Floor 4: nodes, the backward engine, gradient modes, custom functions, gradient checks."""
+
+from __future__ import annotations
+
+from .api import backward, grad
+from .modes import (enable_grad, inference_mode, is_grad_enabled, is_inference_mode_enabled,
+                    no_grad, set_grad_enabled)
+
+__all__ = ["backward", "grad", "no_grad", "enable_grad", "inference_mode", "set_grad_enabled",
+           "is_grad_enabled", "is_inference_mode_enabled"]
