@@ -13,7 +13,7 @@ import threading
 import numpy as np
 import pytest
 
-from lampion_cpu import blas, direct, gemm, native, onednn, pack, program
+from lampion_cpu import blas, conv, direct, gemm, native, onednn, pack, program
 
 needs_onednn = pytest.mark.skipif(
     not onednn.available()[0], reason=f"oneDNN: {onednn.available()[1]}"
@@ -269,8 +269,16 @@ def test_pack_copies_any_strides():
         np.testing.assert_array_equal(out, part)
 
 
-@pytest.mark.parametrize("switch", ["LAMPION_ONEDNN=0", "LAMPION_VECTOR_BITS=256",
-                                    "LAMPION_THREADING=own", "LAMPION_THREADING=serial"])  # fmt: skip
+SWITCHES = [
+    "LAMPION_ONEDNN=0",
+    "LAMPION_VECTOR_BITS=256",
+    "LAMPION_VECTOR_BITS=128",
+    "LAMPION_THREADING=own",
+    "LAMPION_THREADING=serial",
+]
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
 def test_matmul_elsewhere(switch):
     """The same tests hold without oneDNN, with narrow vectors and with other pools."""
     if os.environ.get("LAMPION_TEST_NESTED"):
@@ -312,3 +320,189 @@ def test_direct_tiles_cover_every_shape():
         tile = direct.choose_tile(m, n, 8, "float32")
         assert tile.rows * (m // tile.rows) + tile.tail == m
         assert tile.panels * tile.vectors * direct.lanes("float32") >= n
+
+
+# --- convolutions --------------------------------------------------------------------------
+
+
+def conv_windows(shape, kernel, out, stride, dilation):
+    """For each offset in the kernel, the slices of the padded input that meet it."""
+    for offset in itertools.product(*(range(k) for k in kernel)):
+        parts = [slice(None), slice(None)]
+        for o, s, d, n in zip(offset, stride, dilation, out, strict=True):
+            parts.append(slice(o * d, o * d + s * (n - 1) + 1, s))
+        yield offset, tuple(parts)
+
+
+def conv_reference(x, w, gy, stride, padding, dilation, groups):
+    """(y, gx, gw) of a convolution in float64, one kernel offset at a time."""
+    x, w = x.astype(np.float64), w.astype(np.float64)
+    wide = np.pad(x, [(0, 0), (0, 0)] + [(p, p) for p in padding])
+    out = gy.shape[2:]
+    n, channels = x.shape[:2]
+    outs = w.shape[0]
+    y, gwide, gw = np.zeros(gy.shape), np.zeros(wide.shape), np.zeros(w.shape)
+    grouped_w = w.reshape(groups, outs // groups, *w.shape[1:])
+    grouped_gy = gy.astype(np.float64).reshape(n, groups, outs // groups, -1)
+    for offset, part in conv_windows(wide.shape, w.shape[2:], out, stride, dilation):
+        seen = wide[part].reshape(n, groups, channels // groups, -1)
+        at = (Ellipsis, *offset)
+        y += np.einsum("ngcs,goc->ngos", seen, grouped_w[at]).reshape(y.shape)
+        back = np.einsum("ngos,goc->ngcs", grouped_gy, grouped_w[at])
+        gwide[part] += back.reshape(gwide[part].shape)
+        gw[at] = np.einsum("ngos,ngcs->goc", grouped_gy, seen).reshape(outs, -1)
+    inner = tuple(slice(p, p + s) for p, s in zip(padding, x.shape[2:], strict=True))
+    return y, gwide[(slice(None), slice(None), *inner)], gw
+
+
+def channels_last(array):
+    """The same array with the channels innermost in memory."""
+    rank = array.ndim
+    order = (0, *range(2, rank), 1)
+    back = (0, rank - 1, *range(1, rank - 1))
+    return np.ascontiguousarray(array.transpose(order)).transpose(back)
+
+
+def run_outputs(plan, outputs, inputs):
+    """Run a plan whose first slots are several outputs."""
+    targets = [storage_of(base_of(x)) for x in outputs]
+    prog = program.make_program(
+        plan.steps, "s" * len(inputs), [t.nbytes for t in targets], plan.scratch
+    )
+    prog.into(*targets, *[storage_of(base_of(x)) for x in inputs])
+    for array, target in zip(outputs, targets, strict=True):
+        whole = base_of(array)
+        ctypes.memmove(whole.ctypes.data, target.ptr, whole.nbytes)
+
+
+def close(got, want):
+    scale = max(np.abs(want).max(), 1e-3)
+    np.testing.assert_allclose(got / scale, want / scale, rtol=0, atol=3e-5)
+
+
+# batch, channels, space, outputs, kernel, stride, padding, dilation, groups
+CONVOLUTIONS = [
+    (2, 3, (9,), 4, (3,), (1,), (1,), (1,), 1),
+    (3, 16, (20,), 32, (4,), (2,), (0,), (2,), 2),
+    (64, 1, (8, 8), 16, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    (8, 16, (8, 8), 32, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    (4, 1, (28, 28), 6, (5, 5), (1, 1), (2, 2), (1, 1), 1),
+    (4, 6, (14, 14), 16, (5, 5), (1, 1), (0, 0), (1, 1), 1),
+    (1, 3, (15, 22), 8, (7, 7), (2, 2), (3, 3), (1, 1), 1),
+    (2, 5, (11, 6), 7, (3, 2), (2, 1), (0, 1), (1, 3), 1),
+    (2, 32, (10, 12), 48, (3, 3), (2, 3), (1, 0), (2, 2), 1),
+    (1, 64, (7, 7), 32, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    (3, 64, (14, 14), 96, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    (3, 48, (14, 14), 33, (1, 1), (2, 2), (0, 0), (1, 1), 1),
+    (2, 32, (9, 9), 32, (3, 3), (1, 1), (1, 1), (1, 1), 32),
+    (2, 8, (9, 9), 16, (3, 3), (2, 2), (1, 1), (1, 1), 8),
+    (2, 12, (9, 9), 6, (3, 3), (1, 1), (1, 1), (1, 1), 3),
+    (2, 64, (8, 8), 64, (3, 3), (1, 1), (1, 1), (1, 1), 4),
+    (1, 4, (6, 7, 5), 5, (3, 2, 3), (1, 2, 1), (1, 0, 1), (1, 1, 2), 1),
+    (2, 16, (4, 5, 6), 16, (3, 3, 3), (2, 1, 1), (1, 1, 1), (1, 1, 1), 1),
+    (1, 1, (1, 1), 1, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    (5, 2, (1, 9), 3, (1, 3), (1, 1), (0, 1), (1, 1), 1),
+]
+
+
+@needs_onednn
+@pytest.mark.parametrize("layout", ["first", "last", "mixed", "gaps"])
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_convolution(case, layout):
+    batch, channels, space, outs, kernel, *geometry, groups = case
+    stride, padding, dilation = geometry
+    rng = np.random.default_rng(11)
+    out = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(space, kernel, *geometry, strict=True)
+    ]
+    x = random(rng, (batch, channels, *space), "float32")
+    w = random(rng, (outs, channels // groups, *kernel), "float32")
+    gy = random(rng, (batch, outs, *out), "float32")
+    bias = random(rng, (outs,), "float32")
+    want_y, want_gx, want_gw = conv_reference(x, w, gy, stride, padding, dilation, groups)
+    if layout in ("last", "mixed"):
+        x, w = channels_last(x), channels_last(w)
+    if layout == "last":
+        gy = channels_last(gy)
+    if layout == "gaps":
+        x = np.repeat(x, 2, axis=-1)[..., ::2]
+        w = np.repeat(w, 2, axis=0)[::2]
+        bias = np.repeat(bias, 2)[::2]
+    settings = (*geometry, groups)
+
+    y = np.full_like(gy, np.nan)
+    views = [view(1, x), view(2, w), view(0, y), view(3, bias)]
+    plan = conv.conv_steps(*views, *settings, "relu", first_scratch=4)
+    run_outputs(plan, [y], [x, w, bias])
+    close(y, np.maximum(want_y + bias.reshape(1, -1, *(1 for _ in space)), 0))
+
+    plan = conv.conv_steps(*views[:3], None, *settings, first_scratch=3)
+    run_outputs(plan, [y], [x, w])
+    close(y, want_y)
+
+    gx = np.full_like(x, np.nan) if layout != "gaps" else np.full(x.shape, np.nan, x.dtype)
+    views = [view(1, gy), view(2, w), view(0, gx)]
+    run_outputs(conv.conv_backward_data_steps(*views, *settings, first_scratch=3), [gx], [gy, w])
+    close(gx, want_gx)
+
+    for gw in (np.full(w.shape, np.nan, "float32"), channels_last(np.zeros(w.shape, "float32"))):
+        gb = np.full((outs,), np.nan, "float32")
+        views = [view(2, x), view(3, gy), view(0, gw), view(1, gb)]
+        plan = conv.conv_backward_weights_steps(*views, *settings, first_scratch=4)
+        run_outputs(plan, [gw, gb], [x, gy])
+        close(gw, want_gw)
+        close(gb, gy.sum(axis=(0, *range(2, gy.ndim)), dtype=np.float64))
+
+        views = [view(1, x), view(2, gy), view(0, gw)]
+        plan = conv.conv_backward_weights_steps(*views, None, *settings, first_scratch=3)
+        run_outputs(plan, [gw], [x, gy])
+        close(gw, want_gw)
+
+
+@needs_onednn
+def test_convolution_bfloat16():
+    rng = np.random.default_rng(12)
+    for shape, k in (((4, 16, 8, 8), 3), ((4, 64, 14, 14), 1), ((8, 3, 12, 12), 5)):
+        x, wide_x = bfloat16(rng.standard_normal(shape))
+        w, wide_w = bfloat16(rng.standard_normal((32, shape[1], k, k)))
+        gy, wide_gy = bfloat16(rng.standard_normal((shape[0], 32, *shape[2:])))
+        settings = ((1, 1), (k // 2, k // 2), (1, 1), 1)
+        wants = conv_reference(wide_x, wide_w, wide_gy, *settings)
+        y, gx, gw = (np.zeros_like(v) for v in (gy, x, w))
+
+        def v(slot, array):
+            return view(slot, array, "bfloat16")
+
+        plans = [
+            conv.conv_steps(v(1, x), v(2, w), v(0, y), None, *settings, first_scratch=3),
+            conv.conv_backward_data_steps(v(1, gy), v(2, w), v(0, gx), *settings, first_scratch=3),
+            conv.conv_backward_weights_steps(
+                v(1, x), v(2, gy), v(0, gw), None, *settings, first_scratch=3
+            ),
+        ]
+        inputs = [(x, w), (gy, w), (x, gy)]
+        for plan, got, given, want in zip(plans, (y, gx, gw), inputs, wants, strict=True):
+            run_outputs(plan, [got], given)
+            value = (got.astype(np.uint32) << 16).view(np.float32)
+            np.testing.assert_allclose(value, want, rtol=2e-2, atol=1e-2 * np.abs(want).max())
+
+
+@needs_onednn
+def test_convolution_limits():
+    def v(*shape, dtype="float32"):
+        strides = [int(np.prod(shape[i + 1 :])) for i in range(len(shape))]
+        return gemm.View(0, shape, tuple(strides), dtype)
+
+    one = ((1, 1), (0, 0), (1, 1), 1)
+    settings = {"first_scratch": 3}
+    empty = (v(0, 3, 5, 5), v(4, 3, 3, 3), v(0, 4, 3, 3), None)
+    assert conv.conv_steps(*empty, *one, **settings) is None
+    double = [v(*s, dtype="float64") for s in ((1, 3, 5, 5), (4, 3, 3, 3), (1, 4, 3, 3))]
+    assert conv.conv_steps(*double, None, *one, **settings) is None
+    with pytest.raises(ValueError, match="channels do not fit"):
+        conv.conv_steps(v(1, 2, 5, 5), v(4, 3, 3, 3), v(1, 4, 3, 3), None, *one, **settings)
+    with pytest.raises(ValueError, match="not 3"):
+        conv.conv_steps(v(1, 3, 5, 5), v(4, 3, 3, 3), v(1, 4, 4, 3), None, *one, **settings)
+    with pytest.raises(ValueError, match="larger than the padded"):
+        conv.conv_steps(v(1, 3, 2, 2), v(4, 3, 3, 3), v(1, 4, 0, 0), None, *one, **settings)

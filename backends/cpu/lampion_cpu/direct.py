@@ -4,12 +4,13 @@ A library needs about a microsecond to start a product; up to roughly 48 x 48 x 
 most of the time. The kernels here start in a few nanoseconds and keep a tile of the result
 in registers. They also serve matrix-vector products, float64, and hosts without oneDNN.
 
-Four kernels for float32 and float64:
+Five kernels for float32 and float64:
 
 - ``rows``: C[m, n] = sum over k of A[m, k] * B[k, n], vectors along n, any strides of A;
 - ``stream``: the same for one row and a B too large for the caches;
 - ``dot``: C[m, n] = sum over k of A[m, k] * B[n, k], vectors along k, any strides of C;
-- ``transpose``: P[k, n] = B[n, k], so that ``rows`` can follow.
+- ``transpose``: P[k, n] = B[n, k], so that ``rows`` can follow;
+- ``sums``: sums over an outer and an inner axis.
 
 A batch is two nested axes, so that the heads of an attention need no copy. Parameters are
 int64, in the order of the ``*_PARAMETERS`` strings; strides are in bytes, and ``x0`` and ``x1``
@@ -513,15 +514,16 @@ STREAM_VECTORS, STREAM_DEPTH = 4, 8
 
 
 @functools.cache
-def stream_kernel(dtype: str, epilogue: Epilogue) -> int:
+def stream_kernel(dtype: str, epilogue: Epilogue, ones: bool = False) -> int:
     """Compile C[n] = sum over k of A[k] * B[k, n] for large B; return its address.
 
     Eight rows of B are read side by side, which is what the prefetchers follow; the sums stay
-    in C between the passes. Arguments: C, A, B (and bias along n). Parameters:
-    :data:`STREAM_PARAMETERS`. A unit is ``STREAM_VECTORS`` vectors of columns.
+    in C between the passes. Arguments: C, A, B (and bias along n); with ``ones`` there is no A
+    and the kernel sums the rows of B. Parameters: :data:`STREAM_PARAMETERS`. A unit is
+    ``STREAM_VECTORS`` vectors of columns.
     """
     e = _Emitter(dtype)
-    a = e.arguments("c a b bias" if epilogue.bias else "c a b")
+    a = e.arguments("c b" if ones else "c a b bias" if epilogue.bias else "c a b")
     p = e.parameters(STREAM_PARAMETERS)
     body = _StreamBody(e, a, p)
     if not epilogue.accumulate:
@@ -567,7 +569,10 @@ class _StreamBody:
         rows = []
         for d in range(depth):
             k = e.add(loop.index, d)
-            value = e.splat(e.load_scalar(e.at(self.a["a"], e.mul(k, p["ak"]))))
+            value = "1.0"
+            if "a" in self.a:
+                value = e.load_scalar(e.at(self.a["a"], e.mul(k, p["ak"])))
+            value = e.splat(value)
             rows.append((value, e.at(self.a["b"], e.mul(k, p["bk"]))))
         self.sweep(f"{tag}.n", rows, lambda value, place: value)
         loop.end()
@@ -591,6 +596,45 @@ class _StreamBody:
                 total = e.fma(value, e.load(e.at(row, offset), mask), total)
             e.store(total, where, mask)
         loop.end()
+
+
+# --- sums ----------------------------------------------------------------------------------
+
+SUM_PARAMETERS = "count n outer unit_stride"
+
+
+@functools.cache
+def sum_kernel(dtype: str) -> int:
+    """Compile C[u] = sum over j < count, i < n of A[j, u, i], i contiguous.
+
+    Arguments: C, A. Parameters: :data:`SUM_PARAMETERS`, the strides in bytes. A unit is one
+    element of C.
+    """
+    e = _Emitter(dtype)
+    a = e.arguments("c a")
+    p = e.parameters(SUM_PARAMETERS)
+    unit = _Loop(e, "unit", "%lo", "%hi")
+    start = e.at(a["a"], e.mul(unit.index, p["unit_stride"]))
+    outer = _Loop(e, "outer", 0, p["count"], carried=((e.vector, "zeroinitializer"),))
+    row = e.at(start, e.mul(outer.index, p["outer"]))
+    width = 4 * e.width
+    carried = tuple((e.vector, "zeroinitializer") for _ in range(4))
+    inner = _Loop(e, "inner", 0, p["n"], width, carried)
+    left = e.remaining(p["n"], inner.index)
+    sums = []
+    for j, value in enumerate(inner.values):
+        offset = e.mul(e.add(inner.index, j * e.width), e.size)
+        loaded = e.load(e.at(row, offset), e.lane_mask(left, j * e.width))
+        sums.append(e.op(f"fadd {e.vector} {value}, {loaded}"))
+    total = outer.values[0]
+    for value in inner.end(sums):
+        total = e.op(f"fadd {e.vector} {total}, {value}")
+    (final,) = outer.end([total])
+    where = e.at(a["c"], e.mul(unit.index, e.size))
+    e.do(f"store {e.scalar} {_reduce(e, final)}, ptr {where}")
+    unit.end()
+    e.do("ret void")
+    return e.compile("sums")
 
 
 # --- transpose -----------------------------------------------------------------------------

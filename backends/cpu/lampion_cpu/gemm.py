@@ -91,7 +91,7 @@ class Product:
         return math.prod(self.batch)
 
 
-class _Scratch:
+class Scratch:
     """Hands out the scratch slots of a program."""
 
     def __init__(self, first: int) -> None:
@@ -136,7 +136,7 @@ def matmul_steps(
         return Plan((), ())
     if product.k == 0 or product.dtype not in ITEMSIZE:
         return None
-    scratch = _Scratch(first_scratch)
+    scratch = Scratch(first_scratch)
     steps: list[Step] = []
     product = _pack_odd(_simplify(product), steps, scratch)
     for planner in (_direct, _onednn, _blas):
@@ -251,7 +251,7 @@ def _ld(rows: int, columns: int, row: int, column: int) -> tuple[int, int]:
     return row, column
 
 
-def _pack_odd(p: Product, steps: list[Step], scratch: _Scratch) -> Product:
+def _pack_odd(p: Product, steps: list[Step], scratch: Scratch) -> Product:
     """Copy operands without a contiguous axis (or with repeated elements) into scratch."""
 
     def packed(x: Matrix, rows: int, columns: int) -> Matrix:
@@ -288,7 +288,7 @@ class _Choice(NamedTuple):
     product: Product
 
 
-def _direct(p: Product, steps: list[Step], scratch: _Scratch) -> bool:
+def _direct(p: Product, steps: list[Step], scratch: Scratch) -> bool:
     """Plan a direct kernel when one fits and the product is small or skinny."""
     if not _direct_possible(p):
         return False
@@ -368,7 +368,7 @@ def _grain(unit_cycles: float) -> int:
     return max(1, math.ceil(_GRAIN_CYCLES / unit_cycles))
 
 
-def _rows_steps(p: Product, steps: list[Step], scratch: _Scratch) -> None:
+def _rows_steps(p: Product, steps: list[Step], scratch: Scratch) -> None:
     p = _with_dense_bias(p, steps, scratch)
     size = ITEMSIZE[p.dtype]
     tile = direct.choose_tile(p.m, p.n, p.k, p.dtype)
@@ -382,7 +382,7 @@ def _rows_steps(p: Product, steps: list[Step], scratch: _Scratch) -> None:
     steps.append(Step(fn, params, _slots(p), units, _grain(tile.cost / tile.panels)))
 
 
-def _with_dense_bias(p: Product, steps: list[Step], scratch: _Scratch) -> Product:
+def _with_dense_bias(p: Product, steps: list[Step], scratch: Scratch) -> Product:
     """Copy a bias with gaps (or a scalar one), so that its elements are neighbours."""
     if p.bias is None or p.bias.row == 1 or (not p.bias.row and (p.bias.column == 1 or p.n == 1)):
         return p
@@ -394,7 +394,7 @@ def _with_dense_bias(p: Product, steps: list[Step], scratch: _Scratch) -> Produc
     return dataclasses.replace(p, bias=Matrix(slot, row, column, ()))
 
 
-def _stream_steps(p: Product, steps: list[Step], scratch: _Scratch) -> None:
+def _stream_steps(p: Product, steps: list[Step], scratch: Scratch) -> None:
     p = _with_dense_bias(p, steps, scratch)
     size = ITEMSIZE[p.dtype]
     fn = direct.stream_kernel(p.dtype, _epilogue(p))
@@ -404,7 +404,7 @@ def _stream_steps(p: Product, steps: list[Step], scratch: _Scratch) -> None:
     steps.append(Step(fn, params, _slots(p), units, grain))
 
 
-def _dot_steps(p: Product, steps: list[Step], scratch: _Scratch) -> None:
+def _dot_steps(p: Product, steps: list[Step], scratch: Scratch) -> None:
     size = ITEMSIZE[p.dtype]
     rows = min(p.m, 4) if p.m <= 4 or p.m % 4 == 0 else _even_rows(p.m)
     columns = direct.dot_columns(rows)
@@ -424,7 +424,7 @@ def _even_rows(m: int) -> int:
     return math.ceil(m / math.ceil(m / 4))
 
 
-def _turned_steps(p: Product, steps: list[Step], scratch: _Scratch) -> None:
+def _turned_steps(p: Product, steps: list[Step], scratch: Scratch) -> None:
     """Transpose B into scratch, then run ``rows``."""
     size, width = ITEMSIZE[p.dtype], direct.lanes(p.dtype)
     shared = all(s == 0 for s in p.b.batch)
@@ -457,7 +457,7 @@ _DIRECT_STEPS = {
 # --- oneDNN --------------------------------------------------------------------------------
 
 
-def _onednn(p: Product, steps: list[Step], scratch: _Scratch) -> bool:
+def _onednn(p: Product, steps: list[Step], scratch: Scratch) -> bool:
     """Plan a oneDNN primitive, with the weights reordered first where that pays."""
     if p.dtype not in onednn.DTYPES or not onednn.available()[0]:
         return False
@@ -538,7 +538,7 @@ def _packs_weights(p: Product) -> bool:
 # --- BLAS ----------------------------------------------------------------------------------
 
 
-def _blas(p: Product, steps: list[Step], scratch: _Scratch) -> bool:
+def _blas(p: Product, steps: list[Step], scratch: Scratch) -> bool:
     """Plan calls of the BLAS over strips of rows."""
     if p.post not in (None, "relu", "sum") or len(p.batch) > 2:
         return False

@@ -149,7 +149,7 @@ class _Library:
         self.call("dnnl_engine_create", byref(self.engine), c_int(1), c_size_t(0))
         self.call("dnnl_stream_create", byref(self.stream), self.engine, c_int(1))
         self.version = handle.dnnl_version().contents
-        self.run_address = _compile_glue(handle)
+        self.run_address, self.series_address = _compile_glue(handle)
 
     def call(self, name: str, *args: object) -> None:
         """Call a function that returns a status; raise on anything but success."""
@@ -253,6 +253,32 @@ def desc(shape: Sequence[int], strides: Sequence[int] | None, dtype: str) -> Des
         )
     key = (tuple(shape), None if strides is None else tuple(strides), dtype)
     return Desc(handle, key, owned=True)
+
+
+def channel_block() -> int:
+    """Channels in one block of :func:`blocked_desc`."""
+    return 16 if "avx512f" in jit.host_features() else 8
+
+
+def blocked_desc(shape: Sequence[int], dtype: str) -> Desc:
+    """Describe activations (batch, channels, *space) with channels in blocks of a vector.
+
+    The reorder from and to PyTorch's order is three to five times faster than that of the
+    channels-last layout.
+    """
+    lib = library()
+    handle = c_void_p()
+    n = len(shape)
+    tag = "aBcde"[:n] + f"{channel_block()}b"
+    lib.call(
+        "dnnl_memory_desc_create_with_string_tag",
+        byref(handle),
+        n,
+        (c_int64 * n)(*shape),
+        DTYPES[dtype],
+        tag.encode(),
+    )
+    return Desc(handle, (tuple(shape), tag, dtype), owned=True)
 
 
 # --- primitives ----------------------------------------------------------------------------
@@ -472,16 +498,51 @@ def run_step(
     ``primitive.scratchpad`` and reserve that many bytes for the slot. ``large`` asks for the
     GIL to be released: such a step has more units than its grain, too few to be cut.
     """
-    bound = list(bound)
-    if primitive.scratchpad:
-        bound.append(Bound(SCRATCHPAD, primitive.desc(SCRATCHPAD), scratch_slot))
+    bound = _with_scratchpad(primitive, bound, scratch_slot)
+    slots = tuple(b.slot for b in bound)
+    units, grain = (3, 2) if large else (1, 1)
+    return Step(library().run_address, _params(primitive, bound), slots, units, grain)
+
+
+def series_step(
+    primitives: tuple[Primitive, Primitive], bound: Sequence[Bound], strides: Sequence[int],
+    count: int, scratch_slot: int,
+) -> Step:  # fmt: skip
+    """Return the Step that runs a primitive ``count`` times, each time further on in memory.
+
+    The first run is of ``primitives[0]``, the others of ``primitives[1]`` (which adds to the
+    result, say). Run i finds argument j ``i * strides[j]`` bytes after its slot's start. The
+    scratch slot must fit both.
+    """
+    tables = []
+    for primitive in primitives:
+        items = list(bound)
+        if max(p.scratchpad for p in primitives):
+            items.append(Bound(SCRATCHPAD, primitive.desc(SCRATCHPAD), scratch_slot))
+        params = _params(primitive, items)
+        table = (c_int64 * len(params))(*params)
+        _KEPT.append(table)
+        tables.append(ctypes.addressof(table))
+    slots = tuple(item.slot for item in items)
+    strides = (*strides, *(0 for _ in range(len(slots) - len(strides))))
+    return Step(library().series_address, (count, len(slots), *tables, *strides), slots, 3, 2)
+
+
+def _with_scratchpad(
+    primitive: Primitive, bound: Sequence[Bound], scratch_slot: int
+) -> list[Bound]:
+    if not primitive.scratchpad:
+        return list(bound)
+    return [*bound, Bound(SCRATCHPAD, primitive.desc(SCRATCHPAD), scratch_slot)]
+
+
+def _params(primitive: Primitive, bound: Sequence[Bound]) -> tuple[int, ...]:
+    """The parameters that run a primitive on these arguments, made once."""
     key = (primitive.handle.value, tuple((b.argument, b.desc.key) for b in bound))
     params = _RUNS.get(key)
     if params is None:
         params = _RUNS[key] = _run_params(primitive, bound)
-    slots = tuple(b.slot for b in bound)
-    units, grain = (3, 2) if large else (1, 1)
-    return Step(library().run_address, params, slots, units, grain)
+    return params
 
 
 class _ExecArg(ctypes.Structure):
@@ -667,11 +728,49 @@ bad:
 done:
   ret void
 }
+
+define void @dnnl_run_series(ptr %args, ptr %params, i64 %lo, i64 %hi) {
+  %count = load i64, ptr %params
+  %p.n = getelementptr i64, ptr %params, i64 1
+  %n = load i64, ptr %p.n
+  %p.first = getelementptr i64, ptr %params, i64 2
+  %first = load ptr, ptr %p.first
+  %p.rest = getelementptr i64, ptr %params, i64 3
+  %rest = load ptr, ptr %p.rest
+  %strides = getelementptr i64, ptr %params, i64 4
+  %moved = alloca ptr, i64 %n
+  br label %run
+run:
+  %i = phi i64 [ 0, %0 ], [ %i.next, %call ]
+  br label %move
+move:
+  %j = phi i64 [ 0, %run ], [ %j.next, %move ]
+  %j.stride = getelementptr i64, ptr %strides, i64 %j
+  %stride = load i64, ptr %j.stride
+  %offset = mul i64 %stride, %i
+  %j.from = getelementptr ptr, ptr %args, i64 %j
+  %from = load ptr, ptr %j.from
+  %to = getelementptr i8, ptr %from, i64 %offset
+  %j.to = getelementptr ptr, ptr %moved, i64 %j
+  store ptr %to, ptr %j.to
+  %j.next = add i64 %j, 1
+  %j.more = icmp slt i64 %j.next, %n
+  br i1 %j.more, label %move, label %call
+call:
+  %is.first = icmp eq i64 %i, 0
+  %which = select i1 %is.first, ptr %first, ptr %rest
+  call void @dnnl_run(ptr %moved, ptr %which, i64 0, i64 1)
+  %i.next = add i64 %i, 1
+  %more = icmp slt i64 %i.next, %count
+  br i1 %more, label %run, label %done
+done:
+  ret void
+}
 """
 
 
-def _compile_glue(handle: ctypes.CDLL) -> int:
-    """Compile the glue kernel against this library and return its address."""
+def _compile_glue(handle: ctypes.CDLL) -> tuple[int, int]:
+    """Compile the glue kernels against this library and return their addresses."""
 
     def address(library: ctypes.CDLL, name: str) -> int:
         value = ctypes.cast(getattr(library, name), c_void_p).value
@@ -689,4 +788,6 @@ def _compile_glue(handle: ctypes.CDLL) -> int:
     exception = c_void_p.in_dll(ctypes.pythonapi, "PyExc_RuntimeError")
     symbols["PyExc_RuntimeError"] = ctypes.addressof(exception)
     symbols["lampion_onednn_forked"] = ctypes.addressof(_forked)
-    return jit.compile_ir(_GLUE, ["dnnl_run"], symbols)["dnnl_run"]
+    names = ("dnnl_run", "dnnl_run_series")
+    found = jit.compile_ir(_GLUE, names, symbols)
+    return found[names[0]], found[names[1]]
