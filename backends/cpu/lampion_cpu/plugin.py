@@ -76,9 +76,12 @@ class CpuBackend(Backend):
         return True
 
     def program(self, program: Program, outputs: Sequence[int], device: device) -> Launch:
+        from lampion.ir.schedule import split
+
         from . import codegen
         from .program import make_program
 
+        program = split(program)
         steps = codegen.steps(program)
         inputs = _input_kinds(program, len(outputs))
         made = make_program(steps, inputs, tuple(outputs), program.scratch,

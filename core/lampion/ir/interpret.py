@@ -68,7 +68,7 @@ class _Run:
     def get(self, e: Expr, refs: Mapping[str, Array]) -> Array:
         return evaluate([e], refs, self.params, self.index, self.buffers)[0]
 
-    # ---- stages of reductions and stores: every point at once ------------------------------------
+    # ---- stages of reductions and stores: every point at once ----
 
     def parallel(self, stage: Stage) -> None:
         ranges = [self.size(e) for e in stage.ranges]
@@ -102,7 +102,7 @@ class _Run:
             index, value = index[keep], value[keep]
         out[index] = value
 
-    # ---- scans and scatters: one range point after the other --------------------------------------
+    # ---- scans and scatters: one range point after the other ----
 
     def sequential(self, stage: Stage) -> None:
         ranges = [self.size(e) for e in stage.ranges]
@@ -176,7 +176,7 @@ def _first_extreme(op: str, v: Array) -> Array:
     return best
 
 
-# ---- expressions ----------------------------------------------------------------------------------
+# ---- expressions ----
 
 def evaluate(roots: Sequence[Expr], refs: Mapping[str, Array], params: Sequence[int] = (),
              index: Mapping[int, Array] | None = None, buffers: Sequence[Any] = (),

@@ -76,7 +76,7 @@ def expand(e: Expr) -> Expr:
     return rewrite([e], _rule)[0]
 
 
-# ---- how good they are ----------------------------------------------------------------------------
+# ---- how good they are ----
 
 # name -> intervals that are sampled (beside special values), uniformly in the numbers' bits
 DOMAINS: Mapping[str, tuple[tuple[float, float], ...]] = {

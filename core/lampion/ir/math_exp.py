@@ -87,7 +87,7 @@ def flip_sign(x: Expr, sign_bits: Expr, f: Format) -> Expr:
     return bitcast(op("xor", bitcast(x, f.int), op("and", sign_bits, top)), f.dtype)
 
 
-# ---- exponentials ---------------------------------------------------------------------------------
+# ---- exponentials ----
 
 def reduce_exp(x: Expr, f: Format) -> tuple[Expr, Expr]:
     """(n, r) with x = n ln 2 + r and |r| <= ln 2 / 2 (Cody and Waite, two parts of ln 2)."""
@@ -128,7 +128,7 @@ def expm1(x: Expr, f: Format) -> Expr:
     return select(tiny, p, y + y)
 
 
-# ---- logarithms -----------------------------------------------------------------------------------
+# ---- logarithms ----
 
 def split(x: Expr, f: Format) -> tuple[Expr, Expr]:
     """(m, e) with x = m 2**e and sqrt(1/2) <= m < sqrt(2), for positive finite x."""
@@ -217,7 +217,7 @@ def log10(x: Expr, f: Format) -> Expr:
     return log_specials(s + (r + y), x)
 
 
-# ---- double-length arithmetic ---------------------------------------------------------------------
+# ---- double-length arithmetic ----
 
 def times(a: Expr, b: Expr) -> tuple[Expr, Expr]:
     """The product and its rounding error."""
@@ -309,7 +309,7 @@ def _power_specials(x: Expr, y: Expr, a: Expr, magnitude: Expr) -> Expr:
     return select(is_one, 1.0, result)
 
 
-# ---- hyperbolic functions -------------------------------------------------------------------------
+# ---- hyperbolic functions ----
 
 def _half_exp(a: Expr, f: Format) -> Expr:
     """exp(a)/2 without overflowing early, a >= 0."""

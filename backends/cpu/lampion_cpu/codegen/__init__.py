@@ -18,7 +18,7 @@ from lampion.ir.kernel import Kernel, Program
 from .. import jit
 from .expand import expand_kernel
 from .lower import Lowering
-from .plan import Plan, choose, units_grain
+from .plan import GRAIN_WORK, Plan, choose, units_grain
 
 __all__ = ["Compiled", "compile_kernel", "kernel_text", "steps", "work_of"]
 
@@ -83,8 +83,8 @@ def steps(program: Program) -> list["Step"]:  # noqa: F821 - imported late
 
 
 def work_of(found: Sequence["Step"]) -> float:  # noqa: F821
-    """How many grains of work a list of steps holds (about 10 microseconds each)."""
-    return sum(s.units / s.grain for s in found)
+    """Roughly how many element-operations a list of steps does (some nanoseconds per 32)."""
+    return sum(s.units / s.grain for s in found) * GRAIN_WORK
 
 
 _math: ctypes.CDLL | None = None

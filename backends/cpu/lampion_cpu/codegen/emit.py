@@ -127,7 +127,7 @@ class Emitter:
     def bind(self, key: Key, val: Val) -> None:
         """Make `key` (("i", axis) or ("r", name)) known in the current scope."""
         self.bound[key] = (self.here.depth, val)
-        for name, k in list(_shadowed(self.here.cache, self._deps, key)):
+        for name, _ in list(_shadowed(self.here.cache, self._deps, key)):
             del self.here.cache[name]
 
     def forget(self, slot: int) -> None:

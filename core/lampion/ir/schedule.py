@@ -1,0 +1,285 @@
+"""Program transformations that every device wants before kernels are printed.
+
+Floor 1; imports base, expr, kernel. `split` cuts a large reduction over few grid points into
+partial results in scratch memory and a combining step, so that one sum of a million numbers is
+many units of work; it also keeps float sums accurate, because each partial sum is short. How
+many parts there are depends on the shape alone, so results are reproducible.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..base import dtype as dt
+from .expr import Expr, index, is_const, load, node, param, ref, rewrite, walk
+from .kernel import (
+    Arg,
+    ArgReduce,
+    Kernel,
+    KernelCall,
+    Program,
+    Reduce,
+    Scan,
+    Scatter,
+    Stage,
+    Statement,
+    Store,
+    coefficient,
+    statement_exprs,
+)
+
+PART = 65536  # points of one part, at least
+LARGE = 2 * PART  # ranges from here on are cut
+PARTS = 256  # at most so many parts
+FEW_ROWS = 64  # grid points that are too few to keep a machine busy, lanes along the range
+FEW_COLUMNS = 4096  # the same with lanes along the grid
+
+_built: dict[tuple[str, str], Kernel] = {}
+_lock = threading.Lock()
+
+
+def split(program: Program) -> Program:
+    """The program with large reductions over few grid points cut into parts.
+
+    New scratch buffers follow the program's last slot. Kernels with scans or scatters, and
+    problems that are small or already parallel, are left alone.
+    """
+    calls: list[KernelCall] = []
+    scratch = list(program.scratch)
+    used = max((s for c in program.calls for s in c.slots), default=-1) + 1
+    base = max(used, 0) - len(scratch)
+    for call in program.calls:
+        calls += _Splitter(call, base, scratch).calls() if wanted(call) else [call]
+    if len(calls) == len(program.calls):
+        return program
+    return Program(tuple(calls), tuple(scratch))
+
+
+def wanted(call: KernelCall) -> bool:
+    """Whether a call has a large range over too few grid points to be split usefully."""
+    kernel = call.kernel
+    if not any(_points(st, call.params) >= LARGE for st in kernel.stages if st.ranges):
+        return False
+    if any(isinstance(s, (Scan, Scatter)) for st in kernel.stages for s in st.body):
+        return False
+    grid = 1
+    for e in kernel.grid:
+        grid *= size(e, call.params)
+    if grid == 0:
+        return False
+    return grid < (FEW_ROWS if _rows(kernel) else FEW_COLUMNS)
+
+
+def size(e: Expr, params: Sequence[int]) -> int:
+    """The value of a size expression."""
+    if e.op == "param":
+        return params[e.value]
+    if e.op == "const":
+        return int(e.value)
+    a, b = (size(x, params) for x in e.args)
+    return {"add": a + b, "sub": a - b, "mul": a * b, "maximum": max(a, b),
+            "minimum": min(a, b)}[e.op]
+
+
+def _points(stage: Stage, params: Sequence[int]) -> int:
+    total = 1
+    for r in stage.ranges:
+        total *= size(r, params)
+    return total
+
+
+def _rows(kernel: Kernel) -> bool:
+    """Whether some access is contiguous along an innermost range."""
+    for st in kernel.stages:
+        if st.ranges:
+            axis = len(kernel.grid) + len(st.ranges) - 1
+            roots = [x for s in st.body for x in statement_exprs(s)]
+            for e in walk(roots):
+                if e.op == "load":
+                    c = coefficient(e.args[0], axis)
+                    if c is not None and is_const(c, 1):
+                        return True
+    return False
+
+
+@dataclass
+class _Cut:
+    """How a stage is cut: `axis` of its ranges into `count` parts of `length`, plus `rest`."""
+
+    axis: int
+    count: int
+    length: int
+    rest: int
+
+    @property
+    def total(self) -> int:
+        return self.count + (1 if self.rest else 0)
+
+
+def _cut(stage: Stage, params: Sequence[int], grid: int) -> _Cut | None:
+    sizes = [size(r, params) for r in stage.ranges]
+    points = 1
+    for n in sizes:
+        points *= n
+    if points < LARGE:
+        return None
+    parts = min(-(-points * grid // PART), PARTS)
+    ordered = any(isinstance(s, ArgReduce) for s in stage.body)
+    axis = 0 if ordered or sizes[0] >= parts else max(range(len(sizes)), key=sizes.__getitem__)
+    length = -(-sizes[axis] // parts)
+    count = sizes[axis] // length
+    return None if count < 2 else _Cut(axis, count, length, sizes[axis] - count * length)
+
+
+class _Splitter:
+    """Turns one call into several.
+
+    `prefix` holds the small stages that later kernels repeat to get the results so far: in place
+    of each large reduction a reduction over its partial results.
+    """
+
+    def __init__(self, call: KernelCall, io: int, scratch: list[int]) -> None:
+        self.call, self.kernel, self.params = call, call.kernel, call.params
+        self.io, self.scratch = io, scratch
+        self.args = list(call.kernel.args)
+        self.slots = list(call.slots)
+        self.values = list(call.params)
+        self.prefix: list[Stage] = []
+        self.grid = 1
+        for e in self.kernel.grid:
+            self.grid *= size(e, self.params)
+
+    def calls(self) -> list[KernelCall]:
+        """The calls that replace the one given."""
+        out: list[KernelCall] = []
+        stages, at = self.kernel.stages, 0
+        while at < len(stages):
+            cut = _cut(stages[at], self.params, self.grid)
+            if cut is not None:
+                out += self.parts(stages[at], cut, at)
+                at += 1
+                continue
+            batch = []  # consecutive small stages run together once, if they store anything
+            while at < len(stages) and _cut(stages[at], self.params, self.grid) is None:
+                batch.append(stages[at])
+                at += 1
+            if any(isinstance(s, Store) for st in batch for s in st.body):
+                out.append(self.whole(batch))
+            self.prefix += [replace(st, body=kept) for st in batch
+                            if (kept := tuple(s for s in st.body if not isinstance(s, Store)))]
+        return out
+
+    def whole(self, batch: list[Stage]) -> KernelCall:
+        """The small stages on the original grid."""
+        kernel = _kernel(self.kernel.name, self.args, self.kernel.grid,
+                         [*self.prefix, *batch], len(self.values))
+        return KernelCall(kernel, tuple(self.values), tuple(self.slots))
+
+    def parts(self, stage: Stage, cut: _Cut, at: int) -> list[KernelCall]:
+        """One large stage: every part a grid point of its own."""
+        n = len(self.values)
+        count, length, base, first = (param(n + k) for k in range(4))
+        shift = {k: index(k + 1) for k in range(len(self.kernel.grid))}
+        place = {len(self.kernel.grid) + k: index(len(self.kernel.grid) + 1 + k)
+                 for k in range(max(len(st.ranges) for st in self.kernel.stages) + 1)}
+        inside = dict(place)
+        axis = len(self.kernel.grid) + cut.axis
+        start = _int("add", _int("mul", index(0), length), base)
+        inside[axis] = _int("add", start, place[axis])
+        ranges = list(stage.ranges)
+        ranges[cut.axis] = length
+        body = tuple(_move(s, {**shift, **inside}) for s in stage.body)
+        prefix = [_move_stage(st, {**shift, **place}) for st in self.prefix]
+        slots, stores, combine = list(self.slots), [], []
+        args = list(self.args)
+        self.values.append(cut.total)
+        for s in stage.body:
+            if isinstance(s, (Reduce, ArgReduce)):
+                for name, kind in _results(s):
+                    args.append(Arg("out", kind))
+                    self.args.append(Arg("in", kind))
+                    slots.append(self.allocate(cut.total * self.grid * kind.itemsize))
+                    self.slots.append(slots[-1])
+                    where = self.offset(_int("add", index(0), first), 1)
+                    stores.append(Store(len(args) - 1, where, ref(name, kind)))
+                combine.append(_combine(s, len(args), self.offset(
+                    index(len(self.kernel.grid)), 0)))
+        stages = [*prefix, Stage(tuple(ranges), body)]
+        if stores:
+            stages.append(Stage((), tuple(stores)))
+            self.prefix.append(Stage((param(n),), tuple(combine)))
+        kernel = _kernel(f"{self.kernel.name}_part", args, (count, *self.kernel.grid), stages,
+                         n + 4)
+        values = tuple(self.values[:n])
+        out = [KernelCall(kernel, (*values, cut.count, cut.length, 0, 0), tuple(slots))]
+        if cut.rest:
+            out.append(KernelCall(kernel, (*values, 1, cut.rest, cut.count * cut.length,
+                                           cut.count), tuple(slots)))
+        return out
+
+    def allocate(self, nbytes: int) -> int:
+        """A scratch buffer; gives its program slot."""
+        self.scratch.append(nbytes)
+        return self.io + len(self.scratch) - 1
+
+    def offset(self, part: Expr, first: int) -> Expr:
+        """Element of a scratch buffer [parts, grid...]; grid axes are numbered from `first`."""
+        total = part
+        for k, n in enumerate(self.kernel.grid):
+            total = _int("add", _int("mul", total, n), index(first + k))
+        return total
+
+
+def _results(s: Reduce | ArgReduce) -> list[tuple[str, dt.dtype]]:
+    assert s.value.dtype is not None
+    if isinstance(s, ArgReduce):
+        return [(s.name + "_value", s.value.dtype), (s.name, dt.int64)]
+    return [(s.name, s.value.dtype)]
+
+
+def _combine(s: Reduce | ArgReduce, slots: int, at: Expr) -> Statement:
+    """The same reduction over partial results in the last slots."""
+    assert s.value.dtype is not None
+    if isinstance(s, ArgReduce):
+        return ArgReduce(s.name, s.op, load(slots - 2, at, s.value.dtype),
+                         load(slots - 1, at, dt.int64))
+    return Reduce(s.name, s.op, load(slots - 1, at, s.value.dtype))
+
+
+def _int(op: str, a: Expr, b: Expr) -> Expr:
+    return node(op, (a, b), None, dt.int64)
+
+
+def _renumber(e: Expr, axes: dict[int, Expr]) -> Expr:
+    def rule(x: Expr, args: tuple[Expr, ...]) -> Expr:
+        if x.op == "index":
+            return axes[x.value]
+        return x if args == x.args else node(x.op, args, x.value, x.dtype)
+
+    return rewrite([e], rule)[0]
+
+
+def _move(s: Statement, axes: dict[int, Expr]) -> Statement:
+    def f(e: Expr) -> Expr:
+        return _renumber(e, axes)
+
+    if isinstance(s, ArgReduce):
+        return replace(s, value=f(s.value), position=f(s.position))
+    if isinstance(s, (Store, Scatter)):
+        return replace(s, index=f(s.index), value=f(s.value),
+                       mask=None if s.mask is None else f(s.mask))
+    return replace(s, value=f(s.value))
+
+
+def _move_stage(st: Stage, axes: dict[int, Expr]) -> Stage:
+    return Stage(st.ranges, tuple(_move(s, axes) for s in st.body))
+
+
+def _kernel(name: str, args: Sequence[Arg], grid: Sequence[Expr], stages: Sequence[Stage],
+            nparams: int) -> Kernel:
+    """The kernel, one object for equal content."""
+    kernel = Kernel(name, tuple(args), tuple(grid), tuple(stages), nparams)
+    with _lock:
+        return _built.setdefault((name, kernel.key), kernel)

@@ -1,0 +1,110 @@
+"""Splitting large reductions: the same results as the whole kernel, in the interpreter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lampion.base import dtype as dt
+from lampion.ir import expr as E
+from lampion.ir import interpret, schedule
+from lampion.ir.kernel import (
+    Arg,
+    ArgReduce,
+    Kernel,
+    KernelCall,
+    Params,
+    Program,
+    Reduce,
+    Stage,
+    Store,
+)
+
+
+def typed(e, d=dt.float64):
+    return E.typed([E.wrap(e)], {}, d)[0]
+
+
+def run(program, arrays, io):
+    """Interpret a program; `arrays` are its outputs and inputs."""
+    slots = list(arrays) + [None] * len(program.scratch)
+    kinds = {}
+    for call in program.calls:
+        for arg, slot in zip(call.kernel.args, call.slots):
+            kinds[slot] = arg.dtype
+    for k, nbytes in enumerate(program.scratch):
+        d = kinds[io + k]
+        slots[io + k] = np.zeros(nbytes // d.itemsize, d.np)
+    for call in program.calls:
+        interpret.run(call.kernel, call.params, [slots[k] for k in call.slots])
+    return arrays
+
+
+def softmax(rows, cols, contiguous):
+    p = Params()
+    g, r = p.of(rows), p.of(cols)
+    at = E.index(0) * r + E.index(1) if contiguous else (
+        E.index(1) * g + E.index(0))
+    at = typed(at, dt.int64)
+    x = E.load(1, at, dt.float64)
+    m, s = E.ref("m", dt.float64), E.ref("s", dt.float64)
+    stages = (Stage((r,), (Reduce("m", "max", x),)),
+              Stage((r,), (Reduce("s", "sum", typed(x - m)),)),
+              Stage((r,), (Store(0, at, typed((x - m) / s)),)),
+              Stage((), (Store(2, E.index(0), s),)))
+    args = (Arg("out", dt.float64), Arg("in", dt.float64), Arg("out", dt.float64))
+    kernel = Kernel("shares", args, (g,), stages, len(p.values))
+    return Program((KernelCall(kernel, tuple(p.values), (0, 2, 1)),))
+
+
+@pytest.mark.parametrize("rows,cols", [(1, 300), (3, 257), (5, 128)])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_stages_that_depend_on_each_other(monkeypatch, rows, cols, contiguous):
+    monkeypatch.setattr(schedule, "PART", 16)
+    monkeypatch.setattr(schedule, "LARGE", 32)
+    program = softmax(rows, cols, contiguous)
+    parts = schedule.split(program)
+    assert len(parts.calls) >= 4 and len(parts.scratch) == 2
+    x = np.random.default_rng(0).standard_normal(rows * cols)
+    whole = run(program, [np.zeros(rows * cols), np.zeros(rows), x], 3)
+    mine = run(parts, [np.zeros(rows * cols), np.zeros(rows), x], 3)
+    np.testing.assert_allclose(mine[0], whole[0], rtol=1e-10)
+    np.testing.assert_allclose(mine[1], whole[1], rtol=1e-10)
+
+
+@pytest.mark.parametrize("n", [64, 100, 4097])
+def test_arg_reduction_keeps_the_first(monkeypatch, n):
+    monkeypatch.setattr(schedule, "PART", 16)
+    monkeypatch.setattr(schedule, "LARGE", 32)
+    x = np.random.default_rng(n).integers(0, 4, n).astype(np.float32)
+    load = E.load(1, E.index(0), dt.float32)
+    stages = (Stage((E.param(0),), (ArgReduce("r", "max", load, E.index(0)),)),
+              Stage((), (Store(0, E.const(0, dt.int64), E.ref("r", dt.int64)),)))
+    kernel = Kernel("argmax", (Arg("out", dt.int64), Arg("in", dt.float32)), (), stages, 1)
+    program = schedule.split(Program((KernelCall(kernel, (n,), (0, 1)),)))
+    assert len(program.calls) > 1
+    out = run(program, [np.zeros(1, np.int64), x], 2)
+    assert out[0][0] == x.argmax()
+
+
+def test_small_or_parallel_problems_are_left_alone():
+    program = softmax(4, 1000, True)
+    assert schedule.split(program) is program
+    program = softmax(100, 200000, True)
+    assert schedule.split(program) is program
+
+
+def test_several_ranges(monkeypatch):
+    monkeypatch.setattr(schedule, "PART", 16)
+    monkeypatch.setattr(schedule, "LARGE", 32)
+    sizes = (3, 50, 7)
+    p = Params()
+    n = [p.of(k) for k in sizes]
+    at = typed((E.index(0) * n[1] + E.index(1)) * n[2] + E.index(2), dt.int64)
+    stages = (Stage((n[0], n[1], n[2]), (Reduce("s", "sum", E.load(1, at, dt.float64)),)),
+              Stage((), (Store(0, E.const(0, dt.int64), E.ref("s", dt.float64)),)))
+    kernel = Kernel("total", (Arg("out", dt.float64), Arg("in", dt.float64)), (), stages, 3)
+    program = schedule.split(Program((KernelCall(kernel, sizes, (0, 1)),)))
+    x = np.arange(3 * 50 * 7, dtype=np.float64)
+    out = run(program, [np.zeros(1), x], 2)
+    assert out[0][0] == x.sum()
