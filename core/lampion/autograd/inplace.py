@@ -31,37 +31,29 @@ class CopySlices(Node):
     def apply(self, grads: list[Any]) -> Any:
         """The region's gradient goes through fn; the base keeps the rest (fn's first input,
         the view's old value, is part of the base)."""
-        m, v = self.base_meta, self.view_meta
-        g = grads[0]
-        g = g.clone() if g.meta.shape == m.shape else g.expand(m.shape).clone()
-        if not g.meta.contiguous:
-            g = g.contiguous().clone()
-        region = dense_region(g, m, v, self.offset)
+        full, region = layout(self.base_meta, self.view_meta, self.offset, grads[0])
         inner = self.fn.apply([region.clone()])
-        first = inner[0] if inner[0] is not None else None
-        if first is None:
+        if inner[0] is None:
             region.zero_()
         else:
-            region.copy_(first)
-        return [g, *list(inner)[1:]]
+            region.copy_(inner[0])
+        return [full, *list(inner)[1:]]
 
     def release(self) -> None:
         self.fn.release()
 
 
-def dense_region(g: Any, base: Meta, view: Meta, offset: int) -> Any:
-    """The part of a contiguous gradient `g` of `base` that belongs to a view of the base.
+def layout(base: Meta, view: Meta, offset: int, g: Any, values: bool = True) -> tuple[Any, Any]:
+    """(gradient of the base, the part of it that belongs to a view), sharing memory.
 
-    The view's strides are in the base's memory; both must be re-expressed in g's dense layout,
-    which is possible because the base is dense or the view is built from whole base strides.
+    The view's strides are in the base's memory, so the gradient is laid out as the base is. It
+    is a copy of `g`, or zeros with values=False.
     """
-    if base.contiguous:
-        return g.as_strided(view.shape, view.strides, offset)
-    flat = g.new_zeros((base.span // base.dtype.itemsize,))
-    flat.as_strided(base.shape, base.strides, 0).copy_(g)
-    raise RuntimeError(
-        "in-place write to a view of a non-contiguous base cannot be recorded; clone() the view "
-        "first")
+    flat = g.new_zeros((max(base.span // base.dtype.itemsize, 1),))
+    full = flat.as_strided(base.shape, base.strides, 0)
+    if values:
+        full.copy_(g)
+    return full, flat.as_strided(view.shape, view.strides, offset)
 
 
 class AsStrided(Node):
@@ -80,10 +72,14 @@ class AsStrided(Node):
         return self.view_meta
 
     def apply(self, grads: list[Any]) -> Any:
-        m, v = self.base_meta, self.view_meta
-        g = grads[0]
-        full = g.new_zeros(m.shape)
-        dense_region(full, m, v, self.offset).copy_(g)
+        full, region = layout(self.base_meta, self.view_meta, self.offset, grads[0], False)
+        if self.view_meta.overlapping:
+            from ..ops.movement import as_strided_backward
+
+            v = self.view_meta
+            return [as_strided_backward(grads[0], self.base_meta, v.shape, v.strides,
+                                        self.offset)]
+        region.copy_(grads[0])
         return [full]
 
 

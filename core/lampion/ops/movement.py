@@ -7,10 +7,10 @@ Floor 3. `x.view(2, 3)` and `x.view((2, 3))` mean the same; the strict ops are i
 from __future__ import annotations
 
 from ..base import dtype as dt
-from ..base.meta import infer_size, view_strides, wrap_dim
+from ..base.meta import infer_size, may_overlap, view_strides, wrap_dim
 from . import memory as _memory
 from . import views as V
-from .registry import composite, view_op
+from .registry import REGISTRY, composite, view_op
 
 
 def sizes(args, name="size"):
@@ -232,17 +232,44 @@ def unbind(input, dim=0):
 @composite(method=True, out=False)
 def as_strided(input, size, stride, storage_offset=None):
     """A view with any strides; `storage_offset` (elements) counts from the storage's start."""
-    made = V.as_strided_view.fn(input, tuple(size), tuple(stride))
-    item = input.meta.dtype.itemsize
-    offset = input.data_.offset if storage_offset is None else storage_offset * item
-    reach = offset + made.meta.span
-    if offset < 0 or reach > input.data_.base.nbytes:
+    m, d = input.meta, input.data_
+    item = m.dtype.itemsize
+    here = d.offset // item
+    start = here if storage_offset is None else storage_offset
+    size, stride = tuple(size), tuple(stride)
+    last = sum((n - 1) * s for n, s in zip(size, stride)) + 1 if 0 not in size else 0
+    if start < 0 or (start + last) * item > d.base.nbytes:
         raise RuntimeError(
-            f"setStorage: sizes {list(size)}, strides {list(stride)}, storage offset "
-            f"{offset // item}, and itemsize {item} requiring a storage size of {reach} are out "
-            f"of bounds for storage of size {input.data_.base.nbytes}")
-    made.data_ = input.data_.base.view(offset)
-    return made
+            f"setStorage: sizes {list(size)}, strides {list(stride)}, storage offset {start}, "
+            f"and itemsize {item} requiring a storage size of {(start + last) * item} are out of "
+            f"bounds for storage of size {d.base.nbytes}")
+    return V.as_strided_view.fn(input, size, stride, start - here)
+
+
+def as_strided_backward(g, m, size, stride, offset):
+    """Gradient of as_strided: `g` added into zeros of the base's geometry; elements that the view
+    names twice get both."""
+    n = max(m.span // m.dtype.itemsize, offset + strided_span(size, stride), 1)
+    flat = g.new_zeros((n,))
+    if may_overlap(size, stride):
+        flat = flat.index_add(0, strided_index(flat, size, stride) + offset, g.reshape(-1))
+    else:
+        flat.as_strided(size, stride, offset).copy_(g)
+    return flat.as_strided(m.shape, m.strides, 0).clone()
+
+
+def strided_span(size, stride):
+    """Elements from the first to the last of a strided view."""
+    return sum((n - 1) * s for n, s in zip(size, stride)) + 1 if 0 not in size else 0
+
+
+def strided_index(like, size, stride):
+    """int64 element offsets of a strided view, in row-major order (1-d)."""
+    total = REGISTRY["full"].fn((1,), 0, dtype=dt.int64, device=like.meta.device)
+    for n, s in zip(size, stride):
+        steps = REGISTRY["full"].fn((n,), 1, dtype=dt.int64, device=like.meta.device)
+        total = (total.unsqueeze(-1) + (steps.cumsum(0) - 1) * s).reshape(-1)
+    return total
 
 
 @composite(method=True, out=False, where=())
@@ -283,25 +310,3 @@ def slice_scatter_into(src, full, dim, start, stop, step):
     out = full.clone() if full.node is not None else full
     V.slice_dim.fn(out, dim, start, stop, step).copy_(src)
     return out
-
-
-@composite(method=True, out=False, where=())
-def as_strided_scatter_into(src, meta, size, stride, offset):
-    """Gradient of as_strided: add `src` into a zero tensor of the base's geometry."""
-    n = max(meta.span // meta.dtype.itemsize, 1)
-    flat = src.new_zeros((n,))
-    index = flat.new_arange_strided(size, stride)
-    flat = flat.index_add(0, index, src.reshape((-1,)))
-    return as_strided.fn(flat, meta.shape, meta.strides, 0).clone()
-
-
-@composite(method=True, out=False, where=())
-def new_arange_strided(like, size, stride):
-    """int64 element offsets of a strided view, in row-major order (1-d)."""
-    total = None
-    for n, s in zip(size, stride):
-        steps = like.new_arange(n) * s
-        total = steps if total is None else (total.unsqueeze(-1) + steps)
-        if total.meta.ndim > 1:
-            total = total.reshape((-1,))
-    return total if total is not None else like.new_arange(1)

@@ -244,25 +244,26 @@ class slice_dim:
         return g.slice_scatter_into(full, ctx.dim, ctx.start, ctx.stop, ctx.step)
 
 
-@view_op("input: T, size, stride, storage_offset=None")
+@view_op("input: T, size, stride, offset=0")
 class as_strided_view:
-    """A view with any strides; `storage_offset` (elements) counts from the storage's start."""
+    """A view with any strides; `offset` (elements) counts from the input's first element."""
 
     where = ()
     method = False
 
-    def view(m, size, stride, storage_offset):
+    def view(m, size, stride, offset):
         if len(size) != len(stride):
             raise RuntimeError(
                 f"mismatch in length of strides and shape: {len(stride)} and {len(size)}")
         if any(s < 0 for s in stride):
             raise RuntimeError("as_strided: Negative strides are not supported at the moment, "
                                f"got strides: {list(stride)}")
-        return size, stride, 0
+        return size, stride, offset
 
     def vjp(ctx, g):
-        m = ctx.meta("input")
-        return g.as_strided_scatter_into(m, ctx.size, ctx.stride, 0)
+        from .movement import as_strided_backward
+
+        return as_strided_backward(g, ctx.meta("input"), ctx.size, ctx.stride, ctx.offset)
 
 
 @view_op("input: T, offset=0, dim1=0, dim2=1")
