@@ -15,6 +15,7 @@ from pyopencl import _cl
 
 from lampion.base import dtype as dt
 from lampion.ir.kernel import Program
+from lampion.ir.schedule import split
 from lampion.runtime.backend import Launch
 
 from .compiler import Bound, bind
@@ -54,6 +55,7 @@ def refuse(values: Sequence[Any], kinds: str) -> None:
 
 def program_launch(device: "Device", program: Program, outputs: Sequence[int]) -> Launch:
     """The Launch of a lowered op."""
+    program = split(program)
     kinds = input_kinds(program, len(outputs))
     calls = []
     for c in program.calls:

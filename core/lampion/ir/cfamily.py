@@ -182,9 +182,11 @@ class Emitter:
     def open(self, header: str) -> None:
         """Begin a nested block, such as a loop."""
         self.scopes.append(Scope(header))
+        self._volatile_memo.clear()
 
     def close(self) -> None:
         """End the innermost block and put it into the one around it."""
+        self._volatile_memo.clear()
         scope = self.scopes.pop()
         out = self.scopes[-1].lines
         out.append(scope.header + " {")

@@ -296,7 +296,7 @@ def _shift(e: Emitter, op: str, d: dtype, t: str, u: str, lanes: int) -> str:
     n = 8 * d.itemsize
     count = bits(u, "b") if d.kind == "i" else "b"
     ok = f"{count} < ({u}){n}"
-    safe = f"(b & ({t}){n - 1})"
+    safe = _narrow(f"(b & ({t}){n - 1})", t, lanes)
     if op == "shl":
         a = bits(u, "a") if d.kind == "i" else "a"
         moved = f"({u})({a} << {bits(u, safe) if d.kind == 'i' else safe})"

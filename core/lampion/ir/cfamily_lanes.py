@@ -48,6 +48,7 @@ class Variant(NamedTuple):
     tile: int = -1
 
 
+_SIZE_OPS = ("add", "sub", "mul", "neg", "idiv", "fmod", "maximum", "minimum")
 EXTRA = ("width", "height")  # schedule integers: elements along the vector axis, outer points
 
 
@@ -58,7 +59,7 @@ def evaluate(e: Expr, params: Sequence[int]) -> int | None:
     if e.op == "param":
         return params[e.value]
     a = [evaluate(x, params) for x in e.args]
-    if e.op not in ("add", "sub", "mul", "neg", "idiv", "fmod") or None in a:
+    if e.op not in _SIZE_OPS or None in a:
         return None
     if e.op == "neg":
         return -a[0]  # type: ignore[operator]
@@ -67,7 +68,8 @@ def evaluate(e: Expr, params: Sequence[int]) -> int | None:
     if e.op in ("idiv", "fmod"):
         quotient = 0 if y == 0 else abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1)
         return quotient if e.op == "idiv" else (x - quotient * y if y else 0)
-    return {"add": x + y, "sub": x - y, "mul": x * y}[e.op]
+    return {"add": x + y, "sub": x - y, "mul": x * y, "maximum": max(x, y),
+            "minimum": min(x, y)}[e.op]
 
 
 def sizes(kernel: Kernel, params: Sequence[int]) -> tuple[list[int], list[list[int]]]:
@@ -566,7 +568,8 @@ def update_arg(e: Emitter, op: str, best: Val, position: Val, v: Val, at: Val,
     width = best.width or value_width
     if best.dtype.kind == "b":
         m = e.mask(take, width, lanes)
-        new = e.mask(Val(f"({v.text} != 0)", dt.bool_, lanes, value_width), width, lanes)
+        zero = e.vec(Val("((uchar)0)", dt.uint8), lanes)
+        new = e.mask(Val(f"({v.text} != {zero})", dt.bool_, lanes, value_width), width, lanes)
         e.line(f"{best.text} = ({m} & {new}) | (~{m} & {best.text});" if lanes > 1 else
                f"{best.text} = {m} ? {new} : {best.text};")
     else:

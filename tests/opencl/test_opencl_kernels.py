@@ -1,0 +1,501 @@
+"""Kernels compiled for OpenCL against the NumPy interpreter, in both schedules.
+
+Compiling costs a tenth of a second a kernel, so most kernels here hold many cases as outputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lampion.base import dtype as dt
+from lampion.base.device import device
+from lampion.ir import expr as E
+from lampion.ir import interpret
+from lampion.ir.kernel import (Arg, ArgReduce, Kernel, KernelCall, Params, Program, Reduce, Scan,
+                               Scatter, Stage, Store, dot)
+
+REAL = [d for d in dt.ALL if d.kind != "c"]
+NUMBERS = [d for d in REAL if d.kind != "b"]
+WHERE = device("opencl")
+rng = np.random.default_rng(0)
+
+
+def launch(backend, kernel, params, buffers):
+    """Run a kernel on copies of `buffers` and write the results back."""
+    slots = tuple(range(len(kernel.args)))
+    made = backend.program(Program((KernelCall(kernel, tuple(params), slots),)), (), WHERE)
+    args = []
+    for arg, b in zip(kernel.args, buffers):
+        if arg.kind == "scalar":
+            args.append(b)
+        else:
+            s = backend.allocate(b.nbytes, WHERE)
+            backend.copy_from_host(np.ascontiguousarray(b).view(np.uint8), s)
+            args.append(s)
+    # every buffer is an input slot here: outputs are allocated by the caller
+    made.into(*args)
+    for arg, b, s in zip(kernel.args, buffers, args):
+        if arg.kind in ("out", "inout"):
+            b[...] = np.frombuffer(backend.copy_to_host(s, b.nbytes), b.dtype).reshape(b.shape)
+
+
+def sample(d, n, kind="mixed"):
+    """Values of a dtype, special ones included."""
+    if d.kind == "b":
+        return rng.integers(0, 2, n).astype(bool)
+    if d.kind in "iu":
+        info = np.iinfo(d.np)
+        small = rng.integers(-9 if d.kind == "i" else 0, 10, n).astype(d.np)
+        if kind == "small":
+            return small
+        wild = rng.integers(int(info.min), int(info.max), n, endpoint=True,
+                            dtype=np.uint64 if d is dt.uint64 else np.int64).astype(d.np)
+        out = np.where(rng.random(n) < 0.5, small, wild)
+        edges = np.array([0, 1, int(info.min), int(info.max)], d.np)
+        out[:min(n, 4)] = edges[:min(n, 4)]
+        return out
+    out = rng.standard_normal(n) * (1 if kind == "small" else 10)
+    if kind == "mixed":
+        edges = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 0.5, 1.5, -2.5, 1e-42, 1e30])
+        out[:min(n, 10)] = edges[:min(n, 10)]
+    with np.errstate(all="ignore"):
+        return out.astype(d.np)
+
+
+def same(got, want, ulps=0, where=""):
+    """Equal bit for bit (NaN equals NaN, 0 equals -0), or within some ulps."""
+    got, want = np.asarray(got), np.asarray(want)
+    if got.dtype.kind not in "biu":
+        if got.dtype.itemsize == 2:
+            got, want = got.astype(np.float32), want.astype(np.float32)
+        with np.errstate(all="ignore"):
+            near = np.abs(got.astype(np.longdouble) - want) <= ulps * np.spacing(np.abs(want))
+            ok = (np.isnan(got) & np.isnan(want)) | (got == want) | near
+    else:
+        ok = got == want
+    bad = np.flatnonzero(~ok)
+    assert not len(bad), (where, bad[:5], got.ravel()[bad[:5]], want.ravel()[bad[:5]])
+
+
+def check(backend, kernel, params, buffers, ulps=0):
+    """Compare a launch with the interpreter on copies of the buffers."""
+    mine = [b.copy() if isinstance(b, np.ndarray) else b for b in buffers]
+    theirs = [b.copy() if isinstance(b, np.ndarray) else b for b in buffers]
+    launch(backend, kernel, params, mine)
+    interpret.run(kernel, params, theirs)
+    for k, arg in enumerate(kernel.args):
+        if arg.kind in ("out", "inout"):
+            same(mine[k], theirs[k], ulps, f"slot {k} of {kernel}\nparams {params}")
+
+
+def typed(e, d):
+    return E.typed([E.wrap(e)], {}, d)[0]
+
+
+def ix(e):
+    return typed(e, dt.int64)
+
+
+def many(cases, ins):
+    """One kernel over one axis: `cases` are (function of the loads, output dtype)."""
+    first = len(cases)
+    loads = [E.load(first + k, E.index(0), d) for k, d in enumerate(ins)]
+    body, args = [], []
+    for k, (fn, out) in enumerate(cases):
+        body.append(Store(k, E.index(0), typed(fn(*loads), out)))
+        args.append(Arg("out", out))
+    args += [Arg("in", d) for d in ins]
+    return Kernel("many", tuple(args), (E.param(0),), (Stage((), tuple(body)),), 1)
+
+
+def run_many(backend, cases, ins, data, ulps=0):
+    n = len(data[0])
+    outs = [np.zeros(n, out.np) for _, out in cases]
+    check(backend, many(cases, ins), [n], [*outs, *data], ulps)
+
+
+def test_every_tail_length(backend):
+    kernel = many([(lambda x, y: x * y + 1.0, dt.float32)], [dt.float32, dt.float32])
+    for n in [*range(1, 40), 63, 64, 65, 255, 257, 70001]:
+        check(backend, kernel, [n], [np.zeros(n, np.float32), sample(dt.float32, n),
+                                     sample(dt.float32, n)])
+
+
+@pytest.mark.parametrize("d", NUMBERS, ids=lambda d: d.name)
+def test_binary_and_unary(backend, d):
+    names = ["add", "sub", "mul", "maximum", "minimum"]
+    one = ["neg", "abs", "floor", "ceil", "trunc", "round"]
+    if d.kind == "f":
+        names, one = names + ["fmod", "div"], one + ["sqrt"]
+        if d.itemsize == 2:
+            names, one = ["add", "mul", "maximum"], ["neg", "abs"]
+    else:
+        names += ["idiv", "fmod", "and", "or", "xor"]
+        one += ["not"]
+    a, b = sample(d, 150), rng.permutation(sample(d, 150))
+    cases = [(lambda x, y, name=name: E.op(name, x, y), d) for name in names]
+    cases += [(lambda x, y, name=name: E.op(name, x), d) for name in one]
+    cases += [(lambda x, y, name=name: E.op(name, x, y), dt.bool_)
+              for name in ("lt", "le", "gt", "ge", "eq", "ne")]
+    same_values = rng.random(150) < 0.3
+    b[same_values] = a[same_values]
+    run_many(backend, cases, [d, d], [a, b])
+    if d.kind != "f":
+        shift = (b % (8 * d.itemsize + 3)).astype(d.np)
+        run_many(backend, [(lambda x, y, name=name: E.op(name, x, y), d)
+                           for name in ("shl", "shr")], [d, d], [a, shift])
+
+
+@pytest.mark.parametrize("d", [d for d in NUMBERS if d.kind != "f"], ids=lambda d: d.name)
+def test_integer_functions(backend, d):
+    a, b = sample(d, 150), rng.permutation(sample(d, 150))
+    small = rng.integers(0, 7, 150).astype(d.np)
+    cases = [(lambda x, y, n: E.op("pow", x, n), d)]
+    if d.kind == "u":
+        cases.append((lambda x, y, n: E.mulhi(x, y), d))
+    run_many(backend, cases, [d, d, d], [a, b, small])
+
+
+def test_bool_logic(backend):
+    cases = [(lambda x, y, n=n: E.op(n, x, y), dt.bool_)
+             for n in ("and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge")]
+    cases += [(lambda x, y: E.op("not", x), dt.bool_),
+              (lambda x, y: E.select(x, y, E.op("not", y)), dt.bool_)]
+    run_many(backend, cases, [dt.bool_] * 2, [sample(dt.bool_, 77), sample(dt.bool_, 77)])
+
+
+@pytest.mark.parametrize("source", REAL, ids=lambda d: d.name)
+def test_casts(backend, source):
+    values = sample(source, 300)
+    if source.kind == "f":
+        big = np.array([1e9, -1e9, 3e9, 2.0**31, -2.0**31, 2.0**63, -2.0**63, 1.9e19, 255.5, -0.7,
+                        65520.0, 65519.9, 1e-8, 6e-8, 3.1e-5, 0.1, 0.3], np.float64)
+        with np.errstate(all="ignore"):
+            values[10:10 + len(big)] = big.astype(source.np)
+    cases = [(lambda x, t=t: E.cast(x, t), t) for t in REAL]
+    run_many(backend, cases, [source], [values])
+
+
+def test_bitcast_fma_ldexp_select(backend):
+    n = 200
+    a, b, c = (sample(dt.float32, n, "small") for _ in range(3))
+    near = np.where(rng.random(n) < 0.5, -(a * b), c).astype(np.float32)
+    run_many(backend, [(lambda x, y, z: E.bitcast(x, dt.int32), dt.int32),
+                       (lambda x, y, z: E.fma(x, y, z), dt.float32)], [dt.float32] * 3,
+             [a, b, near])
+    run_many(backend, [(lambda x: E.bitcast(x, dt.float64), dt.float64)], [dt.int64],
+             [sample(dt.int64, n)])
+    run_many(backend, [(lambda x: E.bitcast(x, dt.int16), dt.int16)], [dt.float16],
+             [sample(dt.float16, n)[3:]])
+    a, b, c = (sample(dt.float64, n, "small") for _ in range(3))
+    run_many(backend, [(E.fma, dt.float64)], [dt.float64] * 3,
+             [a, b, np.where(rng.random(n) < 0.5, -(a * b), c)])
+    for d, low in ((dt.float32, -320), (dt.float64, -2300)):
+        p = rng.integers(low, 330, n).astype(d.np)
+        run_many(backend, [(E.ldexp, d)], [d, d], [sample(d, n), p])
+    ins = [dt.bool_, dt.float32, dt.float32, dt.int64, dt.int64, dt.uint8, dt.float16]
+    cases = [(lambda m, a, b, c, d, u, h: E.select(m, a, b), dt.float32),
+             (lambda m, a, b, c, d, u, h: E.select(m, c, d), dt.int64),
+             (lambda m, a, b, c, d, u, h: E.select(E.eq(a, b), c, d), dt.int64),
+             (lambda m, a, b, c, d, u, h: E.select(c > d, u, E.cast(3, dt.uint8)), dt.uint8),
+             (lambda m, a, b, c, d, u, h: E.select((c > d) & m, h, -h), dt.float16)]
+    run_many(backend, cases, ins, [sample(d, n) for d in ins])
+
+
+FUNCTIONS = ["exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "asin",
+             "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc",
+             "rsqrt"]
+
+
+@pytest.mark.parametrize("d", [dt.float32, dt.float64], ids=lambda d: d.name)
+def test_functions(backend, d):
+    x = np.concatenate([sample(d, 200, "small"), sample(d, 60)]).astype(d.np)
+    y = rng.permutation(x)
+    outs = {}
+    for names in (FUNCTIONS[:11], FUNCTIONS[11:]):
+        kernel = many([(lambda v, w, f=f: E.op(f, v), d) for f in names]
+                      + [(lambda v, w: E.op("pow", v, w), d),
+                         (lambda v, w: E.op("atan2", v, w), d)], [d, d])
+        mine = [np.zeros(len(x), d.np) for _ in range(len(names) + 2)]
+        launch(backend, kernel, [len(x)], [*mine, x, y])
+        wide = [np.zeros(len(x), np.float64) for _ in mine]
+        kernel = many([(lambda v, w, f=f: E.op(f, v), dt.float64) for f in names]
+                      + [(lambda v, w: E.op("pow", v, w), dt.float64),
+                         (lambda v, w: E.op("atan2", v, w), dt.float64)], [dt.float64] * 2)
+        interpret.run(kernel, [len(x)], [*wide, x.astype(np.float64), y.astype(np.float64)])
+        outs |= dict(zip([*names, "pow", "atan2"], zip(mine, wide)))
+    for name, (got, want) in outs.items():
+        with np.errstate(all="ignore"):
+            same(got, want.astype(d.np), 5, name)
+
+
+def test_index_and_scalars_as_data(backend):
+    args = (Arg("out", dt.float64), Arg("scalar", dt.float64), Arg("scalar", dt.int64))
+    value = typed(E.cast(E.index(0), dt.float64) * E.scalar(1, dt.float64)
+                  + E.cast(E.scalar(2, dt.int64), dt.float64), dt.float64)
+    kernel = Kernel("arange", args, (E.param(0),), (Stage((), (Store(0, E.index(0), value),)),), 1)
+    for n in (1, 8, 31, 333):
+        check(backend, kernel, [n], [np.zeros(n), 0.25, -7])
+
+
+def strided(d, shape, strides):
+    return sample(d, 1 + sum((n - 1) * s for n, s in zip(shape, strides)))
+
+
+LAYOUTS = [  # shape, strides of the output, of x, of y
+    ((5, 7), (7, 1), (7, 1), (0, 1)), ((5, 70), (70, 1), (70, 1), (1, 0)),
+    ((33, 40), (40, 1), (1, 33), (40, 1)), ((33, 40), (1, 33), (1, 33), (0, 0)),
+    ((33, 40), (1, 33), (40, 1), (1, 33)), ((6, 5, 17), (85, 17, 1), (1, 6, 30), (17, 0, 1)),
+    ((3, 4, 5, 6), (120, 30, 6, 1), (1, 3, 12, 60), (0, 1, 4, 20)),
+    ((64,), (2,), (3,), (1,)), ((9, 31), (62, 2), (31, 1), (93, 3)),
+    ((2, 9000), (9000, 1), (9000, 1), (0, 1)), ((100, 3), (3, 1), (3, 1), (1, 0)),
+]
+
+
+@pytest.mark.parametrize("case", LAYOUTS, ids=str)
+def test_layouts(backend, case):
+    shape, so, sx, sy = case
+    for d in (dt.float32, dt.bool_, dt.bfloat16):
+        p = Params()
+        grid = tuple(p.of(n) for n in shape)
+        axes = [E.index(k) for k in range(len(shape))]
+        o, x, y = (dot(axes, [p.stride(s) for s in row]) for row in (so, sx, sy))
+        value = typed(E.select(E.ne(E.load(2, y, d), E.load(1, x, d)), E.load(1, x, d),
+                               E.load(2, y, d)), d)
+        kernel = Kernel("layout", (Arg("out", d), Arg("in", d), Arg("in", d)), grid,
+                        (Stage((), (Store(0, o, value),)),), len(p.values))
+        check(backend, kernel, p.values,
+              [strided(d, shape, so), strided(d, shape, sx), strided(d, shape, sy)])
+
+
+REDUCED = [
+    ((7, 50), (50, 1), (1,)), ((50, 7), (7, 1), (0,)), ((33, 70), (70, 1), (0,)),
+    ((1000,), (1,), (0,)), ((3, 5000), (5000, 1), (1,)), ((5000, 40), (40, 1), (0,)),
+    ((4, 5, 6), (30, 6, 1), (0, 2)), ((4, 5, 60), (300, 60, 1), (1,)),
+    ((4, 30, 9), (270, 1, 30), (0, 1)), ((6, 11), (11, 0), (1,)),
+]
+OPS = [("sum", dt.float32), ("sum", dt.int64), ("max", dt.float32), ("min", dt.float64),
+       ("max", dt.int8), ("and", dt.bool_), ("or", dt.bool_), ("prod", dt.int32),
+       ("max", dt.bool_), ("argmax", dt.float32), ("argmin", dt.float64), ("argmax", dt.int32),
+       ("argmax", dt.bool_), ("argmin", dt.bfloat16)]
+
+
+def reductions(ops, shape, strides, inner):
+    """One kernel with all reductions of `ops`, each over its own input of the same layout."""
+    p = Params()
+    outer = [k for k in range(len(shape)) if k not in inner]
+    grid = tuple(p.of(shape[k]) for k in outer)
+    ranges = tuple(p.of(shape[k]) for k in inner)
+    axes = [None] * len(shape)
+    for at, k in enumerate(outer + list(inner)):
+        axes[k] = E.index(at)
+    source = dot(axes, [p.stride(s) for s in strides])
+    out = ix(dot([E.index(k) for k in range(len(outer))],
+                 [p.stride(int(np.prod([shape[j] for j in outer[k + 1:]], dtype=int)))
+                  for k in range(len(outer))]))
+    position = E.const(0, dt.int64)
+    for at, k in enumerate(inner):
+        position = E.op("add", E.op("mul", position, p.of(shape[k])), E.index(len(outer) + at))
+    size = int(np.prod([shape[k] for k in outer], dtype=int))
+    args, buffers, body, stores, first = [], [], [], [], 0
+    outs = sum(2 if op.startswith("arg") else 1 for op, _ in ops)
+    for k, (op, d) in enumerate(ops):
+        x = E.load(outs + k, source, d)
+        if op.startswith("arg"):
+            body.append(ArgReduce(f"r{k}", op[3:], x, ix(position)))
+            stores += [Store(first, out, E.ref(f"r{k}", dt.int64)),
+                       Store(first + 1, out, E.ref(f"r{k}_value", d))]
+            args += [Arg("out", dt.int64), Arg("out", d)]
+        else:
+            body.append(Reduce(f"r{k}", op, x))
+            stores.append(Store(first, out, E.ref(f"r{k}", d)))
+            args.append(Arg("out", d))
+        first = len(args)
+    buffers = [np.zeros(size, a.dtype.np) for a in args]
+    for op, d in ops:
+        kind = "mixed" if op.startswith("arg") or op in ("max", "min") else "small"
+        n = 1 + sum((n - 1) * s for n, s in zip(shape, strides))
+        buffers.append(sample(d, n, kind))
+        args.append(Arg("in", d))
+    stages = (Stage(ranges, tuple(body)), Stage((), tuple(stores)))
+    return Kernel("reduce", tuple(args), grid, stages, len(p.values)), p.values, buffers
+
+
+@pytest.mark.parametrize("case", REDUCED, ids=str)
+def test_reductions(backend, case):
+    kernel, params, buffers = reductions(OPS[1:], *case)
+    check(backend, kernel, params, buffers)
+    kernel, params, buffers = reductions(OPS[:1], *case)
+    mine, theirs = [b.copy() for b in buffers], [b.copy() for b in buffers]
+    launch(backend, kernel, params, mine)
+    interpret.run(kernel, params, theirs)
+    scale = np.sqrt(np.prod([case[0][k] for k in case[2]]))
+    assert np.abs(mine[0] - theirs[0]).max() <= 8 * np.finfo(np.float32).eps * scale
+
+
+def test_reductions_in_both_loop_shapes(backend):
+    """A single type at a time chooses the same shapes as real ops do."""
+    for op, d in (("sum", dt.int32), ("argmax", dt.float32), ("max", dt.uint8)):
+        for case in (REDUCED[0], REDUCED[2], REDUCED[3], REDUCED[6]):
+            check(backend, *reductions([(op, d)], *case))
+
+
+def test_arg_reductions_keep_the_first_of_ties_and_nan(backend):
+    for n in (1, 5, 16, 17, 64, 65, 200, 1000):
+        for special in (None, np.nan, np.inf, -np.inf):
+            for op in ("argmax", "argmin"):
+                kernel, params, buffers = reductions([(op, dt.float32)], (4, n), (n, 1), (1,))
+                buffers[2][:] = rng.integers(0, 3, 4 * n)
+                if special is not None:
+                    buffers[2][rng.random(4 * n) < 0.3] = special
+                    buffers[2][:n] = special
+                check(backend, kernel, params, buffers)
+
+
+def test_sum_is_accurate(backend):
+    n = 1 << 20
+    kernel, params, buffers = reductions([("sum", dt.float32)], (n,), (1,), (0,))
+    buffers[1] = (rng.random(n) + 0.5).astype(np.float32)
+    launch(backend, kernel, params, buffers)
+    exact = np.sum(buffers[1], dtype=np.longdouble)
+    assert abs(float(buffers[0][0] - exact)) / float(exact) < 3e-7
+
+
+def test_empty_range_gives_the_identity(backend):
+    for op, want in (("sum", 0.0), ("prod", 1.0)):
+        kernel, params, buffers = reductions([(op, dt.float32)], (5, 0), (1, 1), (1,))
+        buffers[1] = np.zeros(1, np.float32)
+        launch(backend, kernel, params, buffers)
+        assert (buffers[0] == want).all()
+
+
+def test_empty_grid_runs_nothing(backend):
+    kernel = many([(lambda x: x + 1, dt.int32)], [dt.int32])
+    launch(backend, kernel, [0], [np.zeros(1, np.int32), np.zeros(1, np.int32)])
+
+
+def normalize(shape, strides, inner):
+    """Subtract the mean and divide by the largest magnitude: dependent stages."""
+    p = Params()
+    outer = [k for k in range(len(shape)) if k not in inner]
+    grid, ranges = (tuple(p.of(shape[k]) for k in ks) for ks in (outer, inner))
+    axes = [None] * len(shape)
+    for at, k in enumerate(outer + list(inner)):
+        axes[k] = E.index(at)
+    at = dot(axes, [p.stride(s) for s in strides])
+    d = dt.float64
+    x, s, m = E.load(1, at, d), E.ref("s", d), E.ref("m", d)
+    count = float(np.prod([shape[k] for k in inner]))
+    stages = (Stage(ranges, (Reduce("s", "sum", x),)),
+              Stage(ranges, (Store(0, at, typed(x - s / count, d)),)),
+              Stage(ranges, (Reduce("m", "max", typed(E.abs_(E.load(0, at, d)), d)),)),
+              Stage(ranges, (Store(0, at, typed(E.load(0, at, d) / m, d)),)))
+    kernel = Kernel("normalize", (Arg("out", d), Arg("in", d)), grid, stages, len(p.values))
+    data = sample(d, 1 + sum((n - 1) * t for n, t in zip(shape, strides)), "small")
+    return kernel, p.values, [np.zeros_like(data), data]
+
+
+@pytest.mark.parametrize("case", [((9, 100), (100, 1), (1,)), ((100, 9), (9, 1), (0,)),
+                                  ((100, 90), (90, 1), (0,)), ((3, 4, 50), (200, 50, 1), (0, 2)),
+                                  ((40,), (1,), (0,)), ((5, 37), (37, 1), (1,)),
+                                  ((3, 1000), (1000, 1), (1,))], ids=str)
+def test_several_stages(backend, case):
+    kernel, params, buffers = normalize(*case)
+    mine, theirs = [b.copy() for b in buffers], [b.copy() for b in buffers]
+    launch(backend, kernel, params, mine)
+    interpret.run(kernel, params, theirs)
+    np.testing.assert_allclose(mine[0], theirs[0], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape,strides,dim", [((6, 50), (50, 1), 1), ((50, 33), (33, 1), 0),
+                                               ((700,), (1,), 0), ((3, 20, 40), (800, 40, 1), 1)])
+def test_scans(backend, shape, strides, dim):
+    for op, d in (("sum", dt.int64), ("prod", dt.int32), ("max", dt.float32), ("or", dt.bool_)):
+        p = Params()
+        outer = [k for k in range(len(shape)) if k != dim]
+        grid, ranges = tuple(p.of(shape[k]) for k in outer), (p.of(shape[dim]),)
+        axes = [None] * len(shape)
+        for at, k in enumerate(outer + [dim]):
+            axes[k] = E.index(at)
+        at = dot(axes, [p.stride(s) for s in strides])
+        body = (Scan("r", op, E.load(1, at, d)), Store(0, at, E.ref("r", d)))
+        kernel = Kernel("scan", (Arg("out", d), Arg("in", d)), grid, (Stage(ranges, body),),
+                        len(p.values))
+        data = sample(d, int(np.prod(shape)), "mixed" if op == "max" else "small")
+        check(backend, kernel, p.values, [np.zeros_like(data), data])
+
+
+@pytest.mark.parametrize("d", REAL, ids=lambda d: d.name)
+def test_gather_and_masked_loads(backend, d):
+    n, m = 90, 40
+    table, where = sample(d, m), rng.integers(0, m, n)
+    idx = E.load(4, E.index(0), dt.int64)
+    mask = ix(E.index(0) - 5)
+    inside = typed((mask >= 0) & (mask < m), dt.bool_)
+    stores = [Store(0, E.index(0), E.load(3, idx, d))]
+    for k, at in enumerate((mask, ix(mask * E.param(1)))):
+        padded = typed(E.load(3, at, d, mask=inside, other=E.const(1, d)), d)
+        stores.append(Store(k + 1, E.index(0), padded, typed(E.index(0) < 80, dt.bool_)))
+    kernel = Kernel("pad", (Arg("out", d),) * 3 + (Arg("in", d), Arg("in", dt.int64)),
+                    (E.param(0),), (Stage((), tuple(stores)),), 2)
+    check(backend, kernel, [n, 1], [*(np.zeros(n, d.np) for _ in range(3)), table, where])
+
+
+def test_gather_rows(backend):
+    p = Params()
+    rows, cols = p.of(20), p.of(50)
+    at = ix(E.load(2, E.index(0), dt.int64) * cols + E.index(1))
+    kernel = Kernel("rows", (Arg("out", dt.float32), Arg("in", dt.float32), Arg("in", dt.int64)),
+                    (rows, cols), (Stage((), (Store(0, ix(E.index(0) * cols + E.index(1)),
+                                                    E.load(1, at, dt.float32)),)),), 2)
+    check(backend, kernel, p.values, [np.zeros(1000, np.float32), sample(dt.float32, 500),
+                                      rng.integers(0, 10, 20)])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_scatter(backend, shared):
+    cases = [("sum", dt.float32), ("prod", dt.int64), ("max", dt.uint8), ("min", dt.float64),
+             ("set", dt.float32), ("sum", dt.bool_), ("sum", dt.float16)]
+    for op, d in cases:
+        n, m, cols = 30, 7, 21
+        p = Params()
+        pn, pc = p.of(n), p.of(cols)
+        args = (Arg("inout", d), Arg("in", d), Arg("in", dt.int64))
+        a, b = (0, 1) if shared else (1, 0)  # row axis, column axis
+        row = E.load(2, E.index(a), dt.int64)
+        mask = typed(E.ne(E.index(a), 3), dt.bool_)
+        value = E.load(1, ix(E.index(a) * pc + E.index(b)), d)
+        write = Scatter(0, ix(row * pc + E.index(b)), op, value, mask, shared)
+        # not shared: every grid point owns a column, rows arrive in order
+        kernel = Kernel("put", args, (pn, pc) if shared else (pc,),
+                        (Stage(() if shared else (pn,), (write,)),), 2)
+        check(backend, kernel, p.values, [sample(d, m * cols, "small"),
+                                          sample(d, n * cols, "small"), rng.integers(0, m, n)])
+
+
+def test_sixteen_bit_floats_round_to_nearest_even(backend):
+    every = np.arange(65536, dtype=np.uint16)
+    for d in (dt.float16, dt.bfloat16):
+        run_many(backend, [(lambda x: E.cast(E.cast(x, dt.float32) * 1.5, d), d)], [d],
+                 [every.view(d.np)])
+        ties = (rng.standard_normal(4096) * 100).astype(np.float32).view(np.uint32)
+        ties = (ties & 0xFFFF0000 | np.array([0x8000, 0x7FFF, 0x8001, 0], np.uint32
+                                             )[rng.integers(0, 4, 4096)]).view(np.float32)
+        run_many(backend, [(lambda x: E.cast(x, d), d)], [dt.float32], [ties])
+
+
+def test_offsets_and_in_place(backend):
+    """Views start anywhere; an operand may be the output."""
+    kernel = many([(lambda x: x * 2.0, dt.float32)], [dt.float32])
+    made = backend.program(Program((KernelCall(kernel, (20,), (0, 1)),)), (80,), WHERE)
+    x = np.arange(50, dtype=np.float32)
+    s = backend.allocate(x.nbytes, WHERE)
+    backend.copy_from_host(x, s)
+    made.into(s.view(40), s.view(40))
+    out = made.launch(s.view(40))
+    got = np.frombuffer(backend.copy_to_host(s, x.nbytes), np.float32)
+    x[10:30] *= 2
+    np.testing.assert_array_equal(got, x)
+    got = np.frombuffer(backend.copy_to_host(out, 80), np.float32)
+    np.testing.assert_array_equal(got, x[10:30] * 2)
