@@ -118,6 +118,10 @@ class Node:
             elif hasattr(item, "base"):  # the storage of an output
                 if item.base.epoch > epoch:
                     modified(self, self.plan.metas[0], item.base)
+            elif type(item) in (list, tuple):  # a list of tensors
+                for t in item:
+                    if hasattr(t, "data_") and t.data_.base.epoch > epoch:
+                        modified(self, t.meta, t.data_.base)
             out.append(item)
         return out
 
@@ -343,9 +347,12 @@ def _recipe(op: R.ElementwiseOp, plan: Any, edges: tuple[Any, ...]) -> Any:
 
 def kernel_vjp(op: Any, node: Node, grads: list[Any]) -> list[Any]:
     """Run a kernel op's or view's vjp and flatten its result to the edges."""
+    grads = grads[:getattr(op, "diff_outputs", None)]
     if None in grads:
         grads = [zeros(m) if g is None and m.dtype.kind in "fc" else g
                  for g, m in zip(grads, node.plan.metas)]
+    if op.vjp is None:
+        return composed_vjp(op, node, grads)
     ctx = Context(node)
     got = op.vjp(ctx, *grads)
     many = got if isinstance(got, tuple) else (got,)
@@ -357,6 +364,43 @@ def kernel_vjp(op: Any, node: Node, grads: list[Any]) -> list[Any]:
         elif isinstance(v, Meta):
             flat.append(g)
     return flat
+
+
+def composed_vjp(op: Any, node: Node, grads: list[Any]) -> list[Any]:
+    """Gradients of an op that has no vjp, through its composition in other ops.
+
+    Under create_graph the composition runs on views of the saved tensors, so that the result
+    hangs in the graph; otherwise on detached copies.
+    """
+    from .api import grad
+
+    create = mode.enabled
+    values = node.unpack()
+    leaves: list[Any] = []
+    wanted: list[Any] = []
+
+    def attach(t: Any) -> Any:
+        edge = node.edges[len(wanted)]
+        fresh = R.REGISTRY["alias"].fn(t) if create and t.node is not None else t.detach()
+        if edge is not None and fresh.node is None:
+            fresh.requires_grad_()
+        wanted.append(fresh if edge is not None else None)
+        leaves.append(fresh)
+        return fresh
+
+    args = [([attach(t) for t in v] if isinstance(v, (list, tuple)) and p.kind == R.LIST else
+             attach(v) if hasattr(v, "data_") else v) for p, v in zip(op.params, values)]
+    mode.enabled = True
+    try:
+        outs = op.compose(*args)
+    finally:
+        mode.enabled = create
+    outs = list(outs) if isinstance(outs, tuple) else [outs]
+    pairs = [(o, g) for o, g in zip(outs, grads) if o.node is not None and g is not None]
+    live = [t for t in wanted if t is not None]
+    got = iter(grad([o for o, _ in pairs], live, [g for _, g in pairs], create_graph=create,
+                    allow_unused=True) if pairs else [None] * len(live))
+    return [None if t is None else next(got) for t in wanted]
 
 
 R.ElementwiseOp.run_vjp = elementwise_vjp  # type: ignore[attr-defined]

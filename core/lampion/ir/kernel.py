@@ -227,10 +227,15 @@ class KernelCall:
 
 @dataclass(frozen=True)
 class Program:
-    """What an op call lowers to: kernel calls in order, with scratch buffers (bytes each)."""
+    """What an op call lowers to: kernel calls in order, with scratch buffers (bytes each).
+
+    `status` int64 words are an additional output slot after the results: the kernels leave
+    something other than 0 there if the values of an input are not acceptable.
+    """
 
     calls: tuple[KernelCall, ...]
     scratch: tuple[int, ...] = ()
+    status: int = 0
 
 
 class Params:
