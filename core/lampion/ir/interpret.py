@@ -276,9 +276,9 @@ _FLOAT: dict[str, Callable[..., Array]] = {
 
 
 def _lgamma_one(x: float) -> float:
-    if x == math.floor(x) and x <= 0:
+    if abs(x) > 2.5e305 or (x <= 0 and x == math.floor(x)):
         return math.inf
-    return math.inf if math.isinf(x) else math.lgamma(x)
+    return x if math.isnan(x) else math.lgamma(x)
 
 
 _lgamma = np.vectorize(_lgamma_one, otypes=[np.float64])
@@ -311,7 +311,7 @@ def fma(a: Array, b: Array, c: Array) -> Array:
     t = s - hi
     rest = ((hi - (s - t)) + (c - t)) + low
     exact = s + rest
-    return np.where(np.isfinite(exact), exact, s)
+    return np.where(np.isfinite(exact) & (rest != 0), exact, s)  # s has the right sign of 0
 
 
 def _cast(x: Array, src: dtype, dst: dtype) -> Array:

@@ -124,8 +124,7 @@ def expm1(x: Expr, f: Format) -> Expr:
     p = fma(r * r, polynomial(r, f.table("EXP")), r)
     half = ldexp(const(0.5), n)
     y = fma(half, p, half - 0.5)
-    tiny = E.eq(n, 0.0)  # also keeps the sign of zero
-    return select(tiny, p, y + y)
+    return select(E.eq(n, 0.0), select(E.eq(x, 0.0), x, p), y + y)  # keeps -0
 
 
 # ---- logarithms ----
@@ -320,10 +319,10 @@ def _half_exp(a: Expr, f: Format) -> Expr:
 def sinh(x: Expr, f: Format) -> Expr:
     """Below 1 an odd polynomial; else exp(|x|)/2 - exp(-|x|)/2."""
     a = E.abs_(x)
-    z = x * x
-    small = fma(x * z, polynomial(z, f.table("SINH")), x)
+    z = a * a
+    small = fma(a * z, polynomial(z, f.table("SINH")), a)
     h = _half_exp(a, f)
-    return select(a < 1.0, small, copysign(h - 0.25 / h, x, f))
+    return copysign(select(a < 1.0, small, h - 0.25 / h), x, f)
 
 
 def cosh(x: Expr, f: Format) -> Expr:
@@ -336,13 +335,13 @@ def tanh(x: Expr, f: Format) -> Expr:
     """Below 0.6 an odd polynomial; else 1 - 2/(exp(2|x|) + 1), which is 1 from |x| = 9.1 (19.1)
     on."""
     a = E.abs_(x)
-    z = x * x
-    small = fma(x * z, polynomial(z, f.table("TANH")), x)
+    z = a * a
+    small = fma(a * z, polynomial(z, f.table("TANH")), a)
     limit = 9.2 if f is F32 else 20.0
     b = select(a > limit, limit, a)
     n, r = reduce_exp(b + b, f)
     big = 1.0 - 2.0 / (ldexp(exp_mantissa(r, f), n) + 1.0)
-    return select(a < 0.6, small, copysign(big, x, f))
+    return copysign(select(a < 0.6, small, big), x, f)
 
 
 def asinh(x: Expr, f: Format) -> Expr:

@@ -88,7 +88,7 @@ def _lgamma_positive(y: Expr, f: Format) -> Expr:
     t2 = select(large, 1.0, z - 2.0)
     near2 = t2 * polynomial(t2, f.table("LGAMMA2"))
     logarithm = log(select(low, y, select(large, y, product)), f)
-    core = select(y < 1.5, near1, near2)
+    core = select(y < 1.5, near1, near2) + 0.0  # 0 at 1 and 2, not -0
     middle = select(low, core - logarithm, select(y >= 3.0, core + logarithm, core))
     inverse = 1.0 / y
     series = inverse * polynomial(inverse * inverse, f.table("STIRLING"))
