@@ -7,7 +7,9 @@ Example:
     >>> schedule = lampion.optim.lr_scheduler.StepLR(optimizer, step_size=10)
 """
 
-from . import lr_scheduler, swa_utils
+from typing import Any
+
+from . import lr_scheduler
 from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
@@ -36,3 +38,12 @@ __all__ = [
     "lr_scheduler",
     "swa_utils",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`swa_utils` is imported on first use: it needs `nn`, which optimizers do not."""
+    if name == "swa_utils":
+        import importlib
+
+        return importlib.import_module(f"{__name__}.swa_utils")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,9 @@ State = dict[str, Any]
 
 def number(value: Any) -> Any:
     """A hyperparameter as a Python number (tensors of one element are read)."""
-    return value.item() if isinstance(value, lampion.Tensor) else value
+    if isinstance(value, (float, int)):
+        return value
+    return value.item() if isinstance(value, lampion.Tensor) else float(value)
 
 
 def check_lr(lr: Any) -> None:

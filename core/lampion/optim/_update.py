@@ -1,17 +1,32 @@
 """Runs an update rule on tensors, in place: as one fused kernel, or as recorded tensor operations.
 
 `updater(rule, flags)` gives the callable `update(p, g, *buffers, *scalars)` that an optimizer
-calls once per parameter. Floor 7; imports the public lampion API and `ops.fused_optim`.
+calls once per parameter. The fused form traces the rule to scalar expressions and lowers them to
+one kernel that reads and writes the parameter and its buffers; like every op it is planned once
+per combination of metas, and a call is one dict probe and one launch.
+
+Floor 7; imports the public lampion API, `ops.fused_optim` and the planning below it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import lampion
 
+from ..autograd.state import clock
+from ..base import dtype as dt
+from ..callpath import NS
+from ..ir import expr as E
+from ..ops import plans
 from ..ops.fused_optim import Rule
+from ..runtime import lowering
+from ..runtime.backend import OpCall
+from .optimizer import _with_hooks
+
+Update = Callable[..., None]
 
 
 class TensorMath:
@@ -44,22 +59,40 @@ class TensorMath:
         return lampion.where(condition, a, b)
 
 
-_updaters: dict[Any, Callable[..., None]] = {}
+class ExprMath:
+    """The functions of a rule on scalar expressions."""
+
+    sqrt = staticmethod(E.sqrt)
+    abs = staticmethod(E.abs_)
+    maximum = staticmethod(E.maximum)
+    minimum = staticmethod(E.minimum)
+    where = staticmethod(E.select)
+
+    @staticmethod
+    def sign(x: Any) -> Any:
+        """-1, 0 or 1; NaN stays NaN."""
+        return E.select(x > 0, 1.0, E.select(x < 0, -1.0, x))
 
 
-def updater(
-    rule: Rule, flags: dict[str, bool], differentiable: bool = False
-) -> Callable[..., None]:
-    """The in-place update `(p, g, *buffers, *scalars) -> None` of a rule with fixed options."""
+_updaters: dict[Any, Update] = {}
+
+
+def updater(rule: Rule, flags: dict[str, bool], differentiable: bool = False) -> Update:
+    """The in-place update `(p, g, *buffers, *scalars) -> None` of a rule with fixed options.
+
+    Scalars are Python numbers. With `differentiable` they may be tensors, and the update is made
+    of ordinary operations that autograd records.
+    """
     key = (rule.name, differentiable, *flags.items())
     found = _updaters.get(key)
     if found is None:
-        found = _updaters[key] = recorded(rule, flags)
+        make = recorded if differentiable else fused
+        found = _updaters[key] = make(rule, flags)
     return found
 
 
-def recorded(rule: Rule, flags: dict[str, bool]) -> Callable[..., None]:
-    """The rule as ordinary tensor operations, which autograd can record."""
+def recorded(rule: Rule, flags: dict[str, bool]) -> Update:
+    """The rule as ordinary tensor operations."""
     update, buffers = rule.update, len(rule.buffers)
 
     def run(p: Any, g: Any, *rest: Any) -> None:
@@ -72,3 +105,100 @@ def recorded(rule: Rule, flags: dict[str, bool]) -> Callable[..., None]:
             old.copy_(value)
 
     return run
+
+
+_SOURCE = """
+def {name}(p, g, {args}):
+    try:
+        into = plans[p.meta, g.meta, {metas}]
+    except KeyError:
+        into = plan(p, g, {buffers})
+    if into is None or NS["modes"]:
+        return slow(p, g, {args})
+    d0 = p.data_{loads}
+    into(d0, {outs}d0, g.data_, {outs}{scalars})
+    clock[0] = c = clock[0] + 1
+    s = d0.base
+    s.version += 1
+    s.epoch = c
+    s.writer = writer
+"""
+_TOUCH = """    s = {d}.base
+    s.version += 1
+    s.epoch = c
+"""
+
+
+def fused(rule: Rule, flags: dict[str, bool]) -> Update:
+    """The rule as one in-place kernel; generated flat, because it runs per parameter and step."""
+    table: dict[Any, Any] = {}
+    names = [f"b{k}" for k in range(len(rule.buffers))]
+    datas = [f"d{k + 1}" for k in range(len(names))]
+    source = _SOURCE.format(
+        name=f"update_{rule.name}",
+        args=", ".join([*names, *rule.scalars]),
+        metas="".join(f"{n}.meta, " for n in names),
+        buffers=", ".join(names),
+        loads="".join(f"; {d} = {n}.data_" for d, n in zip(datas, names)),
+        outs="".join(f"{d}, " for d in datas),
+        scalars=", ".join(rule.scalars),
+    ) + "".join(_TOUCH.format(d=d) for d in datas)
+
+    def plan(*tensors: Any) -> Any:
+        found = _plan(rule, flags, tensors)
+        table[tuple(t.meta for t in tensors)] = found
+        return found
+
+    scope = {
+        "plans": table,
+        "plan": plan,
+        "slow": _slow(rule, flags),
+        "NS": NS,
+        "clock": clock,
+        "writer": (f"the {rule.name} optimizer's step()", _with_hooks.__code__, 0),
+    }
+    exec(compile(source, f"<lampion optim {rule.name}>", "exec"), scope)
+    return scope[f"update_{rule.name}"]
+
+
+def _slow(rule: Rule, flags: dict[str, bool]) -> Update:
+    """Complex parameters as pairs of reals; otherwise tensor operations."""
+    by_ops = recorded(rule, flags)
+    tensors = 2 + len(rule.buffers)
+
+    def run(*args: Any) -> None:
+        if args[0].is_complex() and not NS["modes"]:
+            pairs = [lampion.view_as_real(t) for t in args[:tensors]]
+            updater(rule, flags)(*pairs, *args[tensors:])
+        else:
+            by_ops(*args)
+
+    return run
+
+
+def _plan(rule: Rule, flags: dict[str, bool], tensors: Any) -> Any:
+    """The kernel's `into(*written, *read, *scalars)`, or None where operations must do.
+
+    None is for complex numbers (see `_slow`), state of another shape, overlapping memory, and
+    devices that compile no kernels: there the tensor operations run, or say what is wrong.
+    """
+    metas = [t.meta.plain for t in tensors]
+    p = metas[0]
+    alike = all(m.shape == p.shape and m.device is p.device for m in metas)
+    if not alike or p.dtype.kind != "f" or any(m.overlapping for m in (p, *metas[2:])):
+        return None
+    compute = dt.opmath(p.dtype)
+    outputs = (p, *metas[2:])
+    inputs = (*metas, *[dt.float64] * len(rule.scalars))
+    names = ["p", "g", *rule.buffers, *rule.scalars]
+    values = rule.update(ExprMath, *map(E.var, names), **flags)
+    variables = [(name, compute) for name in names]
+    call = OpCall(rule.name, inputs, dict(zip(names, inputs)) | flags, outputs, p.device)
+
+    def lower() -> Any:
+        return lowering.elementwise(
+            f"optim_{rule.name}", values, variables, inputs, outputs, compute
+        )
+
+    launch, _ = plans.choose(SimpleNamespace(qualname=f"optim::{rule.name}"), call, lower)
+    return None if launch is None else launch.into

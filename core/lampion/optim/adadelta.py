@@ -83,4 +83,5 @@ class Adadelta(Elementwise):
 
     def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
         lr = group["lr"] if group["differentiable"] else number(group["lr"])
-        return lr, group["weight_decay"], group["rho"], group["eps"]
+        rho = group["rho"]
+        return lr, group["weight_decay"], rho, 1 - rho, group["eps"]

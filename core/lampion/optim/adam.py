@@ -144,7 +144,8 @@ class Adam(Elementwise):
         step_size = lr / (1 - beta1**step)
         bias2_sqrt = (1 - beta2**step) ** 0.5
         shrink = 1 - lr * weight_decay
-        return step_size, bias2_sqrt, group["eps"], weight_decay, shrink, beta1, beta2
+        eps = group["eps"]
+        return step_size, bias2_sqrt, eps, weight_decay, shrink, 1 - beta1, beta2, 1 - beta2
 
 
 class AdamW(Adam):

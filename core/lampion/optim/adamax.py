@@ -83,4 +83,4 @@ class Adamax(Elementwise):
     def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
         beta1, beta2 = group["betas"]
         lr = group["lr"] if group["differentiable"] else number(group["lr"])
-        return lr / (1 - beta1**step), group["weight_decay"], beta1, beta2, group["eps"]
+        return lr / (1 - beta1**step), group["weight_decay"], 1 - beta1, beta2, group["eps"]

@@ -112,4 +112,5 @@ class NAdam(Elementwise):
         grad_rate = lr * (1.0 - mu) / (1.0 - product)
         avg_rate = lr * mu_next / (1.0 - product * mu_next)
         bias2, shrink = 1 - beta2**step, 1 - lr * weight_decay
-        return grad_rate, avg_rate, bias2, group["eps"], weight_decay, shrink, beta1, beta2
+        rates = (grad_rate, avg_rate, bias2, group["eps"], weight_decay, shrink)
+        return *rates, 1 - beta1, beta2, 1 - beta2

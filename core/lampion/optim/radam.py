@@ -99,4 +99,5 @@ class RAdam(Elementwise):
         if trusted:
             rect = ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) ** 0.5
         rate, shrink = lr / (1 - beta1**step), 1 - lr * weight_decay
-        return rate, rect, bias2**0.5, group["eps"], weight_decay, shrink, beta1, beta2
+        rates = (rate, rect, bias2**0.5, group["eps"], weight_decay, shrink)
+        return *rates, 1 - beta1, beta2, 1 - beta2

@@ -107,4 +107,5 @@ class RMSprop(Elementwise):
 
     def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
         lr = group["lr"] if group["differentiable"] else number(group["lr"])
-        return lr, group["weight_decay"], group["alpha"], group["eps"], group["momentum"]
+        alpha = group["alpha"]
+        return lr, group["weight_decay"], alpha, 1 - alpha, group["eps"], group["momentum"]

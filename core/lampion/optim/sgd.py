@@ -103,7 +103,7 @@ class SGD(Elementwise):
         self, group: Group, flags: dict[str, bool], lr: Any, weight_decay: Any
     ) -> None:
         recorded = bool(group["differentiable"])
-        momentum, dampening = number(group["momentum"]), number(group["dampening"])
+        momentum, intake = number(group["momentum"]), 1 - number(group["dampening"])
         flags["nesterov"] = group["nesterov"]
         update = updater(sgd_momentum, {**flags, "first": False}, recorded)
         state_of = self.state
@@ -114,8 +114,8 @@ class SGD(Elementwise):
             state = state_of[p]
             buf = state.get("momentum_buffer")
             if buf is not None:
-                update(p, grad, buf, lr, weight_decay, momentum, dampening)
+                update(p, grad, buf, lr, weight_decay, momentum, intake)
             else:
                 buf = state["momentum_buffer"] = grad.detach().clone()
                 start = updater(sgd_momentum, {**flags, "first": True}, recorded)
-                start(p, grad, buf, lr, weight_decay, momentum, dampening)
+                start(p, grad, buf, lr, weight_decay, momentum, intake)
