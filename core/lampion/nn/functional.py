@@ -1,0 +1,158 @@
+"""`lampion.nn.functional`: the functions behind the layers, with torch's names and arguments.
+
+Ops whose arguments are torch's come straight from the op registry, at first use. Here and in the
+modules imported below are wrappers (in-place switches, older arguments, checks) and compositions.
+May import: lampion.tensor, lampion.library and the private modules of lampion.nn.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import lampion
+from lampion.nn._activations import *  # noqa: F403
+from lampion.nn._activations import rrelu_  # noqa: F401
+from lampion.nn._attention import multi_head_attention_forward
+from lampion.nn._distances import cosine_similarity, normalize, pairwise_distance, pdist
+from lampion.nn._losses import *  # noqa: F403
+from lampion.nn._ops import find, ops
+from lampion.nn._pooling import (
+    adaptive_max_pool1d_with_indices,
+    adaptive_max_pool2d_with_indices,
+    adaptive_max_pool3d_with_indices,
+    fractional_max_pool2d,
+    fractional_max_pool2d_with_indices,
+    fractional_max_pool3d,
+    fractional_max_pool3d_with_indices,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
+    max_pool1d_with_indices,
+    max_pool2d_with_indices,
+    max_pool3d_with_indices,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
+)
+from lampion.nn._sequences import ctc_loss, embedding, embedding_bag
+from lampion.nn._vision import (
+    GRID_SAMPLE_INTERPOLATION_MODES,
+    GRID_SAMPLE_PADDING_MODES,
+    affine_grid,
+    channel_shuffle,
+    grid_sample,
+    native_channel_shuffle,
+    pixel_shuffle,
+    pixel_unshuffle,
+    upsample,
+    upsample_bilinear,
+    upsample_nearest,
+)
+from lampion.tensor import Tensor
+
+# Ops that are functions of this module as they are declared.
+OPS = frozenset("""
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d celu_ conv1d conv2d
+    conv3d conv_transpose1d conv_transpose2d conv_transpose3d elu_ fold gelu group_norm hardshrink
+    hardtanh_ interpolate layer_norm leaky_relu_ linear logsigmoid max_pool1d max_pool2d max_pool3d
+    one_hot pad relu_ rms_norm scaled_dot_product_attention selu_ softplus softshrink threshold_
+    unfold
+""".split())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in OPS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = find(name)
+    globals()[name] = found  # the next look-up is a plain one
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *OPS})
+
+
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y[*, k] = x1ᵀ W[k] x2 + b[k]: (*, I), (*, J), W (K, I, J) to (*, K)."""
+    if input1.dim() != input2.dim() or input1.shape[:-1] != input2.shape[:-1]:
+        raise RuntimeError("bilinear(): input batch dimensions do not match: got "
+                           f"{list(input1.shape[:-1])} and {list(input2.shape[:-1])}")
+    out, size1, size2 = weight.shape
+    for which, x, size in (("input1", input1, size1), ("input2", input2, size2)):
+        if x.size(-1) != size:
+            raise RuntimeError(f"bilinear(): {which} size does not match weight size: got "
+                               f"{x.size(-1)} but expected {size}")
+    left = input1.reshape(-1, size1) @ weight.transpose(0, 1).reshape(size1, out * size2)
+    flat = (left.view(-1, out, size2) * input2.reshape(-1, 1, size2)).sum(-1)
+    flat = flat.view(*input1.shape[:-1], out)
+    return flat if bias is None else flat + bias
+
+
+def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
+    """conv1d with time first: input (T, N, C_in), weight (K, C_in, C_out), output (T', N, C_out)."""
+    y = ops.conv1d(input.permute(1, 2, 0), weight.permute(2, 1, 0), bias, padding=pad)
+    return y.permute(2, 0, 1)
+
+
+def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
+               weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
+               momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+    """Normalize each channel (axis 1) by the batch's statistics, in training, or the running ones.
+
+    Training updates running_mean and running_var in place. ValueError in training if a channel has a
+    single value.
+    """
+    if training:
+        shape = input.shape
+        values = 1
+        for axis, size in enumerate(shape):
+            values *= 1 if axis == 1 else size
+        if values == 1:
+            raise ValueError("Expected more than 1 value per channel when training, got input size "
+                             f"{shape}")
+    return ops.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def instance_norm(input: Tensor, running_mean: Tensor | None = None,
+                  running_var: Tensor | None = None, weight: Tensor | None = None,
+                  bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1,
+                  eps: float = 1e-5) -> Tensor:
+    """Normalize each channel of each sample of (N, C, *), by its own or the running statistics."""
+    batch, channels = input.shape[:2]
+    if use_input_stats:
+        if input.dim() < 3 or input[0, 0].numel() == 1:
+            raise ValueError("Expected more than 1 spatial element when training, got input size "
+                             f"{input.size()}")
+    elif running_mean is None or running_var is None:
+        raise RuntimeError("Expected running_mean and running_var to be defined when use_input_stats "
+                           "is false")
+
+    def spread(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.repeat(batch)
+
+    mean, var = spread(running_mean), spread(running_var)
+    as_one = input.reshape(1, batch * channels, *input.shape[2:])
+    out = ops.batch_norm(as_one, mean, var, spread(weight), spread(bias), use_input_stats, momentum,
+                         eps)
+    if use_input_stats:
+        with lampion.no_grad():
+            for kept, seen in ((running_mean, mean), (running_var, var)):
+                if kept is not None:
+                    kept.copy_(seen.view(batch, channels).mean(0))
+    return out.reshape(input.shape)
+
+
+def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75,
+                        k: float = 1.0) -> Tensor:
+    """x / (k + alpha/size sum x²)^beta over `size` neighbouring channels of (N, C, *)."""
+    if input.dim() < 3:
+        raise ValueError(f"Expected 3D or higher dimensionality input (got {input.dim()} dimensions)")
+    if input.numel() == 0:
+        return input
+    channels = input.size(1)
+    sides = (0, 0) * (input.dim() - 2) + (size // 2, (size - 1) // 2)
+    squares = ops.pad(input * input, sides)
+    total = squares.narrow(1, 0, channels)
+    for shift in range(1, size):
+        total = total + squares.narrow(1, shift, channels)
+    return input / (total * (alpha / size) + k).pow(beta)
