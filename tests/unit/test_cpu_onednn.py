@@ -256,6 +256,44 @@ def test_threads_share_a_primitive():
     assert not wrong
 
 
+FORK = """
+import os
+import numpy as np
+from lampion_cpu import gemm, native, program
+
+view = [gemm.View(slot, (300, 300), (300, 1), "float32") for slot in (1, 2, 0)]
+x = native.empty(300 * 300 * 4)
+
+def run(plan):
+    program.make_program(plan.steps, "ss", (x.nbytes,), plan.scratch).launch(x, x)
+
+before = gemm.matmul_steps(*view, first_scratch=3)
+run(before)
+if os.fork() == 0:
+    try:
+        run(before)
+        for _ in range(1000):
+            pass
+        print("ran")
+    except RuntimeError as error:
+        print(error)
+    run(gemm.matmul_steps(*view, first_scratch=3))
+    print("planned again", flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+@needs_onednn
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_does_not_hang():
+    env = {**os.environ, "LAMPION_NUM_THREADS": "2", "LAMPION_THREADING": "gomp"}
+    command = [sys.executable, "-c", FORK]
+    out = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert "before fork() cannot run in the child" in out.stdout, out.stderr
+    assert "planned again" in out.stdout
+
+
 def test_pack_copies_any_strides():
     rng = np.random.default_rng(9)
     kinds = {1: "int8", 2: "int16", 4: "float32", 8: "float64", 16: "complex128"}

@@ -3,7 +3,8 @@
 :func:`matmul_steps` takes views (slot, shape, strides, dtype) and returns the steps of a
 program. It chooses among the direct kernels (small or skinny products), oneDNN (float32,
 bfloat16, float16) and BLAS (float64, complex, and float32 without oneDNN). The thresholds
-are measured: ``benchmarks/`` holds the comparison.
+are measured. A plan is made for the thread count of the moment (``pool.get_num_threads``):
+plan again when that changes, and in a forked child.
 
 Imports ``blas``, ``direct``, ``onednn``, ``pack``, ``pool`` and ``program``.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from . import blas, direct, onednn, pack, pool
@@ -23,9 +25,10 @@ ITEMSIZE = {
 }  # fmt: skip
 
 # Measured limits. Products up to 64^3 start faster than any library call; up to 16 rows
-# the packing of a library costs more than it gains.
+# the packing of a library costs more than it gains, as long as B stays in the caches.
 _DIRECT_PRODUCT = 64 * 64 * 64
 _DIRECT_ROWS = 16
+_DIRECT_WEIGHTS = 1 << 20
 _STREAM_BYTES = 512 * 1024  # a matrix that misses the L2 cache is read in row order
 _GRAIN_CYCLES = 20_000  # work worth handing to another thread
 _PACK_ROWS, _PACK_WEIGHTS = 512, 1_500_000
@@ -171,18 +174,18 @@ def _parse(a: View, b: View, c: View, bias: View | None, post: str | None) -> Pr
     batch = tuple(c.shape[:-2])
     if not a.dtype == b.dtype == c.dtype:
         return None
-    matrices = [
+    left, right, result = (
         Matrix(v.slot, v.strides[-2], v.strides[-1], _broadcast_strides(v, batch))
         for v in (a, b, c)
-    ]
-    if any(s == 0 and size > 1 for s, size in zip(matrices[2].batch, batch, strict=True)):
+    )
+    if any(s == 0 and size > 1 for s, size in zip(result.batch, batch, strict=True)):
         return None
     extra = None
     if bias is not None:
         extra = _bias_matrix(bias, m, n) if bias.dtype == c.dtype else None
         if extra is None:
             return None
-    return Product(m, n, k, batch, *matrices, extra, post, c.dtype)
+    return Product(m, n, k, batch, left, right, result, extra, post, c.dtype)
 
 
 def _bias_matrix(bias: View, m: int, n: int) -> Matrix | None:
@@ -207,31 +210,27 @@ def _simplify(p: Product) -> Product:
         if merged and all(merged[-1][i] == axis[0] * axis[i] for i in (1, 2, 3)):
             axis = (merged.pop()[0] * axis[0], *axis[1:])
         merged.append(axis)
-    p = dataclasses.replace(p, **_with_batch(p, merged))
+    p = _with_batch(p, merged)
     if merged and not (p.bias and p.bias.row):
         size, a, b, c = merged[-1]
         if b == 0 and p.m == 1:
-            return dataclasses.replace(p, m=size, **_with_batch(p, merged[:-1], a_row=a, c_row=c))
+            rows = dataclasses.replace(p.a, row=a), dataclasses.replace(p.c, row=c)
+            return _with_batch(dataclasses.replace(p, m=size, a=rows[0], c=rows[1]), merged[:-1])
         if b == 0 and a == p.m * p.a.row and c == p.m * p.c.row:
-            return dataclasses.replace(p, m=size * p.m, **_with_batch(p, merged[:-1]))
+            return _with_batch(dataclasses.replace(p, m=size * p.m), merged[:-1])
     return p
 
 
-def _with_batch(
-    p: Product, axes: list[tuple[int, ...]], a_row: int | None = None, c_row: int | None = None
-) -> dict[str, object]:
-    """Fields of a product whose batch axes are (size, stride of a, of b, of c)."""
-
-    def matrix(old: Matrix, index: int, row: int | None) -> Matrix:
-        batch = tuple(axis[index] for axis in axes)
-        return Matrix(old.slot, old.row if row is None else row, old.column, batch)
-
-    return {
-        "batch": tuple(axis[0] for axis in axes),
-        "a": matrix(p.a, 1, a_row),
-        "b": matrix(p.b, 2, None),
-        "c": matrix(p.c, 3, c_row),
-    }
+def _with_batch(p: Product, axes: Sequence[tuple[int, ...]]) -> Product:
+    """The product with batch axes given as (size, stride of a, of b, of c)."""
+    columns = [tuple(axis[i] for axis in axes) for i in range(4)]
+    return dataclasses.replace(
+        p,
+        batch=columns[0],
+        a=dataclasses.replace(p.a, batch=columns[1]),
+        b=dataclasses.replace(p.b, batch=columns[2]),
+        c=dataclasses.replace(p.c, batch=columns[3]),
+    )
 
 
 def _is_regular(rows: int, columns: int, row: int, column: int) -> bool:
@@ -316,7 +315,10 @@ def _is_small(p: Product) -> bool:
 
 def _fits_rows(p: Product) -> bool:
     """Whether ``rows`` can read B and write C, and is worth it."""
-    return p.b.column == 1 and p.c.column == 1 and (_is_small(p) or p.m <= _DIRECT_ROWS)
+    if p.b.column != 1 or p.c.column != 1:
+        return False
+    skinny = p.m == 1 or (p.m <= _DIRECT_ROWS and p.n * p.k <= _DIRECT_WEIGHTS)
+    return skinny or _is_small(p)
 
 
 def _direct_choices(p: Product) -> list[_Choice]:
@@ -334,7 +336,7 @@ def _direct_choices(p: Product) -> list[_Choice]:
         rows = min(p.m, 4)
         columns = direct.dot_columns(rows)
         block = math.ceil(p.k / width) * max(rows * columns, rows + columns) + 10 * rows * columns
-        cost = math.ceil(p.m / rows) * math.ceil(p.n / columns) * block
+        cost = float(math.ceil(p.m / rows) * math.ceil(p.n / columns) * block)
         found.append(_Choice(cost, "dot", p))
     if p.b.row == 1 and p.b.column != 1 and p.c.column == 1 and small:
         turn = math.ceil(p.n / width) * math.ceil(p.k / width) * (6 * width + 20)

@@ -5,7 +5,7 @@ descriptors with explicit strides, primitives cached by key, and ``run_step``, w
 turns a primitive into a :class:`~lampion_cpu.program.Step` of the native runtime.
 What to compute is decided in ``gemm.py`` and ``conv.py``.
 
-Imports the standard library, ``jit``, ``pool`` and ``program``; nothing of the core.
+Imports ``jit``, ``onednn_glue``, ``pool`` and ``program``; nothing of the core.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
 from typing import NamedTuple
 
-from . import jit, pool
+from . import jit, onednn_glue, pool
 from .program import Step
 
 DISTRIBUTION = "onednn-cpu-gomp"
@@ -58,11 +58,6 @@ _STATUS = ("success", "out of memory", "invalid arguments", "unimplemented", "la
 _NO_HANDLE = c_void_p(None)
 
 _KEPT: list[object] = []  # ctypes blocks that native code points into; never freed
-
-
-_forked = c_int64(0)  # 1 in a forked child; the glue kernel reads it
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: setattr(_forked, "value", 1))
 
 
 class OneDNNError(RuntimeError):
@@ -149,7 +144,7 @@ class _Library:
         self.call("dnnl_engine_create", byref(self.engine), c_int(1), c_size_t(0))
         self.call("dnnl_stream_create", byref(self.stream), self.engine, c_int(1))
         self.version = handle.dnnl_version().contents
-        self.run_address, self.series_address = _compile_glue(handle)
+        self.run_address, self.series_address = onednn_glue.compile_glue(handle)
 
     def call(self, name: str, *args: object) -> None:
         """Call a function that returns a status; raise on anything but success."""
@@ -550,7 +545,7 @@ class _ExecArg(ctypes.Structure):
 
 
 def _run_params(primitive: Primitive, bound: Sequence[Bound]) -> tuple[int, ...]:
-    """Parameters of the glue kernel: see the layout above ``_GLUE``."""
+    """Parameters of the glue kernel: see the layout in ``onednn_glue``."""
     lib = library()
     n = len(bound)
     memories = []
@@ -558,7 +553,7 @@ def _run_params(primitive: Primitive, bound: Sequence[Bound]) -> tuple[int, ...]
         memory = c_void_p()
         # A null handle is filled in before every execution.
         lib.call("dnnl_memory_create", byref(memory), item.desc.handle, lib.engine, _NO_HANDLE)
-        memories.append(memory.value)
+        memories.append(memory.value or 0)
 
     class Block(ctypes.Structure):
         _fields_ = [("lock", c_int64), ("args", _ExecArg * n)]
@@ -566,228 +561,6 @@ def _run_params(primitive: Primitive, bound: Sequence[Bound]) -> tuple[int, ...]
     block = Block(0, tuple((b.argument, m) for b, m in zip(bound, memories, strict=True)))
     _KEPT.append(block)
     return (
-        primitive.handle.value, lib.stream.value, n, ctypes.addressof(block),
-        lib.engine.value, primitive.threads, *memories,
+        primitive.handle.value or 0, lib.stream.value or 0, n, ctypes.addressof(block),
+        lib.engine.value or 0, primitive.threads, *memories,
     )  # fmt: skip
-
-
-# --- the glue kernel -----------------------------------------------------------------------
-# params: primitive, stream, n, block, engine, threads, memory 0 .. n-1
-# block:  i64 lock, then n execution arguments { i32 number, ptr memory }
-#
-# In a forked child libgomp waits for threads that no longer exist: a step made before the fork
-# for several threads raises RuntimeError there (steps made in the child use one thread).
-#
-# The memories of a primitive are shared by all threads that run it. The first one in takes
-# the lock (about 5 ns); whoever finds it taken makes memories of its own (0.4 us each).
-
-_GLUE = """
-%exec_arg = type { i32, ptr }
-declare i32 @dnnl_primitive_execute(ptr, ptr, i32, ptr)
-declare i32 @dnnl_memory_set_data_handle(ptr, ptr)
-declare i32 @dnnl_memory_get_memory_desc(ptr, ptr)
-declare i32 @dnnl_memory_create(ptr, ptr, ptr, ptr)
-declare i32 @dnnl_memory_destroy(ptr)
-declare void @omp_set_num_threads(i32)
-declare i32 @omp_get_max_threads()
-declare i32 @Py_AddPendingCall(ptr, ptr)
-declare void @PyErr_SetString(ptr, ptr)
-
-@message = private constant [55 x i8] c"oneDNN failed in a kernel; the result of it is invalid\\00"
-
-define internal i32 @raise(ptr %exception) {
-  %type = load ptr, ptr %exception
-  call void @PyErr_SetString(ptr %type, ptr @message)
-  ret i32 -1
-}
-
-define internal void @failed() noinline {
-  %r = call i32 @Py_AddPendingCall(ptr @raise, ptr @PyExc_RuntimeError)
-  ret void
-}
-@PyExc_RuntimeError = external global ptr
-@lampion_onednn_forked = external global i64
-
-define internal void @contended(ptr %args, ptr %params) noinline {
-  %p.n = getelementptr i64, ptr %params, i64 2
-  %n = load i64, ptr %p.n
-  %p.block = getelementptr i64, ptr %params, i64 3
-  %block = load ptr, ptr %p.block
-  %p.engine = getelementptr i64, ptr %params, i64 4
-  %engine = load ptr, ptr %p.engine
-  %theirs = getelementptr i8, ptr %block, i64 8
-  %mine = alloca %exec_arg, i64 %n
-  %desc = alloca ptr
-  br label %make
-make:
-  %i = phi i64 [ 0, %0 ], [ %i.next, %make ]
-  %i.theirs = getelementptr %exec_arg, ptr %theirs, i64 %i
-  %i.mine = getelementptr %exec_arg, ptr %mine, i64 %i
-  %number = load i32, ptr %i.theirs
-  store i32 %number, ptr %i.mine
-  %i.from = getelementptr %exec_arg, ptr %i.theirs, i64 0, i32 1
-  %from = load ptr, ptr %i.from
-  %s0 = call i32 @dnnl_memory_get_memory_desc(ptr %from, ptr %desc)
-  %md = load ptr, ptr %desc
-  %i.arg = getelementptr ptr, ptr %args, i64 %i
-  %data = load ptr, ptr %i.arg
-  %i.to = getelementptr %exec_arg, ptr %i.mine, i64 0, i32 1
-  store ptr null, ptr %i.to
-  %s1 = call i32 @dnnl_memory_create(ptr %i.to, ptr %md, ptr %engine, ptr %data)
-  %i.next = add i64 %i, 1
-  %more = icmp slt i64 %i.next, %n
-  br i1 %more, label %make, label %run
-run:
-  %primitive = load ptr, ptr %params
-  %p.stream = getelementptr i64, ptr %params, i64 1
-  %stream = load ptr, ptr %p.stream
-  %n32 = trunc i64 %n to i32
-  %status = call i32 @dnnl_primitive_execute(ptr %primitive, ptr %stream, i32 %n32, ptr %mine)
-  br label %drop
-drop:
-  %j = phi i64 [ 0, %run ], [ %j.next, %drop ]
-  %j.mine = getelementptr %exec_arg, ptr %mine, i64 %j, i32 1
-  %memory = load ptr, ptr %j.mine
-  %s2 = call i32 @dnnl_memory_destroy(ptr %memory)
-  %j.next = add i64 %j, 1
-  %rest = icmp slt i64 %j.next, %n
-  br i1 %rest, label %drop, label %check
-check:
-  %ok = icmp eq i32 %status, 0
-  br i1 %ok, label %done, label %bad
-bad:
-  call void @failed()
-  br label %done
-done:
-  ret void
-}
-
-define void @dnnl_run(ptr %args, ptr %params, i64 %lo, i64 %hi) {
-  %p.threads = getelementptr i64, ptr %params, i64 5
-  %threads = load i64, ptr %p.threads
-  %threads32 = trunc i64 %threads to i32
-  %forked = load i64, ptr @lampion_onednn_forked
-  %several = icmp sgt i64 %threads, 1
-  %forked.bit = icmp ne i64 %forked, 0
-  %stale = and i1 %forked.bit, %several
-  br i1 %stale, label %refuse, label %go
-refuse:
-  call void @failed()
-  ret void
-go:
-  %before = call i32 @omp_get_max_threads()
-  %same = icmp eq i32 %before, %threads32
-  br i1 %same, label %plain, label %switch
-switch:
-  call void @omp_set_num_threads(i32 %threads32)
-  call void @run(ptr %args, ptr %params)
-  call void @omp_set_num_threads(i32 %before)
-  ret void
-plain:
-  tail call void @run(ptr %args, ptr %params)
-  ret void
-}
-
-define internal void @run(ptr %args, ptr %params) {
-  %p.block = getelementptr i64, ptr %params, i64 3
-  %block = load ptr, ptr %p.block
-  %pair = cmpxchg ptr %block, i64 0, i64 1 acquire monotonic
-  %mine = extractvalue { i64, i1 } %pair, 1
-  br i1 %mine, label %start, label %busy
-busy:
-  call void @contended(ptr %args, ptr %params)
-  ret void
-start:
-  %p.n = getelementptr i64, ptr %params, i64 2
-  %n = load i64, ptr %p.n
-  %memories = getelementptr i64, ptr %params, i64 6
-  br label %set
-set:
-  %i = phi i64 [ 0, %start ], [ %i.next, %set ]
-  %i.memory = getelementptr ptr, ptr %memories, i64 %i
-  %memory = load ptr, ptr %i.memory
-  %i.arg = getelementptr ptr, ptr %args, i64 %i
-  %data = load ptr, ptr %i.arg
-  %s0 = call i32 @dnnl_memory_set_data_handle(ptr %memory, ptr %data)
-  %i.next = add i64 %i, 1
-  %more = icmp slt i64 %i.next, %n
-  br i1 %more, label %set, label %run
-run:
-  %primitive = load ptr, ptr %params
-  %p.stream = getelementptr i64, ptr %params, i64 1
-  %stream = load ptr, ptr %p.stream
-  %n32 = trunc i64 %n to i32
-  %exec = getelementptr i8, ptr %block, i64 8
-  %status = call i32 @dnnl_primitive_execute(ptr %primitive, ptr %stream, i32 %n32, ptr %exec)
-  store atomic i64 0, ptr %block release, align 8
-  %ok = icmp eq i32 %status, 0
-  br i1 %ok, label %done, label %bad
-bad:
-  call void @failed()
-  br label %done
-done:
-  ret void
-}
-
-define void @dnnl_run_series(ptr %args, ptr %params, i64 %lo, i64 %hi) {
-  %count = load i64, ptr %params
-  %p.n = getelementptr i64, ptr %params, i64 1
-  %n = load i64, ptr %p.n
-  %p.first = getelementptr i64, ptr %params, i64 2
-  %first = load ptr, ptr %p.first
-  %p.rest = getelementptr i64, ptr %params, i64 3
-  %rest = load ptr, ptr %p.rest
-  %strides = getelementptr i64, ptr %params, i64 4
-  %moved = alloca ptr, i64 %n
-  br label %run
-run:
-  %i = phi i64 [ 0, %0 ], [ %i.next, %call ]
-  br label %move
-move:
-  %j = phi i64 [ 0, %run ], [ %j.next, %move ]
-  %j.stride = getelementptr i64, ptr %strides, i64 %j
-  %stride = load i64, ptr %j.stride
-  %offset = mul i64 %stride, %i
-  %j.from = getelementptr ptr, ptr %args, i64 %j
-  %from = load ptr, ptr %j.from
-  %to = getelementptr i8, ptr %from, i64 %offset
-  %j.to = getelementptr ptr, ptr %moved, i64 %j
-  store ptr %to, ptr %j.to
-  %j.next = add i64 %j, 1
-  %j.more = icmp slt i64 %j.next, %n
-  br i1 %j.more, label %move, label %call
-call:
-  %is.first = icmp eq i64 %i, 0
-  %which = select i1 %is.first, ptr %first, ptr %rest
-  call void @dnnl_run(ptr %moved, ptr %which, i64 0, i64 1)
-  %i.next = add i64 %i, 1
-  %more = icmp slt i64 %i.next, %count
-  br i1 %more, label %run, label %done
-done:
-  ret void
-}
-"""
-
-
-def _compile_glue(handle: ctypes.CDLL) -> tuple[int, int]:
-    """Compile the glue kernels against this library and return their addresses."""
-
-    def address(library: ctypes.CDLL, name: str) -> int:
-        value = ctypes.cast(getattr(library, name), c_void_p).value
-        assert value is not None
-        return value
-
-    names = ("primitive_execute", "memory_set_data_handle", "memory_get_memory_desc",
-             "memory_create", "memory_destroy")  # fmt: skip
-    symbols = {f"dnnl_{name}": address(handle, f"dnnl_{name}") for name in names}
-    # libdnnl is linked to libgomp, so the symbol is found through its handle.
-    for name in ("omp_set_num_threads", "omp_get_max_threads"):
-        symbols[name] = address(handle, name)
-    for name in ("Py_AddPendingCall", "PyErr_SetString"):
-        symbols[name] = address(ctypes.pythonapi, name)
-    exception = c_void_p.in_dll(ctypes.pythonapi, "PyExc_RuntimeError")
-    symbols["PyExc_RuntimeError"] = ctypes.addressof(exception)
-    symbols["lampion_onednn_forked"] = ctypes.addressof(_forked)
-    names = ("dnnl_run", "dnnl_run_series")
-    found = jit.compile_ir(_GLUE, names, symbols)
-    return found[names[0]], found[names[1]]
