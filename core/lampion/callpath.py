@@ -51,14 +51,14 @@ class Layer:
 _REF = "{n} if {n} is None else {n}.{a}"
 
 
-def _signature(op: R.Op, *, skip_out: bool = False, first: str | None = None) -> tuple[str, dict]:
+def _signature(op: R.Op, *, skip_out: bool = False, extra: bool = True) -> tuple[str, dict]:
     """Python source of an op's parameter list, and the defaults it refers to."""
     parts, defaults, star = [], {}, False
-    for k, p in enumerate(op.params):
+    for p in op.params:
         if p.kwonly and not star:
             parts.append("*")
             star = True
-        name = first if first and k == 0 else p.name
+        name = p.name
         if p.kind == "*":
             parts.append(f"*{p.name}")
             star = True
@@ -67,6 +67,10 @@ def _signature(op: R.Op, *, skip_out: bool = False, first: str | None = None) ->
         else:
             defaults[f"_default_{p.name}"] = p.default
             parts.append(f"{name}=_default_{p.name}")
+    detour = getattr(op, "detour", None)
+    for p in detour.extra if detour is not None and extra else ():
+        parts += [f"{p.name}=_default_{p.name}"] if star else ["*", f"{p.name}=_default_{p.name}"]
+        star, defaults[f"_default_{p.name}"] = True, p.default
     if not skip_out and op.out:
         parts += ["out=None"] if star else ["*", "out=None"]
     return ", ".join(parts), defaults
@@ -123,7 +127,7 @@ def _gather(items: list[str], attr: str, names: Sequence[str]) -> str:
 
 def function_source(op: R.Op, name: str, *, method: bool = False, dunder: bool = False) -> str:
     """Source of an op's function; `method` knows that the first argument is a tensor."""
-    sig, _ = _signature(op, skip_out=method and dunder)
+    sig, _ = _signature(op, skip_out=method and dunder, extra=not dunder)
     pos = ", ".join(p.name for p in op.positional)
     kw = ", ".join(f"{p.name!r}: {p.name}" for p in op.params if p.kwonly)
     has_out = op.out and not (method and dunder)
@@ -135,7 +139,8 @@ def function_source(op: R.Op, name: str, *, method: bool = False, dunder: bool =
     setup, key, launch, nodes = _operand_code(op, method)
     keys = key[0] if len(key) == 1 else "(" + ", ".join(key) + ")"
     condition = "modes or out is not None" if has_out else "modes"
-    lines = [f"def {name}({sig}):", f"    if {condition}:", f"        {slow}", "    try:"]
+    lines = [f"def {name}({sig}):", *_detour_code(op, "operator" if dunder else "function"),
+             f"    if {condition}:", f"        {slow}", "    try:"]
     lines += ["        " + s for s in setup]
     lines += [f"        p = plans[{keys}]",
               "    except (KeyError, TypeError, AttributeError):", f"        {slow}"]
@@ -144,6 +149,20 @@ def function_source(op: R.Op, name: str, *, method: bool = False, dunder: bool =
     else:
         lines += _launch_body(op, launch, nodes, slow)
     return "\n".join(lines)
+
+
+def _detour_code(op: R.Op, form: str) -> list[str]:
+    """Source that sends the calls of an op's detour there."""
+    way = getattr(op, "detour", None)
+    if way is None or (way.extra and form == "operator"):
+        return []
+    args = [p.name if not p.kwonly else f"{p.name}={p.name}" for p in op.params]
+    args += [f"{p.name}={p.name}" for p in way.extra]
+    args += ["out=out"] if form == "function" and op.out else []
+    when = way.when
+    for p in (*op.params, *way.extra):
+        when = when.replace(f"${p.name}", f"_default_{p.name}")
+    return [f"    if {when}:", f"        return detour(op, {form!r}, {', '.join(args)})"]
 
 
 def _launch_body(op: R.Op, launch: list[str], nodes: list[str], slow: str) -> list[str]:
@@ -216,7 +235,8 @@ def inplace_source(op: R.Op, name: str) -> str:
     kw = ", ".join(f"{p.name!r}: {p.name}" for p in op.params if p.kwonly)
     slow = f"return slow_inplace(op, ({pos}{comma}), {{{kw}}})"
     keys = key[0] if len(key) == 1 else "(" + ", ".join(key) + ")"
-    lines = [f"def {name}({sig}):", "    if modes:", f"        {slow}", "    try:"]
+    lines = [f"def {name}({sig}):", *_detour_code(op, "inplace"),
+             "    if modes:", f"        {slow}", "    try:"]
     lines += ["        " + s for s in setup]
     lines += [f"        p = iplans[{keys}]",
               "    except (KeyError, TypeError, AttributeError):", f"        {slow}",
@@ -241,8 +261,9 @@ def inplace_source(op: R.Op, name: str) -> str:
 def build(op: R.Op, source: str, name: str, extra: dict[str, Any] | None = None) -> Any:
     """Compile generated source; the function's globals are NS, per-op values its defaults."""
     _, defaults = _signature(op)
+    way = getattr(op, "detour", None)
     local = {"op": op, "plans": op.plans, "iplans": op.iplans, **defaults,  # type: ignore
-             **(extra or {})}
+             **({} if way is None else {"detour": way.serve}), **(extra or {})}
     outer = f"def make({', '.join(local)}):\n" + "\n".join(
         "    " + line for line in source.split("\n")) + f"\n    return {name}"
     scope: dict[str, Any] = {}
@@ -271,7 +292,7 @@ def finish_many(p: P.Plan, datas: tuple[Any, ...], edges: tuple[Any, ...],
     if p.diff and any(e is not None for e in edges) and mode.enabled:
         needs = tuple([e is not None for e in edges]) if p.op.kind == "elementwise" else True
         node = record(p, edges, values, tuple(outs), needs)
-        for k, o in enumerate(outs):
+        for k, o in enumerate(outs[:getattr(p.op, "diff_outputs", None)]):
             if o.meta.dtype.kind in "fc":
                 o.node = Select(node, k)
     return result_tuple(p.op, outs)

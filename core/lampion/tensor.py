@@ -642,6 +642,7 @@ def _composite_with_out(op: R.Op) -> Any:
 
 R.on_register = install
 R.build_function = build_function
+R.build_inplace = lambda op: _inplace_method(op, op.name + "_")
 
 
 def sum_to_shape(t: Tensor, shape: Sequence[int]) -> Tensor:

@@ -13,5 +13,9 @@ class UnsupportedError(RuntimeError):
     """No kernel of the device can run this call, and fallback is not allowed."""
 
 
+class DtypeError(NotImplementedError):
+    """An op is not defined for this element type."""
+
+
 class PluginError(RuntimeError):
     """A plug-in could not be found, loaded or used; `__cause__` holds its own exception."""

@@ -8,7 +8,7 @@ derivative, being an expression, has derivatives of its own.
 from __future__ import annotations
 
 import math
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from . import expr as E
 from .expr import Expr, const, node, op, rewrite, select, walk
@@ -50,6 +50,12 @@ RULES["abs"] = lambda a, e: (
 RULES["complex"] = lambda a, e: (E.real(a), E.imag(a))
 RULES["real"] = lambda a, e: (E.complex_(a, 0.0),)
 RULES["imag"] = lambda a, e: (E.complex_(0.0, a),)
+
+
+@rule("by_type")
+def _by_type(a: Expr, e: Expr) -> tuple[Expr, ...]:
+    """Each case gets the adjoint where it is the one that counts."""
+    return tuple(E.by_type(**{k: a if k == case else ZERO for k in e.value}) for case in e.value)
 
 
 @rule("maximum")

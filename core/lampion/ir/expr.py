@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ..base import dtype as dt
 from ..base.dtype import dtype
@@ -258,6 +259,33 @@ def bitcast(x: Any, d: dtype) -> Expr:
     return node("bitcast", (wrap(x),), d)
 
 
+def by_type(**cases: Any) -> Expr:
+    """The case of the type an op is computed in: named by dtype ("float64"), else by kind ("f",
+    "i", "u", "b", "c", or several: "ui"), else `other`. Settled by `resolve` before typing.
+
+    >>> by_type(f=x / y, other=idiv(x, y))
+    """
+    return node("by_type", tuple(map(wrap, cases.values())), tuple(cases))
+
+
+def resolve(roots: Sequence[Expr], d: dtype) -> list[Expr]:
+    """Settle every `by_type` for computation in dtype `d`."""
+    if not any(e.op == "by_type" for e in walk(roots)):
+        return list(roots)
+
+    def pick(e: Expr, args: tuple[Expr, ...]) -> Expr:
+        if e.op != "by_type":
+            return rebuild(e, args)
+        for match in (lambda k: k == d.name, lambda k: k != "other" and d.kind in k
+                      and k not in dt._BY_NAME, lambda k: k == "other"):
+            for key, a in zip(e.value, args):
+                if match(key):
+                    return a
+        raise TypeError(f"the expression has no case for {d!r}: {show(e)}")
+
+    return rewrite(roots, pick)
+
+
 def isnan(x: Expr) -> Expr:
     """x != x."""
     return ne(x, x)
@@ -331,6 +359,7 @@ def typed(roots: Sequence[Expr], env: Mapping[str, dtype], compute: dtype) -> li
     of floating results convert integer operands to `compute` if that is floating, else to the
     default dtype. The result has explicit casts only: both operands of every node agree.
     """
+    roots = resolve(roots, compute)
     floating = compute if compute.kind in "fc" else dt.opmath(dt.get_default_dtype())
 
     def literal(e: Expr, d: dtype) -> Expr:

@@ -1,41 +1,635 @@
-"""Arithmetic, comparison, logic and bits: elementwise ops of one or two tensors.
+"""Arithmetic: elementwise ops of one, two or three tensors.
 
-Floor 3. Every op is one scalar expression; gradients are derived from it unless a block gives
-its own.
+Floor 3. Every op is one scalar expression; gradients are derived from it unless a rule is given.
 """
 
 from __future__ import annotations
 
+import math
+
+from ..base.errors import DtypeError
+from ..base.meta import Meta
 from ..ir import expr as E
-from ..ir.expr import select
-from .registry import Scalar, composite, elementwise
+from ..ir.expr import by_type, select
+from .registry import REGISTRY, Detour, Param, Scalar, composite, elementwise
+
+FLOATING = "fc"
+REAL = "buif"
 
 
-@elementwise
+# ---------------------------------------------------------------- shared checks and expressions
+
+def kind_of(operand):
+    """Dtype kind of an operand: a Meta, or the Python type of a number."""
+    if isinstance(operand, Meta):
+        return operand.dtype.kind
+    return {bool: "b", int: "i", float: "f", complex: "c"}[operand]
+
+
+def result_kind(operands):
+    """The highest kind among operands."""
+    return max(map(kind_of, operands), key="buifc".index)
+
+
+def refuse_bool_minus(op, operands, attrs):
+    """PyTorch has no subtraction of masks."""
+    kinds = [kind_of(m) for m in operands[:2]]
+    hint = ("If you are trying to invert a mask, use the `~` or `logical_not()` operator "
+            "instead.")
+    if kinds == ["b", "b"]:
+        raise RuntimeError("Subtraction, the `-` operator, with two bool tensors is not "
+                           "supported. Use the `^` or `logical_xor()` operator instead.")
+    if "b" in kinds:
+        raise RuntimeError("Subtraction, the `-` operator, with a bool tensor is not supported. "
+                           + hint)
+
+
+def check_alpha(op, operands, attrs):
+    """The kind of `alpha` (the last operand) may not exceed that of the tensors."""
+    alpha, kind = kind_of(operands[-1]), result_kind(operands[:2])
+    if alpha == "b" and kind != "b":
+        raise RuntimeError("Boolean alpha only supported for Boolean results.")
+    if alpha == "f" and kind not in "fc":
+        raise RuntimeError("For integral input tensors, argument alpha must not be a floating "
+                           "point number.")
+
+
+def check_sub_scaled(op, operands, attrs):
+    """sub with alpha: both rules."""
+    refuse_bool_minus(op, operands, attrs)
+    check_alpha(op, operands, attrs)
+
+
+def refuse_negated_bool(op, operands, attrs):
+    """-mask is an error in PyTorch."""
+    if kind_of(operands[0]) == "b":
+        raise RuntimeError("Negation, the `-` operator, on a bool tensor is not supported. If you "
+                           "are trying to invert a mask, use the `~` or `logical_not()` operator "
+                           "instead.")
+
+
+def conj(x):
+    """Complex conjugate in the complex case."""
+    return by_type(c=E.complex_(E.real(x), -E.imag(x)), other=x)
+
+
+def sign_of(x):
+    """-1, 0 or 1, and 0 for NaN; x / |x| for complex numbers."""
+    size = E.abs_(x)
+    return by_type(
+        c=select(E.eq(size, 0.0), 0.0, x / size),
+        u=select(E.ne(x, 0), 1, 0), b=x,
+        other=select(x > 0, 1, select(x < 0, -1, 0)))
+
+
+def sign_bit(x):
+    """Whether the sign bit is set, also of -0.0 and NaN."""
+    from ..base import dtype as dt
+
+    return by_type(float32=E.bitcast(x, dt.int32) < 0, float64=E.bitcast(x, dt.int64) < 0,
+                   other=x < 0)
+
+
+def with_alpha(op, form, input, other, *, alpha, out=None):
+    """add and sub with alpha != 1."""
+    scaled = REGISTRY[op.name + "_scaled"]
+    if isinstance(alpha, complex):
+        raise RuntimeError("For non-complex input tensors, argument alpha must not be a complex "
+                           "number.")
+    if form == "inplace":
+        return scaled.ifn(input, other, alpha)
+    return scaled.fn(input, other, alpha, out=out)
+
+
+ALPHA = Detour("alpha is not $alpha", with_alpha, (Param("alpha", "S", 1, True),))
+
+
+# ---------------------------------------------------------------- + - * / and relatives
+
+@elementwise(where=(), method=False, inplace=True, check=check_alpha)
 def add_scaled(input, other, alpha: Scalar):
     """input + alpha * other (the form of `add` with alpha != 1)."""
     return input + alpha * other
 
 
-@elementwise(where=(), method=False)
+@elementwise(where=(), method=False, inplace=True, check=check_sub_scaled)
 def sub_scaled(input, other, alpha: Scalar):
-    """input - alpha * other."""
+    """input - alpha * other (the form of `sub` with alpha != 1)."""
     return input - alpha * other
 
 
-@elementwise
+@elementwise(detour=ALPHA)
 def add(input, other):
-    """input + other."""
+    """input + alpha * other, with broadcasting and promotion.
+
+    >>> lampion.add(lampion.tensor([1, 2]), 10, alpha=2)
+    tensor([21, 22])
+    """
     return input + other
 
 
-@elementwise
+@elementwise(detour=ALPHA, check=refuse_bool_minus, aliases=("subtract",))
 def sub(input, other):
-    """input - other."""
+    """input - alpha * other; RuntimeError for bool operands."""
     return input - other
 
 
-@elementwise
+@composite(method=False)
+def rsub(input, other, *, alpha=1):
+    """other - alpha * input."""
+    if alpha == 1:
+        return sub.fn(other, input)
+    return sub.fn(other, input, alpha=alpha) if hasattr(other, "meta") else sub.fn(
+        other, input * alpha)
+
+
+@elementwise(aliases=("multiply",))
 def mul(input, other):
     """input * other."""
     return input * other
+
+
+def with_rounding(op, form, input, other, *, rounding_mode, out=None):
+    """div with rounding_mode "trunc" or "floor"."""
+    if rounding_mode not in ("trunc", "floor"):
+        raise RuntimeError("div expected rounding_mode to be one of None, 'trunc', or 'floor' "
+                           f"but found '{rounding_mode}'")
+    rounded = REGISTRY["div_trunc" if rounding_mode == "trunc" else "floor_divide"]
+    if form == "inplace":
+        return rounded.ifn(input, other)
+    return rounded.fn(input, other, out=out)
+
+
+@elementwise(promote="float", aliases=("divide", "true_divide"), detour=Detour(
+    "rounding_mode is not None", with_rounding, (Param("rounding_mode", "A", None, True),)))
+def div(input, other):
+    """input / other; integers become floats. rounding_mode "trunc" or "floor" rounds the
+    quotient and keeps the dtype."""
+    return input / other
+
+
+@elementwise(where=(), method=False, inplace=True, kinds="uif", divisor="other")
+def div_trunc(input, other):
+    """The quotient rounded towards 0."""
+    return by_type(f=E.trunc(input / other), other=E.idiv(input, other))
+
+
+@elementwise(kinds="uif", divisor="other")
+def floor_divide(input, other):
+    """The quotient rounded down. RuntimeError for integer division by 0."""
+    rest = E.fmod(input, other)
+    off = E.ne(rest, 0) & (rest < 0) ^ (E.ne(rest, 0) & (other < 0))
+    quotient = (input - rest) / other - select(off, 1.0, 0.0)
+    down = E.floor(quotient)
+    rounded = down + select(quotient - down > 0.5, 1.0, 0.0)
+    zero = select(sign_bit(input / other), -0.0, 0.0)
+    real = select(E.eq(other, 0), input / other, select(E.eq(quotient, 0), zero, rounded))
+    return by_type(f=real, i=E.idiv(input, other) - select(off, 1, 0), u=E.idiv(input, other))
+
+
+@div_trunc.grad
+@floor_divide.grad
+def _flat(g, out, input, other):
+    return None, None
+
+
+@elementwise(kinds="uif", divisor="other")
+def remainder(input, other):
+    """input modulo other, with the sign of other. RuntimeError for integer division by 0."""
+    rest = E.fmod(input, other)
+    off = E.ne(rest, 0) & ((rest < 0) ^ (other < 0))
+    return by_type(u=rest, other=select(off, rest + other, rest))
+
+
+@remainder.grad
+def _remainder_grad(g, out, input, other):
+    return g, -g * E.floor(input / other)
+
+
+@elementwise(kinds="uif", divisor="other")
+def fmod(input, other):
+    """The rest of the division rounded towards 0, with the sign of input. RuntimeError for
+    integer division by 0."""
+    return E.fmod(input, other)
+
+
+@elementwise(check=refuse_negated_bool, aliases=("negative",), kinds="buifc")
+def neg(input):
+    """-input; RuntimeError for bool."""
+    return -input
+
+
+@composite(method=True, out=False)
+def positive(input):
+    """The input itself; RuntimeError for bool."""
+    if input.meta.dtype.kind == "b":
+        raise RuntimeError("The `+` operator, on a bool tensor is not supported.")
+    return input
+
+
+@elementwise(promote="real", kinds="uifc", aliases=("absolute",))
+def abs(input):
+    """|input|; the modulus of complex numbers."""
+    return E.abs_(input)
+
+
+@abs.grad
+def _abs_grad(g, out, input):
+    return g * sign_of(input)
+
+
+@elementwise(kinds="buif")
+def sign(input):
+    """-1, 0 or 1 by the sign of each element; 0 for NaN."""
+    return sign_of(input)
+
+
+@elementwise
+def sgn(input):
+    """sign() extended to complex numbers: x / |x|."""
+    return sign_of(input)
+
+
+@sign.grad
+def _sign_grad(g, out, input):
+    return None
+
+
+@sgn.grad
+def _sgn_grad(g, out, input):
+    size = E.abs_(input)
+    along = E.real(conj(out) * g)
+    return by_type(c=select(E.eq(size, 0.0), 0.0, (g - out * along) / size), other=E.const(0.0))
+
+
+@elementwise(promote="float")
+def reciprocal(input):
+    """1 / input."""
+    return 1.0 / input
+
+
+@elementwise(kinds="buifc")
+def square(input):
+    """input * input."""
+    return input * input
+
+
+@elementwise(where=(), method=False, inplace=True)
+def cube(input):
+    """input ** 3 (the form of `pow` with exponent 3)."""
+    return input * input * input
+
+
+# ---------------------------------------------------------------- powers
+
+def power(op, form, input, exponent, *, out=None):
+    """pow with a number: the small exponents that have a cheaper form, then the general one."""
+    t = type(exponent)
+    m = getattr(input, "meta", None)
+    chosen = REGISTRY["pow_general"]
+    if t in (int, float) and m is not None:
+        kind = m.dtype.kind
+        if t is int and exponent < 0 and kind in "uib":
+            raise RuntimeError("Integers to negative integer powers are not allowed.")
+        if kind in "fc" or (t is int and kind in "ui"):
+            name = _POWERS.get(exponent)
+            if name is not None:
+                one = REGISTRY[name]
+                return one.ifn(input) if form == "inplace" else one.fn(input, out=out)
+    elif form == "operator" and not hasattr(exponent, "meta") and not _number_like(exponent):
+        return NotImplemented
+    if form == "inplace":
+        return chosen.ifn(input, exponent)
+    return chosen.fn(input, exponent, out=out)
+
+
+_POWERS = {2: "square", 3: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
+
+
+def _number_like(x):
+    return isinstance(x, (bool, int, float, complex)) or hasattr(x, "__torch_function__") or (
+        type(x).__module__ == "numpy" and getattr(x, "shape", None) == ())
+
+
+@elementwise(kinds="uifc", detour=Detour("type(exponent) is not Tensor", power))
+def pow(input, exponent):
+    """input ** exponent. RuntimeError for an integer tensor with a negative integer number."""
+    return input ** exponent
+
+
+@elementwise(kinds="uifc", where=(), method=False, inplace=True)
+def pow_general(input, exponent):
+    """input ** exponent (what `pow` is for numbers without a cheaper form)."""
+    return input ** exponent
+
+
+@composite(method=True)
+def float_power(input, exponent):
+    """input ** exponent in double precision."""
+    from ..base import dtype as dt
+
+    wide = dt.float64
+    for v in (input, exponent):
+        if isinstance(v, complex) or (hasattr(v, "meta") and v.meta.dtype.kind == "c"):
+            wide = dt.complex128
+    if hasattr(input, "meta"):
+        input = input.to(wide)
+    if hasattr(exponent, "meta"):
+        exponent = exponent.to(wide)
+    return pow.fn(input, exponent)
+
+
+# ---------------------------------------------------------------- extremes
+
+@elementwise(kinds=REAL)
+def maximum(input, other):
+    """The larger of two elements; NaN if either is."""
+    return E.maximum(input, other)
+
+
+@elementwise(kinds=REAL)
+def minimum(input, other):
+    """The smaller of two elements; NaN if either is."""
+    return E.minimum(input, other)
+
+
+@elementwise(kinds=REAL)
+def fmax(input, other):
+    """The larger of two elements; a NaN gives way to a number."""
+    return select((input >= other) | E.isnan(other), input, other)
+
+
+@elementwise(kinds=REAL)
+def fmin(input, other):
+    """The smaller of two elements; a NaN gives way to a number."""
+    return select((input <= other) | E.isnan(other), input, other)
+
+
+def clamp_one_sided(op, form, input, min=None, max=None, *, out=None):
+    """clamp with one bound."""
+    if min is None and max is None:
+        raise RuntimeError("torch.clamp: At least one of 'min' or 'max' must not be None")
+    name, bound = ("clamp_max", max) if min is None else ("clamp_min", min)
+    one = REGISTRY[name]
+    return one.ifn(input, bound) if form == "inplace" else one.fn(input, bound, out=out)
+
+
+@elementwise(kinds="uif", aliases=("clip",),
+             detour=Detour("min is None or max is None", clamp_one_sided))
+def clamp(input, min=None, max=None):
+    """input limited to [min, max]; bounds are numbers or tensors, None is no bound."""
+    return E.minimum(E.maximum(input, min), max)
+
+
+@clamp.grad
+def _clamp_grad(g, out, input, min, max):
+    inside = (input >= min) & (input <= max)
+    return (select(inside, g, 0.0), select((min < max) & (input < min), g, 0.0),
+            select((max < min) | (input > max), g, 0.0))
+
+
+@elementwise(kinds="uif")
+def clamp_min(input, min):
+    """input, or `min` where that is larger."""
+    return E.maximum(input, min)
+
+
+@clamp_min.grad
+def _clamp_min_grad(g, out, input, min):
+    return select(input >= min, g, 0.0), select(input < min, g, 0.0)
+
+
+@elementwise(kinds="uif")
+def clamp_max(input, max):
+    """input, or `max` where that is smaller."""
+    return E.minimum(input, max)
+
+
+@clamp_max.grad
+def _clamp_max_grad(g, out, input, max):
+    return select(input <= max, g, 0.0), select(input > max, g, 0.0)
+
+
+# ---------------------------------------------------------------- three operands
+
+@elementwise
+def addcmul(input, tensor1, tensor2, *, value: Scalar = 1):
+    """input + value * tensor1 * tensor2."""
+    return input + value * tensor1 * tensor2
+
+
+def _refuse_integer_addcdiv(op, operands, attrs):
+    if all(kind_of(m) in "bui" for m in operands[1:3]):
+        raise RuntimeError(
+            "Integer division with addcdiv is no longer supported, and in a future release "
+            "addcdiv will perform a true division of tensor1 and tensor2. Use (input + value * "
+            "torch.trunc(tensor1 / tensor2)).to(input.dtype) or (input + value * tensor1 / "
+            "tensor2).")
+
+
+@elementwise(check=_refuse_integer_addcdiv)
+def addcdiv(input, tensor1, tensor2, *, value: Scalar = 1):
+    """input + value * tensor1 / tensor2; RuntimeError for integers."""
+    return input + value * (tensor1 / tensor2)
+
+
+def _same_floats(op, operands, attrs):
+    """lerp, heaviside... do not promote."""
+    kinds = [m.dtype for m in operands if isinstance(m, Meta)]
+    for k in kinds[1:]:
+        if k is not kinds[0]:
+            raise RuntimeError(f"{op.name}: expected all tensors to have the same dtype "
+                               f"{kinds[0]!r}, but got {k!r}")
+
+
+@elementwise(kinds=FLOATING, check=_same_floats)
+def lerp(input, end, weight):
+    """input + weight * (end - input), exact at both ends."""
+    near = input + weight * (end - input)
+    far = end - (end - input) * (1 - weight)
+    return select(E.abs_(weight) < 0.5, near, far)
+
+
+@lerp.grad
+def _lerp_grad(g, out, input, end, weight):
+    return g * conj(1 - weight), g * conj(weight), g * conj(end - input)
+
+
+@elementwise(kinds="f")
+def hypot(input, other):
+    """sqrt(input**2 + other**2) without overflow."""
+    a, b = E.abs_(input), E.abs_(other)
+    high = select((a >= b) | E.isnan(a), a, b)
+    low = select((a >= b) | E.isnan(a), b, a)
+    ratio = low / select(E.eq(high, 0.0), 1.0, high)
+    size = high * E.sqrt(1.0 + ratio * ratio)
+    return select(E.eq(a, math.inf) | E.eq(b, math.inf), math.inf, size)
+
+
+@hypot.grad
+def _hypot_grad(g, out, input, other):
+    return g * (input / out), g * (other / out)
+
+
+@elementwise(promote="float", kinds=REAL)
+def copysign(input, other):
+    """|input| with the sign of other."""
+    size = E.abs_(by_type(b=E.cast(input, _float()), other=input))
+    return select(sign_bit(other), -size, size)
+
+
+def _float():
+    from ..base import dtype as dt
+
+    return dt.get_default_dtype()
+
+
+@copysign.grad
+def _copysign_grad(g, out, input, other):
+    return g * select(E.eq(input, 0.0), 0.0, out / input), None
+
+
+@elementwise(promote="float")
+def ldexp(input, other):
+    """input * 2**other."""
+    return input * by_type(c=2.0 ** other, other=E.exp2(other))
+
+
+def _wide_floats(op, operands, attrs):
+    """nextafter works on the bits of the computed type."""
+    for m in operands:
+        if isinstance(m, Meta) and m.dtype.itemsize == 2:
+            raise DtypeError(f'"nextafter" is not implemented for dtype {m.dtype!r}')
+
+
+@elementwise(kinds="f", differentiable=False, check=_wide_floats)
+def nextafter(input, other):
+    """The next number after input in the direction of other."""
+    def step(i):
+        bits = E.bitcast(input, i)
+        away = (other > input) ^ (input < 0.0)
+        moved = E.bitcast(bits + select(away, 1, -1), i32_to_float[i])
+        tiny = E.bitcast(E.cast(1, i), i32_to_float[i])
+        start = select(other > 0.0, tiny, -tiny)
+        return select(E.eq(input, other), other, select(E.eq(input, 0.0), start, moved))
+
+    from ..base import dtype as dt
+
+    i32_to_float = {dt.int32: dt.float32, dt.int64: dt.float64}
+    found = by_type(float32=step(dt.int32), float64=step(dt.int64))
+    return select(E.isnan(input) | E.isnan(other), input + other, found)
+
+
+@elementwise(kinds="buif", differentiable=False, check=_same_floats)
+def heaviside(input, values):
+    """0 for negative input, 1 for positive, `values` at 0."""
+    return select(E.eq(input, 0), values, select(input > 0, 1, 0))
+
+
+# ---------------------------------------------------------------- choice
+
+def where_indices(op, form, condition, input=None, other=None, *, out=None):
+    """where(condition): the indices of the true elements."""
+    if input is not None:
+        raise TypeError("where() expects either condition alone, or condition, input and other")
+    return REGISTRY["nonzero"].fn(condition, as_tuple=True)
+
+
+def _boolean_condition(op, operands, attrs):
+    d = operands[0].dtype
+    if d.name not in ("bool", "uint8"):
+        from .plans import _word
+
+        raise RuntimeError("where expected condition to be a boolean tensor, but got a tensor "
+                           f"with dtype {_word(d)}")
+
+
+@elementwise(method=False, check=_boolean_condition,
+             detour=Detour("other is None", where_indices))
+def where(condition: bool, input=None, other=None):
+    """input where the condition holds, other elsewhere; where(condition) gives indices."""
+    return select(condition, input, other)
+
+
+@composite(name="where_method", method=True, out=False, where=(), aliases=("where",))
+def where_method(self, condition, other):
+    """This tensor where the condition holds, other elsewhere."""
+    return where.fn(condition, self, other)
+
+
+LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38,
+           "float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
+
+
+def fill_limits(op, form, input, nan=0.0, posinf=None, neginf=None, *, out=None):
+    """nan_to_num with the limits of the dtype."""
+    d = input.meta.dtype
+    if d.kind not in "fc":
+        return input if form == "inplace" else positive_copy(input, out)
+    top = LARGEST[d.to_real().name]
+    args = (input, 0.0 if nan is None else nan, top if posinf is None else posinf,
+            -top if neginf is None else neginf)
+    return op.ifn(*args) if form == "inplace" else op.fn(*args, out=out)
+
+
+def positive_copy(input, out):
+    """A copy, or `out` filled with the values."""
+    return input.clone() if out is None else REGISTRY["duplicate"].fn(input, out=out)
+
+
+@elementwise(kinds="fc", detour=Detour("posinf is None or neginf is None or nan is None",
+                                       fill_limits))
+def nan_to_num(input, nan: Scalar = 0.0, posinf: Scalar = None, neginf: Scalar = None):
+    """NaN and infinities replaced: by `nan`, and by posinf and neginf, which default to the
+    largest and smallest number of the dtype."""
+    return by_type(f=_replaced(input, nan, posinf, neginf),
+                   c=E.complex_(_replaced(E.real(input), nan, posinf, neginf),
+                                _replaced(E.imag(input), nan, posinf, neginf)), other=input)
+
+
+def _replaced(x, nan, posinf, neginf):
+    x = select(E.isnan(x), nan, x)
+    return select(E.eq(x, math.inf), posinf, select(E.eq(x, -math.inf), neginf, x))
+
+
+@nan_to_num.grad
+def _nan_to_num_grad(g, out, input, nan, posinf, neginf):
+    finite = by_type(c=E.ne(E.abs_(input), math.inf) & E.eq(input, input),
+                     other=E.abs_(input) < math.inf)
+    return select(finite, g, 0.0), None, None, None
+
+
+# ---------------------------------------------------------------- integers
+
+@elementwise(where=(), method=False, noutputs=2, differentiable=False, kinds="ui")
+def gcd_steps(input, other):
+    """Eight steps of Euclid's algorithm on a pair."""
+    a, b = input, other
+    for _ in range(8):
+        done = E.eq(b, 0)
+        a, b = select(done, a, b), select(done, b, E.fmod(a, select(done, 1, b)))
+    return a, b
+
+
+@composite(method=True, inplace=True)
+def gcd(input, other):
+    """The greatest common divisor of integers."""
+    if input.meta.dtype.kind not in "ui" or other.meta.dtype.kind not in "ui":
+        raise DtypeError(f'"gcd" is not implemented for dtype {input.meta.dtype!r}; it takes '
+                         "integers")
+    a, b = input.abs(), other.abs()
+    while True:
+        a, b = gcd_steps.fn(a, b)
+        if not bool((b != 0).any()):
+            return a
+
+
+@composite(method=True, inplace=True)
+def lcm(input, other):
+    """The least common multiple of integers; 0 if either is 0."""
+    d = gcd.fn(input, other)
+    part = div_trunc.fn(input, d.clamp_min(1))
+    return (part * other).abs()
+
+
+__all__ = ["add", "sub", "mul", "div", "conj", "sign_of", "sign_bit", "kind_of"]

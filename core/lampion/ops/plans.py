@@ -13,7 +13,7 @@ from .. import config
 from ..base import dtype as dt
 from ..base.device import device
 from ..base.dtype import dtype
-from ..base.errors import UnsupportedError
+from ..base.errors import DtypeError, UnsupportedError
 from ..base.meta import Meta, broadcast_shapes, meta
 from ..ir import expr as E
 from ..runtime import lowering
@@ -70,11 +70,11 @@ def common_device(op: R.Op, metas: Sequence[Meta]) -> device:
 
 
 def check_kinds(op: R.ElementwiseOp, d: dtype) -> None:
-    """RuntimeError unless the op is defined for this dtype."""
+    """DtypeError unless the op is defined for this dtype."""
     if d.kind not in op.kinds:
         names = {"b": "bool", "u": "unsigned", "i": "integer", "f": "floating", "c": "complex"}
         allowed = ", ".join(names[k] for k in op.kinds)
-        raise RuntimeError(f'"{op.name}" is not implemented for dtype {d!r}; it takes {allowed} '
+        raise DtypeError(f'"{op.name}" is not implemented for dtype {d!r}; it takes {allowed} '
                            "tensors. Convert with .to(dtype).")
 
 
@@ -111,7 +111,7 @@ def elementwise_types(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[
     else:
         outs = [d] * n
     compute = dt.opmath(d)
-    if d.kind == "b" and not all(e.op in _LOGIC for e in E.walk(op.trace(attrs))):
+    if d.kind == "b" and not all(e.op in _LOGIC for e in E.walk(E.resolve(op.trace(attrs), d))):
         compute = dt.uint8  # bool arithmetic: sums and products of 0 and 1, then != 0
     return compute, outs
 
@@ -122,6 +122,8 @@ def elementwise_plan(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[s
     fixes the results (in-place, out=), which must have the broadcast shape."""
     tensors = [m for m in operands if isinstance(m, Meta)]
     where = common_device(op, tensors)
+    if op.check is not None:
+        op.check(op, operands, attrs)
     try:
         shape = broadcast_shapes(*[m.shape for m in tensors])
     except RuntimeError as e:
@@ -146,9 +148,56 @@ def elementwise_plan(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[s
         return lowering.elementwise(op.name, op.trace(attrs), names, inputs, call.outputs, compute)
 
     launch, chosen = choose(op, call, lower)
+    if launch is None:
+        from ..runtime.fallback import fallback_launch
+
+        launch, chosen = fallback_launch(op, call, chosen, lower)
+    if op.divisor and compute.kind in "ui":
+        launch = guard_division(op, call, launch)
     plan = Plan(op, call, launch, chosen)
     plan.packs = _Packs(lambda needs: _elementwise_pack(op, attrs, needs, compute.kind == "c"))
     return plan
+
+
+def guard_division(op: R.ElementwiseOp, call: OpCall, launch: Launch) -> Launch:
+    """The launcher of an integer division that raises for a divisor of 0 first. A tensor on a
+    device that the host cannot read is not looked at (that would wait for the device): there
+    the quotient by 0 is 0."""
+    at = [p.name for p in op.operands].index(op.divisor)
+    m = call.inputs[at]
+    if isinstance(m, Meta):
+        backend = backend_of(call.device)
+        if "host-memory" not in backend.capabilities(call.device.index or 0).features:
+            return launch
+        look = zero_finder(m)
+    else:
+        def look(divisor: Any) -> bool:
+            return not divisor
+
+    def guarded(run: Callable[..., Any], k: int) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            if look(args[k]):
+                raise RuntimeError("ZeroDivisionError")
+            return run(*args)
+
+        return call
+
+    return Launch(guarded(launch.launch, at), guarded(launch.into, at + len(call.outputs)),
+                  launch.kernels, launch.keep)
+
+
+def zero_finder(m: Meta) -> Callable[[Any], bool]:
+    """A function telling whether a storage holds a 0 somewhere."""
+    if not m.numel:
+        return lambda storage: False
+    backend = backend_of(m.device)
+    n = lowering.Nest("any_zero", m.shape, range(m.ndim), compute=m.dtype)
+    out = n.output(meta(dt.bool_, (), None, m.device), (0,) * m.ndim)
+    x = n.input(m)
+    n.start()
+    n.store(out, n.reduce("or", E.eq(x(), 0)), inner=False)
+    run = backend.program(n.program(), [1], m.device).launch
+    return lambda storage: bytes(backend.copy_to_host(run(storage), 1)) != b"\0"
 
 
 def check_write(op: R.Op, target: Meta, value: dtype, shape: Sequence[int]) -> None:
@@ -210,11 +259,38 @@ def choose(op: R.Op, call: OpCall, lower: Callable[[], Any] | None) -> tuple[Lau
         if "kernel-ir" in caps.features and not missing:
             program = lower()
             if program is not None:
-                launch = backend.program(program, [m.span for m in call.outputs], call.device)
+                sizes = [m.span for m in call.outputs]
+                if program.status:
+                    launch = backend.program(program, [*sizes, 8 * program.status], call.device)
+                    launch = guarded(op, call, launch, backend, program.status)
+                else:
+                    launch = backend.program(program, sizes, call.device)
                 return launch, "generated from the kernel IR"
         if missing:
             return None, f"device {call.device} has no {missing[0]!r}"
     return None, f"backend {backend.name!r} has no kernel for {op.qualname!r}"
+
+
+def guarded(op: R.Op, call: OpCall, inner: Launch, backend: Any, words: int) -> Launch:
+    """A launch whose kernels leave a status: anything but zeros makes the op explain the error."""
+    run, run_into, read, nbytes, fine = (inner.launch, inner.into, backend.copy_to_host,
+                                         8 * words, bytes(8 * words))
+    where, single, results = call.device, len(call.outputs) == 1, len(call.outputs)
+    explain = op.explain  # type: ignore[attr-defined]
+
+    def launch(*inputs: Any) -> Any:
+        outs = run(*inputs)
+        if read(outs[-1], nbytes) != fine:
+            explain(call, inputs)
+        return outs[0] if single else outs[:-1]
+
+    def into(*args: Any) -> None:
+        status = backend.allocate(nbytes, where)
+        run_into(*args[:results], status, *args[results:])
+        if read(status, nbytes) != fine:
+            explain(call, args[results:])
+
+    return Launch(launch, into, inner.kernels, inner.keep)
 
 
 def offers(op: R.Op, backend: str) -> Sequence[KernelImpl]:
@@ -278,6 +354,8 @@ def kernel_plan(op: R.KernelOp, values: Sequence[Any], outputs: Sequence[Meta] |
 
 
 def _kernel_pack(op: R.KernelOp) -> Callable[..., Any]:
+    if op.vjp is None:  # the composition is differentiated: it needs all arguments
+        return lambda args, outs: tuple(args)
     names = [p.name for p in op.params]
     picks = [("out", int(n[3:] or 0)) if n.startswith("out") and n not in names
              else ("arg", names.index(n)) for n in op.save]

@@ -123,6 +123,9 @@ class Op:
         if name == "fn" and build_function is not None:
             self.fn = fn = build_function(self)
             return fn
+        if name == "ifn" and build_inplace is not None:  # the in-place form
+            self.ifn = fn = build_inplace(self)
+            return fn
         raise AttributeError(f"op {self.__dict__.get('name')!r} has no attribute {name!r}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -160,14 +163,29 @@ class Op:
         return values
 
 
+@dataclass(frozen=True)
+class Detour:
+    """Another way for some calls: where the Python condition `when` holds (over argument names;
+    `$name` is the default of one), the call goes to `serve(op, form, *args, out=..., **kw)`, form
+    being "function", "operator" or "inplace" (these two without out). `extra` are keyword-only
+    arguments that only the other way knows."""
+
+    when: str
+    serve: Callable[..., Any]
+    extra: tuple[Param, ...] = ()
+
+
 @dataclass
 class ElementwiseOp(Op):
     """An op given by scalar expressions.
 
     `body(*vars, **attrs)` traces it. `promote`: "same" (result type of the operands), "float"
     (integers become the default float), "bool" (result is bool), "real" (complex to its part),
-    a dtype, or a function (promoted dtype, attrs) -> dtypes of the outputs. `kinds`: which dtype kinds are accepted. `fixed` maps argument names to dtypes
-    that stay out of promotion (a condition is bool).
+    a dtype, or a function (promoted dtype, attrs) -> dtypes of the outputs. `kinds`: which dtype
+    kinds are accepted. `fixed` maps argument names to dtypes that stay out of promotion (a
+    condition is bool). `check(op, operands, attrs)` raises for operands (Metas, or Python types
+    of numbers) that the op refuses. `divisor` names an operand that must not be 0 in integer
+    arithmetic. `detour` serves calls in a form that the expression does not cover.
     """
 
     body: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
@@ -177,6 +195,9 @@ class ElementwiseOp(Op):
     gradient: Callable[..., Any] | None = field(default=None, repr=False)
     noutputs: int = 1
     order: int = 0  # of the derivative that this op computes
+    check: Callable[..., None] | None = field(default=None, repr=False)
+    divisor: str = ""
+    detour: "Detour | None" = None
     _traces: dict[Any, tuple[Expr, ...]] = field(default_factory=dict, repr=False)
     _backward: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -233,7 +254,7 @@ def output_number(name: str) -> int:
 
 def _derive_backward(op: ElementwiseOp, attrs: dict[str, Any], needs: tuple[bool, ...],
                      is_complex: bool) -> Backward:
-    outs = op.trace(attrs)
+    outs = tuple(E.resolve(op.trace(attrs), dt.complex64)) if is_complex else op.trace(attrs)
     operands = op.operands
     wanted = [k for k, p in enumerate(operands)
               if p.kind != SCALAR and p.name not in op.fixed and needs[k]]
@@ -286,6 +307,8 @@ class KernelOp(Op):
     (dtype, shape) or (dtype, shape, strides); `lower(call)` a Program; `vjp(ctx, *grads)` one
     gradient per tensor argument; `compose(*args)` a definition in other ops for devices that can
     neither lower nor have a kernel. `save` names what `vjp` needs: arguments, "out", "out1".
+    `update(call)` is the Program of the in-place form, whose output slot already holds the first
+    input. `explain(call, inputs)` raises the error for values that a Program's status refused.
     """
 
     meta: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
@@ -294,6 +317,9 @@ class KernelOp(Op):
     jvp: Callable[..., Any] | None = field(default=None, repr=False)
     compose: Callable[..., Any] | None = field(default=None, repr=False)
     normalize: Callable[..., Any] | None = field(default=None, repr=False)
+    update: Callable[[OpCall], Any] | None = field(default=None, repr=False)
+    explain: Callable[..., None] | None = field(default=None, repr=False)
+    diff_outputs: int = 99  # how many of the outputs, from the first on, have gradients
     save: tuple[str, ...] = ()
     noutputs: int = 1
 
@@ -305,6 +331,7 @@ class ViewOp(Op):
 
     compose: Callable[..., Any] | None = field(default=None, repr=False)
     view: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
+    save: tuple[str, ...] = ()
     vjp: Callable[..., Any] | None = field(default=None, repr=False)
 
 
@@ -319,6 +346,7 @@ REGISTRY: dict[str, Op] = {}
 _impls: dict[tuple[str, str], list[KernelImpl]] = {}
 on_register: Callable[[Op], None] | None = None
 build_function: Callable[[Op], Callable[..., Any]] | None = None
+build_inplace: Callable[[Op], Callable[..., Any]] | None = None
 _namespace = ""
 
 
@@ -369,7 +397,7 @@ class namespace:
 
 
 def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
-                method: bool = True, inplace: bool = True, where: Sequence[str] = ("",),
+                method: bool = True, inplace: bool | None = None, where: Sequence[str] = ("",),
                 name: str | None = None, fixed: dict[str, dtype] | None = None,
                 noutputs: int = 1, **options: Any) -> Any:
     """Declare an elementwise op from a function of scalar expressions.
@@ -399,7 +427,8 @@ def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
         params.append(Param(p.name, kind, default, p.kind is p.KEYWORD_ONLY))
     return register(ElementwiseOp(
         name=name or fn.__name__, kind="elementwise", params=tuple(params), doc=fn.__doc__ or "",
-        method=method, inplace=inplace and method and noutputs == 1, where=tuple(where), body=fn,
+        method=method, inplace=(method if inplace is None else inplace) and noutputs == 1,
+        where=tuple(where), body=fn,
         promote=promote, kinds=kinds, fixed=stay, noutputs=noutputs, namespace=_namespace,
         differentiable=options.pop("differentiable", promote not in ("bool",)), **options))
 
@@ -425,11 +454,11 @@ def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
     """Declare an op by a class block with `meta`, `lower` and/or `compose`, `vjp`, `save`."""
     def deco(cls: type) -> Op:
         parts = _block(cls, _COMMON + ("meta", "lower", "vjp", "jvp", "compose", "normalize",
-                                       "save", "noutputs"))
+                                       "save", "noutputs", "update", "explain"))
         parts.setdefault("name", cls.__name__)
         parts["save"] = tuple(parts.get("save", ()))
         if "differentiable" not in parts:
-            parts["differentiable"] = "vjp" in parts
+            parts["differentiable"] = "vjp" in parts or "compose" in parts
         return register(KernelOp(kind="kernel", params=parse_signature(signature),
                                  doc=cls.__doc__ or "", namespace=_namespace, **parts, **options))
 
@@ -479,5 +508,5 @@ plugins.on_backend(collect)
 
 
 __all__ = ["Op", "ElementwiseOp", "KernelOp", "ViewOp", "CompositeOp", "Param", "REGISTRY",
-           "Scalar", "Attr", "elementwise", "kernel_op", "view_op", "composite", "namespace",
+           "Scalar", "Attr", "Detour", "elementwise", "kernel_op", "view_op", "composite", "namespace",
            "register", "register_kernel", "kernel_impls", "Meta", "parse_signature"]

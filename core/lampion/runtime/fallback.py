@@ -49,10 +49,12 @@ def policy() -> str:
     return str(config.get("fallback.policy"))
 
 
-def fallback_launch(op: Any, call: OpCall, reason: str) -> tuple[Launch, str]:
+def fallback_launch(op: Any, call: OpCall, reason: str, lower: Any = None,
+                    ) -> tuple[Launch, str]:
     """A Launch that copies to a host-memory device, runs there and copies back.
 
-    UnsupportedError under policy "error", or if no other device can run the op either.
+    `lower()` gives the program where the op has no `lower` of its own. UnsupportedError under
+    policy "error", or if no other device can run the op either.
     """
     rule = policy()
     if rule == "error":
@@ -67,8 +69,10 @@ def fallback_launch(op: Any, call: OpCall, reason: str) -> tuple[Launch, str]:
     args = {k: _moved(v, target) for k, v in call.args.items()}
     outputs = tuple(_moved(m, target) for m in call.outputs)
     there = OpCall(call.op, inputs, args, outputs, target)
-    lower = getattr(op, "lower", None)
-    launch, chosen = choose(op, there, None if lower is None else (lambda: lower(there)))
+    rule_of = getattr(op, "lower", None)
+    if lower is None and rule_of is not None:
+        lower = lambda: rule_of(there)  # noqa: E731
+    launch, chosen = choose(op, there, lower)
     if launch is None:
         raise UnsupportedError(f"{call}: {reason}; and on {target}: {chosen}")
     if rule == "warn":
