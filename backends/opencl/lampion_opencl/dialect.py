@@ -23,6 +23,11 @@ _CONVERT = """#if defined(__has_builtin)
 #define CONVERT(T, x) __builtin_convertvector(x, T)
 #endif
 #endif
+#if defined(__has_builtin)
+#define HAS(x) __has_builtin(x)
+#else
+#define HAS(x) 0
+#endif
 #ifndef CONVERT
 #define CONVERT(T, x) convert_##T(x)
 #endif
@@ -46,6 +51,11 @@ class OpenCLC(Dialect):
     contract_on = '_Pragma("OPENCL FP_CONTRACT ON")'
     functions = {**{f: f for f in _SAME}, "round": "rint", "erf": "erf", "erfc": "erfc",
                  "lgamma": "lgamma", "pow": "pow"}
+
+    vector_builtins = {
+        "round": "__builtin_elementwise_roundeven", "floor": "__builtin_elementwise_floor",
+        "ceil": "__builtin_elementwise_ceil", "trunc": "__builtin_elementwise_trunc",
+        "any": "__builtin_reduce_or", "all": "__builtin_reduce_and"}
 
     def __init__(self, *, lanes: bool, doubles: bool, fast_fma: bool = False) -> None:
         self.lanes = lanes

@@ -137,7 +137,7 @@ class Device:
         choice = config.get("backend.opencl.schedule")
         self.lanes = self.processor if choice == "auto" else choice == "cpu"
         correct = cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT
-        self.options = (["-cl-fp32-correctly-rounded-divide-sqrt"]
+        self.options = ["-w"] + (["-cl-fp32-correctly-rounded-divide-sqrt"]
                         if cl_device.single_fp_config & correct else [])
         self._programs: dict[str, Any] = {}
         self.variants: dict[Any, Compiled] = {}

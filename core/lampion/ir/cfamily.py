@@ -20,7 +20,7 @@ from ..base.dtype import dtype
 from ..base.errors import UnsupportedError
 from . import cfamily_helpers as helpers
 from .expr import Expr, is_const, walk
-from .kernel import Kernel, coefficient
+from .kernel import Kernel, coefficient, statement_exprs
 
 LANE = "0123456789abcdef"
 _SIGNED = {1: "char", 2: "short", 4: "int", 8: "long"}
@@ -66,6 +66,8 @@ class Dialect:
     # intrinsics that the language's library computes well enough
     functions: dict[str, str] = {}
     call_bytes = 16          # widest vector given to a library function
+    # compiler builtins on vectors by intrinsic (and "any", "all"); tested with HAS(name)
+    vector_builtins: dict[str, str] = {}
 
     def value_type(self, d: dtype) -> str:
         """The scalar C type in which values of `d` are held in registers."""
@@ -143,8 +145,8 @@ def is_index(e: Expr, seen: dict[Expr, bool]) -> bool:
     if known is None:
         known = e.dtype is dt.int64 and (
             e.op in ("index", "param", "const")
-            or e.op in ("add", "sub", "mul", "neg", "idiv", "fmod")
-            and all(is_index(a, seen) for a in e.args))
+            or (e.op in ("add", "sub", "mul", "neg", "idiv", "fmod")
+            and all(is_index(a, seen) for a in e.args)))
         seen[e] = known
     return known
 
@@ -168,6 +170,7 @@ class Emitter:
         self._volatile_memo: dict[tuple[Expr, bool], Val] = {}
         self.written = {s.slot for stage in kernel.stages for s in stage.body
                         if hasattr(s, "slot")}
+        self._rare = rare_branches(kernel)
 
     # -- blocks -----------------------------------------------------------------------------------
 
@@ -255,8 +258,8 @@ class Emitter:
             if self._known(x, flat and self.varies(x)) is not None:
                 stack.pop()
                 continue
-            todo = [] if x.op == "load" else [
-                a for a in x.args if self._known(a, flat and self.varies(a)) is None]
+            args = () if x.op == "load" else x.args[::2] if x in self._rare else x.args
+            todo = [a for a in args if self._known(a, flat and self.varies(a)) is None]
             if todo:
                 stack.extend(todo)
                 continue
@@ -300,8 +303,26 @@ class Emitter:
                                level)
         if e.op == "load":
             return self._load(e, flat)
+        if e in self._rare:
+            return self._branch(e, flat)
         args = [self._known(a, flat and self.varies(a)) for a in e.args]
         return self._apply(e, args)  # type: ignore[arg-type]
+
+    def _branch(self, e: Expr, flat: bool) -> Val:
+        """A select whose first choice is long and seldom needed: skipped if no lane takes it."""
+        condition, other = self.value(e.args[0], flat), self.value(e.args[2], flat)
+        d = e.dtype
+        assert d is not None
+        lanes = self.lanes if self.varies(e) and not flat else 1
+        v = Val(self.fresh(), d, lanes, 0, self.level,
+                condition.volatile or other.volatile)
+        self.line(f"{self.ctype(v)} {v.text} = {self.vec(other, lanes)};")
+        self.open(f"if ({helpers.any_lane(self, condition)})")
+        first = self.value(e.args[1], flat)
+        choice, _ = helpers.select(self, [condition, first, v], d, lanes)
+        self.line(f"{v.text} = {choice};")
+        self.close()
+        return v
 
     def _apply(self, e: Expr, args: list[Val]) -> Val:
         lanes = max(a.lanes for a in args)
@@ -471,6 +492,41 @@ class Emitter:
             mask = None if m is None else (
                 f"{m.text}.s{LANE[k]}" if m.lanes > 1 else m.text)
             self._store_one(slot, d, at[k], one, mask, combine)
+
+
+RARE = 30  # nodes that only one side of a select needs, from which on it becomes a branch
+
+
+def rare_branches(kernel: Kernel) -> set[Expr]:
+    """Selects between numbers whose first choice is worth skipping."""
+    found: set[Expr] = set()
+    for stage in kernel.stages:
+        roots = [x for s in stage.body for x in statement_exprs(s)]
+        nodes = walk(roots)
+        if len(nodes) < 2 * RARE:
+            continue
+        for e in nodes:
+            if e.op == "select" and e.dtype is not None and e.dtype.kind == "f" and (
+                    e.args[1].op != "const"):
+                below = walk([e.args[1]])
+                if len(below) >= RARE:
+                    others = _reachable(roots, e)
+                    alone = sum(1 for x in below if x not in others)
+                    if alone >= RARE and not any(x.op == "ref" for x in below):
+                        found.add(e)
+    return found
+
+
+def _reachable(roots: Sequence[Expr], cut: Expr) -> set[Expr]:
+    """Nodes under `roots` without going into the first choice of `cut`."""
+    seen: set[Expr] = set()
+    stack = list(roots)
+    while stack:
+        e = stack.pop()
+        if e not in seen:
+            seen.add(e)
+            stack.extend(e.args[::2] if e is cut else e.args)
+    return seen
 
 
 def _index_arithmetic(e: Expr, a: list[str]) -> str:

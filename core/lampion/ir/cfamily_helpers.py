@@ -7,7 +7,8 @@ intrinsic; every rule works for one value and for a vector of lanes. A bool vect
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..base import dtype as dt
 from ..base.dtype import dtype
@@ -43,7 +44,7 @@ def apply(e: Emitter, x: Expr, args: list[Val], d: dtype, lanes: int) -> tuple[s
     if op == "bitcast":
         return bitcast(e, args[0], d), 0
     if op == "select":
-        return _select(e, args, d, lanes)
+        return select(e, args, d, lanes)
     if op in _COMPARE:
         return _compare(e, op, args, lanes)
     if d.kind == "b":
@@ -77,7 +78,8 @@ def _logic(e: Emitter, op: str, args: list[Val], lanes: int) -> tuple[str, int]:
     return f"{v[0]} {_BITS[op]} {v[1]}", width
 
 
-def _select(e: Emitter, args: list[Val], d: dtype, lanes: int) -> tuple[str, int]:
+def select(e: Emitter, args: list[Val], d: dtype, lanes: int) -> tuple[str, int]:
+    """condition ? a : b, and the mask width if these are bool vectors."""
     c, a, b = args
     if d.kind == "b" and lanes > 1:
         width = max(v.width for v in args) or 4
@@ -100,7 +102,7 @@ def _float(e: Emitter, op: str, args: list[Val], d: dtype, lanes: int) -> str:
         return f"-{v[0]}"
     if op in ("maximum", "minimum"):
         c = ">" if op == "maximum" else "<"
-        return f"(({v[0]} {c} {v[1]}) | ({v[0]} != {v[0]})) ? {v[0]} : {v[1]}"
+        return f"({v[0]} != {v[0]}) ? {v[0]} : (({v[0]} {c} {v[1]}) ? {v[0]} : {v[1]})"
     ctype = e.dialect.value_type(d)
     if op == "abs":
         return _without_sign(e, v[0], ctype, lanes)
@@ -157,33 +159,34 @@ def _without_sign(e: Emitter, text: str, ctype: str, lanes: int) -> str:
     return bits(t["T"], f"{bits(t['U'], text)} & ~({t['U']}){t['sign']}")
 
 
+# {native}: one instruction where the compiler has a builtin for vectors (its library may not)
 _ROUND = """{inline} {T} {name}({T} x) {{
-  const {U} s = {ux} & ({U}){sign};
+{native}  const {U} s = {ux} & ({U}){sign};
   const {T} a = {abs};
   {T} r = (a + ({T}){big}) - ({T}){big};
 {fix}  r = {tr};
   return a < ({T}){big} ? r : x;
-}}"""
+{end}}}"""
 # floor and ceil work on the signed value, so the sign goes on first
 _FLOOR = """{inline} {T} {name}({T} x) {{
-  const {U} s = {ux} & ({U}){sign};
+{native}  const {U} s = {ux} & ({U}){sign};
   const {T} a = {abs};
   {T} r = (a + ({T}){big}) - ({T}){big};
   r = {tr};
   r = r {cmp} x ? r {step} ({T})1 : r;
   r = {keep};
   return a < ({T}){big} ? r : x;
-}}"""
+{end}}}"""
 _FMA = """{inline} {T} {name}({T} a, {T} b, {T} c) {{
   {contract}
   return a * b + c;
 }}"""
-# x * 2^n in three exact powers of two, so that every n works; n is clamped far beyond use
+# x * 2^n in three exact powers of two, which reach from the largest number to the least
 _LDEXP = """{inline} {T} {name}({T} x, {T} nf) {{
-  nf = nf > ({T})({bias} * 3) ? ({T})({bias} * 3) : nf;
-  nf = nf < ({T})(-{bias} * 3) ? ({T})(-{bias} * 3) : nf;
+  nf = nf > ({T}){reach} ? ({T}){reach} : nf;
+  nf = nf < ({T})-{reach} ? ({T})-{reach} : nf;
   const {I} n = {cvt};
-  const {I} h = n / 3;
+  const {I} h = {third};
   const {T} p = {p1};
   const {T} q = {p2};
   return x * p * p * q;
@@ -200,7 +203,11 @@ def _float_helper(e: Emitter, op: str, ctype: str, lanes: int) -> str:
               "abs": bits(t["T"], f"{bits(t['U'], 'x')} & ~({t['U']}){t['sign']}"),
               "tr": bits(t["T"], f"{bits(t['U'], 'r')} | s"), "keep": bits(
                   t["T"], f"({bits(t['U'], 'r')} & ~({t['U']}){t['sign']}) | s"),
-              "contract": e.dialect.contract_on}
+              "contract": e.dialect.contract_on, "native": "", "end": ""}
+    builtin = e.dialect.vector_builtins.get(op)
+    if builtin:
+        common["native"] = f"#if HAS({builtin})\n  return {builtin}(x);\n#else\n"
+        common["end"] = "#endif\n"
     if op in ("round", "trunc"):
         fix = "" if op == "round" else f"  r = r > a ? r - ({t['T']})1 : r;\n"
         return e.need(name, _ROUND.format(fix=fix, **common))
@@ -215,10 +222,13 @@ def _float_helper(e: Emitter, op: str, ctype: str, lanes: int) -> str:
         return e.need(name, _FMA.format(**common))
     scalar_i = SIGNED[8 if ctype == "double" else 4]
     cvt = e.dialect.convert(scalar_i, lanes, "nf")
+    third = e.dialect.convert(scalar_i, lanes, "nf * ({T})0.333333333333f".format(**t))
+    reach = "2200" if ctype == "double" else "300"
     power = "(({I}){bias} + {m}) << {mantissa}"
     p1 = bits(t["T"], power.format(m="h", **t))
     p2 = bits(t["T"], power.format(m="(n - 2 * h)", **t))
-    return e.need(name, _LDEXP.format(cvt=cvt, p1=p1, p2=p2, **common))
+    return e.need(name, _LDEXP.format(cvt=cvt, third=third, reach=reach, p1=p1, p2=p2,
+                                       **common))
 
 
 # -- integers -------------------------------------------------------------------------------------
@@ -572,8 +582,17 @@ def store_row(e: Emitter, slot: int, d: dtype, at: str, v: Val) -> str:
 
 def all_lanes(e: Emitter, m: Val) -> str:
     """Whether a mask holds in every lane."""
+    return _fold_lanes(e, m, "all", "&")
+
+
+def any_lane(e: Emitter, m: Val) -> str:
+    """Whether a mask holds in some lane."""
+    return m.text if m.lanes == 1 else _fold_lanes(e, m, "any", "|")
+
+
+def _fold_lanes(e: Emitter, m: Val, word: str, symbol: str) -> str:
     ctype = e.ctype(m)
-    name = f"all_{ctype}"
+    name = f"{word}_{ctype}"
     lines, n, at = [], m.lanes, "m"
     base = SIGNED[m.width]
     while n > 1:
@@ -581,8 +600,12 @@ def all_lanes(e: Emitter, m: Val) -> str:
         t = e.dialect.vector(base, n)
         low, high = (f"{at}.s{LANE[k]}" if n == 1 else
                      f"{at}.s{''.join(LANE[k:k + n])}" for k in (0, n))
-        lines.append(f"  const {t} m{n} = {low} & {high};")
+        lines.append(f"  const {t} m{n} = {low} {symbol} {high};")
         at = f"m{n}"
+    builtin = e.dialect.vector_builtins.get(word)
+    if builtin:
+        lines.insert(0, f"#if HAS({builtin})\n  return {builtin}(m) != 0;\n#else")
+        at += " != 0;\n#endif\n  //"
     e.need(name, f"{INLINE} int {name}({ctype} m) {{\n" + "\n".join(lines)
            + f"\n  return {at} != 0;\n}}")
     return f"{name}({m.text})"
