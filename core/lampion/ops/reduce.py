@@ -6,9 +6,10 @@ Floor 3.
 from __future__ import annotations
 
 from ..base import dtype as dt
-from ..base.meta import wrap_dims
-from ..runtime.lowering import Nest, reduced_strides
-from .registry import kernel_op
+from ..base.meta import wrap_dim, wrap_dims
+from ..ir import expr as E
+from ..runtime.lowering import Nest, convert, reduced_strides
+from .registry import REGISTRY, composite, kernel_op
 
 
 def reduced_shape(shape, dims, keepdim):
@@ -58,8 +59,6 @@ class sum:
 
     def lower(call):
         x, d = call.inputs[0], call.outputs[0].dtype
-        from ..runtime.lowering import convert
-
         dims = wrap_dims(call.dim, x.ndim)
         acc = dt.opmath(d)
         return lower_reduction(call, "sum", dims, call.keepdim, acc, lambda v: convert(v, acc))
@@ -68,3 +67,379 @@ class sum:
         m = ctx.meta("input")
         dims = wrap_dims(ctx.dim, m.ndim)
         return (expand_reduced(g, m, dims, ctx.keepdim).to(m.dtype),)
+
+
+def float_only(op, d, what):
+    """RuntimeError as PyTorch's for ops that have no integer form."""
+    if d.kind not in "fc":
+        raise RuntimeError(f"{op}(): {what} Got: {d!r}. Convert with .float() or pass dtype=.")
+
+
+def reduced_numel(meta, dims):
+    """How many elements one result combines."""
+    n = 1
+    for d in dims:
+        n *= meta.shape[d]
+    return n
+
+
+def need_elements(op, meta, dims):
+    """IndexError for reductions without identity over an empty range."""
+    if reduced_numel(meta, dims) == 0 and any(meta.shape[d] == 0 for d in dims):
+        d = next(d for d in dims if meta.shape[d] == 0)
+        raise IndexError(f"{op}(): Expected reduction dim {d} to have non-zero size.")
+
+
+@kernel_op("input: T, dim=None, keepdim=False, *, dtype=None")
+class mean:
+    """Mean over `dim`. RuntimeError for integer tensors unless a floating dtype is given."""
+
+    method = True
+
+    def meta(input, dim, keepdim, dtype):
+        d = dtype or input.dtype
+        float_only("mean", d, "could not infer output dtype. Input dtype must be either a floating "
+                   "point or complex dtype.")
+        dims = wrap_dims(dim, input.ndim, op="mean")
+        return [(d, reduced_shape(input.shape, dims, keepdim))]
+
+    def lower(call):
+        x, d = call.inputs[0], call.outputs[0].dtype
+        dims = wrap_dims(call.dim, x.ndim)
+        acc = dt.opmath(d)
+        out = call.outputs[0]
+        n = Nest("mean", x.shape, dims, compute=acc)
+        o = n.output(out, reduced_strides(out, x.shape, dims, call.keepdim))
+        a = n.input(x)
+        n.start()
+        total = n.reduce("sum", convert(a(), acc))
+        n.store(o, total / E.cast(n.of(reduced_numel(x, dims)), acc.to_real()), inner=False)
+        return n.program()
+
+    def vjp(ctx, g):
+        m = ctx.meta("input")
+        dims = wrap_dims(ctx.dim, m.ndim)
+        g = g / (reduced_numel(m, dims) or 1)
+        return (expand_reduced(g, m, dims, ctx.keepdim).to(m.dtype),)
+
+
+def _extreme(title, op):
+    word = "largest" if op == "max" else "smallest"
+
+    @kernel_op("input: T, dim=(), keepdim=False")
+    class block:
+        __doc__ = f"The {word} value over `dim`; NaN wins, and ties share the gradient."
+        name = title
+        method = True
+        save = ("input", "out")
+
+        def meta(input, dim, keepdim):
+            dims = wrap_dims(dim, input.ndim, op=title)
+            need_elements(title, input, dims)
+            if input.dtype.kind == "c":
+                raise RuntimeError(f'"{title}" is not implemented for complex tensors')
+            return [(input.dtype, reduced_shape(input.shape, dims, keepdim))]
+
+        def lower(call):
+            dims = wrap_dims(call.dim, call.inputs[0].ndim)
+            return lower_reduction(call, op, dims, call.keepdim,
+                                   dt.opmath(call.outputs[0].dtype))
+
+        def vjp(ctx, g):
+            m = ctx.meta("input")
+            dims = wrap_dims(ctx.dim, m.ndim)
+            top = expand_reduced(ctx.out, m, dims, ctx.keepdim)
+            hit = (ctx.input == top).to(m.dtype)
+            share = expand_reduced(g, m, dims, ctx.keepdim) / hit.sum(dims, True)
+            return (share * hit,)
+
+    return block
+
+
+amax = _extreme("amax", "max")
+amin = _extreme("amin", "min")
+
+
+def _extreme_at(title, op):
+    @kernel_op("input: T, dim, keepdim=False")
+    class block:
+        __doc__ = f"(values, indices) of the first {op} along one dim; NaN wins."
+        name = title
+        where = ()
+        noutputs = 2
+        diff_outputs = 1
+        returns = ("values", "indices")
+        save = ("out1",)
+
+        def meta(input, dim, keepdim):
+            d = wrap_dim(dim, input.ndim, op=op)
+            dims = (d,) if input.ndim else ()
+            need_elements(op, input, dims)
+            shape = reduced_shape(input.shape, dims, keepdim)
+            return [(input.dtype, shape), (dt.int64, shape)]
+
+        def lower(call):
+            x = call.inputs[0]
+            dims = (wrap_dim(call.dim, x.ndim),) if x.ndim else ()
+            values, where = call.outputs
+            n = Nest(title, x.shape, dims, compute=dt.opmath(x.dtype))
+            o = n.output(values, reduced_strides(values, x.shape, dims, call.keepdim))
+            i = n.output(where, reduced_strides(where, x.shape, dims, call.keepdim))
+            a = n.input(x)
+            n.start()
+            v, k = n.arg_reduce(op, a())
+            n.store(o, v, inner=False)
+            n.store(i, k, inner=False)
+            return n.program()
+
+        def vjp(ctx, g):
+            m = ctx.meta("input")
+            if not m.ndim:
+                return (g,)
+            d = wrap_dim(ctx.dim, m.ndim)
+            at = ctx.out1
+            if not ctx.keepdim:
+                g, at = g.unsqueeze(d), at.unsqueeze(d)
+            return (g.new_zeros(m.shape).scatter(d, at, g),)
+
+    return block
+
+
+max_dim = _extreme_at("max_dim", "max")
+min_dim = _extreme_at("min_dim", "min")
+
+
+def _arg(title, op):
+    @kernel_op("input: T, dim=None, keepdim=False")
+    class block:
+        __doc__ = (f"Index of the first {op} over `dim` (None: of the flattened tensor); NaN "
+                   "wins.")
+        name = title
+        method = True
+        differentiable = False
+
+        def meta(input, dim, keepdim):
+            dims = wrap_dims(dim, input.ndim, op=title)
+            if dim is not None and input.ndim:
+                need_elements(title, input, dims)
+            if input.numel == 0 and dim is None:
+                raise IndexError(f"{title}(): Expected reduction dim to be specified for "
+                                 "input.numel() == 0. Specify the reduction dim with the 'dim' "
+                                 "argument.")
+            return [(dt.int64, reduced_shape(input.shape, dims, keepdim))]
+
+        def lower(call):
+            x, out = call.inputs[0], call.outputs[0]
+            dims = wrap_dims(call.dim, x.ndim)
+            n = Nest(title, x.shape, dims, compute=dt.opmath(x.dtype))
+            o = n.output(out, reduced_strides(out, x.shape, dims, call.keepdim))
+            a = n.input(x)
+            n.start()
+            _, k = n.arg_reduce(op, a())
+            n.store(o, k, inner=False)
+            return n.program()
+
+    return block
+
+
+argmax = _arg("argmax", "max")
+argmin = _arg("argmin", "min")
+
+
+def _logic(title, op):
+    word = "any element is" if op == "or" else "all elements are"
+
+    @kernel_op("input: T, dim=None, keepdim=False")
+    class block:
+        __doc__ = f"Whether {word} nonzero, over `dim`. bool, except that uint8 gives uint8."
+        name = title
+        method = True
+        differentiable = False
+
+        def meta(input, dim, keepdim):
+            dims = wrap_dims(dim, input.ndim, op=title)
+            out = dt.uint8 if input.dtype is dt.uint8 else dt.bool_
+            return [(out, reduced_shape(input.shape, dims, keepdim))]
+
+        def lower(call):
+            dims = wrap_dims(call.dim, call.inputs[0].ndim)
+            return lower_reduction(call, op, dims, call.keepdim, dt.bool_,
+                                   lambda v: convert(v, dt.bool_))
+
+    return block
+
+
+any = _logic("any", "or")
+all = _logic("all", "and")
+
+
+@composite(method=True)
+def max(input, dim=None, keepdim=False, *, other=None):
+    """max(x): the largest element; max(x, dim): (values, indices); max(x, other): elementwise."""
+    return _overloads("max", input, dim, keepdim, other)
+
+
+@composite(method=True)
+def min(input, dim=None, keepdim=False, *, other=None):
+    """min(x): the smallest element; min(x, dim): (values, indices); min(x, other):
+    elementwise."""
+    return _overloads("min", input, dim, keepdim, other)
+
+
+def _overloads(name, input, dim, keepdim, other):
+    if other is not None or hasattr(dim, "data_"):
+        pair = REGISTRY["maximum" if name == "max" else "minimum"]
+        return pair.fn(input, dim if other is None else other)
+    if dim is None:
+        if input.meta.numel == 0:
+            raise RuntimeError(f"{name}(): Expected reduction dim to be specified for "
+                               "input.numel() == 0. Specify the reduction dim with the 'dim' "
+                               "argument.")
+        return REGISTRY["amax" if name == "max" else "amin"].fn(input)
+    return REGISTRY[name + "_dim"].fn(input, dim, keepdim)
+
+
+def _moments(call, root):
+    x, out = call.inputs[0], call.outputs[0]
+    dims = wrap_dims(call.dim, x.ndim)
+    acc = dt.opmath(x.dtype)
+    n = Nest(call.op, x.shape, dims, compute=acc)
+    o = n.output(out, reduced_strides(out, x.shape, dims, call.keepdim))
+    a = n.input(x)
+    correction = n.scalar()
+    n.start()
+    count = E.cast(n.of(reduced_numel(x, dims)), acc)
+    mu = n.reduce("sum", a()) / count
+    total = n.reduce("sum", (a() - mu) * (a() - mu))
+    free = count - E.cast(correction, acc)
+    v = total / E.select(free > 0.0, free, 0.0)
+    n.store(o, E.sqrt(v) if root else v, inner=False)
+    return n.program()
+
+
+@kernel_op("input: T, dim, correction: S, keepdim=False")
+class variance:
+    """Variance over `dim` with `correction` degrees of freedom removed (two passes)."""
+
+    where = ()
+    save = ("input", "correction")
+
+    def meta(input, dim, correction, keepdim):
+        float_only("var", input.dtype, "only support floating point and complex dtypes.")
+        dims = wrap_dims(dim, input.ndim, op="var")
+        return [(input.dtype, reduced_shape(input.shape, dims, keepdim))]
+
+    def lower(call):
+        return _moments(call, False)
+
+    def vjp(ctx, g):
+        m, x = ctx.meta("input"), ctx.input
+        dims = wrap_dims(ctx.dim, m.ndim)
+        free = reduced_numel(m, dims) - ctx.correction
+        scale = 2.0 / free if free > 0 else float("nan")
+        g = expand_reduced(g, m, dims, ctx.keepdim)
+        return (g * scale * (x - x.mean(dims, True)),)
+
+
+@kernel_op("input: T, dim, correction: S, keepdim=False")
+class deviation:
+    """Standard deviation over `dim` (see `variance`)."""
+
+    where = ()
+    save = ("input", "correction", "out")
+
+    def meta(input, dim, correction, keepdim):
+        float_only("std", input.dtype, "only support floating point and complex dtypes.")
+        dims = wrap_dims(dim, input.ndim, op="std")
+        return [(input.dtype, reduced_shape(input.shape, dims, keepdim))]
+
+    def lower(call):
+        return _moments(call, True)
+
+    def vjp(ctx, g):
+        m, x = ctx.meta("input"), ctx.input
+        dims = wrap_dims(ctx.dim, m.ndim)
+        free = reduced_numel(m, dims) - ctx.correction
+        s = expand_reduced(ctx.out, m, dims, ctx.keepdim)
+        g = expand_reduced(g, m, dims, ctx.keepdim)
+        scale = 1.0 / free if free > 0 else float("nan")
+        r = g / s * scale * (x - x.mean(dims, True))
+        return (r.masked_fill(s == 0, 0.0),)
+
+
+def _dims_and_correction(input, dim, unbiased, correction):
+    """The (dim, correction) of var's two signatures: var(x, True) and var(x, dim, True)."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    if correction is None:
+        correction = 1 if unbiased is None or unbiased else 0
+    return wrap_dims(dim, input.meta.ndim), correction
+
+
+@composite(method=True)
+def var(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
+    """Variance over `dim`, with n - correction degrees of freedom (default 1)."""
+    dims, c = _dims_and_correction(input, dim, unbiased, correction)
+    return variance.fn(input, dims, c, keepdim)
+
+
+@composite(method=True)
+def std(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
+    """Standard deviation over `dim` (see `var`)."""
+    dims, c = _dims_and_correction(input, dim, unbiased, correction)
+    return deviation.fn(input, dims, c, keepdim)
+
+
+@composite
+def var_mean(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
+    """(variance, mean) over `dim`."""
+    dims, c = _dims_and_correction(input, dim, unbiased, correction)
+    return variance.fn(input, dims, c, keepdim), mean.fn(input, dims, keepdim)
+
+
+@composite
+def std_mean(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
+    """(standard deviation, mean) over `dim`."""
+    dims, c = _dims_and_correction(input, dim, unbiased, correction)
+    return deviation.fn(input, dims, c, keepdim), mean.fn(input, dims, keepdim)
+
+
+@kernel_op("input: T, dim, keepdim=False")
+class logsumexp:
+    """log(sum(exp(input))) over `dim`, computed around the maximum."""
+
+    method = True
+    save = ("input", "out")
+    where = ("", "special")
+
+    def meta(input, dim, keepdim):
+        dims = wrap_dims(dim, input.ndim, op="logsumexp")
+        d = input.dtype if input.dtype.kind in "fc" else dt.get_default_dtype()
+        return [(d, reduced_shape(input.shape, dims, keepdim))]
+
+    def lower(call):
+        x, out = call.inputs[0], call.outputs[0]
+        dims = wrap_dims(call.dim, x.ndim)
+        if reduced_numel(x, dims) == 0:
+            n = Nest("fill", out.shape, compute=dt.opmath(out.dtype))
+            o = n.output(out, out.strides)
+            n.buffer(x)
+            n.start()
+            n.store(o, float("-inf"))
+            return n.program()
+        acc = dt.opmath(out.dtype)
+        n = Nest("logsumexp", x.shape, dims, compute=acc)
+        o = n.output(out, reduced_strides(out, x.shape, dims, call.keepdim))
+        a = n.input(x)
+        n.start()
+        top = n.reduce("max", convert(a(), acc))
+        at = E.select(E.abs_(top) < float("inf"), top, 0.0)  # an infinite maximum is the result
+        total = n.reduce("sum", E.exp(convert(a(), acc) - at))
+        n.store(o, E.log(total) + at, inner=False)
+        return n.program()
+
+    def vjp(ctx, g):
+        m = ctx.meta("input")
+        dims = wrap_dims(ctx.dim, m.ndim)
+        y = expand_reduced(ctx.out, m, dims, ctx.keepdim)
+        return (expand_reduced(g, m, dims, ctx.keepdim) * (ctx.input - y).exp(),)
