@@ -255,7 +255,19 @@ def _mH(self: Tensor) -> Tensor:
     return r.conj() if self.meta.dtype.kind == "c" else r  # type: ignore[attr-defined]
 
 
-for _name, _fn in (("copy_", copy_), ("fill_", fill_), ("zero_", zero_), ("type_as", type_as),
+def _part(name: str) -> property:
+    """The property `real` or `imag`: a view that can be assigned to."""
+    def get(self: Tensor) -> Tensor:
+        return R.REGISTRY[name].fn(self)
+
+    def put(self: Tensor, value: Any) -> None:
+        part = get(self)
+        fill_(part, value) if not isinstance(value, Tensor) else copy_(part, value)
+
+    return property(get, put, doc=f"The {name} part.")
+
+
+for _name, _fn in (("real", _part("real")), ("imag", _part("imag")), ("copy_", copy_), ("fill_", fill_), ("zero_", zero_), ("type_as", type_as),
                    ("cpu", cpu), ("T", property(_T)), ("mT", property(_mT)), ("H", property(_H)),
                    ("mH", property(_mH))):
     setattr(Tensor, _name, _fn)

@@ -104,7 +104,7 @@ class Op:
     differentiable: bool = True
     samples: Callable[..., Iterable[Any]] | None = None
     reference: Callable[..., Any] | None = None
-    domain: tuple[float, float] | None = None
+    domain: Any = None  # (low, high) of the sample values, or a dict by argument name
     returns: tuple[str, ...] = ()
     namespace: str = ""
     plans: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -307,6 +307,8 @@ class KernelOp(Op):
     (dtype, shape) or (dtype, shape, strides); `lower(call)` a Program; `vjp(ctx, *grads)` one
     gradient per tensor argument; `compose(*args)` a definition in other ops for devices that can
     neither lower nor have a kernel. `save` names what `vjp` needs: arguments, "out", "out1".
+    `through(call)` re-reads the call as one of another op (an OpCall over the same inputs and
+    outputs under other metas), whose kernels then serve it; None if it cannot.
     `update(call)` is the Program of the in-place form, whose output slot already holds the first
     input. `explain(call, inputs)` raises the error for values that a Program's status refused.
     """
@@ -316,6 +318,7 @@ class KernelOp(Op):
     vjp: Callable[..., Any] | None = field(default=None, repr=False)
     jvp: Callable[..., Any] | None = field(default=None, repr=False)
     compose: Callable[..., Any] | None = field(default=None, repr=False)
+    through: Callable[[OpCall], OpCall | None] | None = field(default=None, repr=False)
     normalize: Callable[..., Any] | None = field(default=None, repr=False)
     update: Callable[[OpCall], Any] | None = field(default=None, repr=False)
     explain: Callable[..., None] | None = field(default=None, repr=False)
@@ -453,8 +456,10 @@ _COMMON = ("method", "inplace", "out", "where", "aliases", "differentiable", "sa
 def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
     """Declare an op by a class block with `meta`, `lower` and/or `compose`, `vjp`, `save`."""
     def deco(cls: type) -> Op:
-        parts = _block(cls, _COMMON + ("meta", "lower", "vjp", "jvp", "compose", "normalize",
-                                       "save", "noutputs", "update", "explain"))
+        parts = _block(cls, _COMMON + ("meta", "lower", "vjp", "jvp", "compose", "through",
+                                       "normalize",
+                                       "save", "noutputs", "update", "explain",
+                                       "diff_outputs"))
         parts.setdefault("name", cls.__name__)
         parts["save"] = tuple(parts.get("save", ()))
         if "differentiable" not in parts:
@@ -508,5 +513,5 @@ plugins.on_backend(collect)
 
 
 __all__ = ["Op", "ElementwiseOp", "KernelOp", "ViewOp", "CompositeOp", "Param", "REGISTRY",
-           "Scalar", "Attr", "Detour", "elementwise", "kernel_op", "view_op", "composite", "namespace",
-           "register", "register_kernel", "kernel_impls", "Meta", "parse_signature"]
+           "Scalar", "Attr", "Detour", "elementwise", "kernel_op", "view_op", "composite",
+           "namespace", "register", "register_kernel", "kernel_impls", "Meta", "parse_signature"]

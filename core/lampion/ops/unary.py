@@ -361,6 +361,20 @@ def _conj_grad(g, out, input):
     return conj(g)
 
 
+@composite(method=False, out=False)
+def real(input):
+    """The real part: a view of a complex tensor, a real tensor itself."""
+    return REGISTRY["complex_part"].fn(input, 0) if input.meta.dtype.kind == "c" else input
+
+
+@composite(method=False, out=False)
+def imag(input):
+    """The imaginary part of a complex tensor, as a view. RuntimeError for real tensors."""
+    if input.meta.dtype.kind != "c":
+        raise RuntimeError("imag is not implemented for tensors with non-complex dtypes.")
+    return REGISTRY["complex_part"].fn(input, 1)
+
+
 @composite(name="conj", method=True, out=False)
 def conj_(input):
     """The complex conjugate; real tensors are returned as they are."""

@@ -1,0 +1,201 @@
+"""Sample inputs of ops, as descriptions that any device can make real.
+
+Floor 3; imports base only (tensors are made by a function that the caller hands in). An op block
+has `samples = lambda rng: [Sample(T((2, 3)), dim=0), ...]`; tests build each sample twice, as
+NumPy arrays and as tensors of a device, with the same values and the same strides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Iterator, Sequence
+
+import numpy as np
+
+from ..base import dtype as dt
+from ..base.dtype import dtype
+from ..base.meta import contiguous_strides
+
+LAYOUTS = ("contiguous", "transposed", "strided", "expanded", "offset")
+
+
+@dataclass(frozen=True)
+class T:
+    """A tensor to be: shape, dtype (name), range of the values, layout in memory.
+
+    Layouts: "contiguous"; "transposed" (dims in reverse order in memory); "strided" (every
+    second element of every dim); "expanded" (all dims of size > 1 but the last have stride 0);
+    "offset" (starts some elements into its storage). `values` gives the elements instead.
+    Integers are drawn from low to high inclusive; complex numbers have both parts in the range.
+    """
+
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    low: float = -2.0
+    high: float = 2.0
+    layout: str = "contiguous"
+    values: Any = None
+
+    def to(self, dtype: str) -> "T":
+        """The same description with another element type."""
+        return replace(self, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The arguments of one call; Ts stand for tensors, also inside lists and tuples."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        object.__setattr__(self, "args", args)
+        object.__setattr__(self, "kwargs", kwargs)
+
+    def map(self, fn: Callable[[T], Any]) -> "Sample":
+        """A sample with every T replaced by fn(T)."""
+        return Sample(*[_map(a, fn) for a in self.args],
+                      **{k: _map(a, fn) for k, a in self.kwargs.items()})
+
+    def tensors(self) -> list[T]:
+        """The Ts, in order."""
+        found: list[T] = []
+        self.map(lambda t: found.append(t) or t)
+        return found
+
+
+def _map(a: Any, fn: Callable[[T], Any]) -> Any:
+    if isinstance(a, T):
+        return fn(a)
+    if isinstance(a, (list, tuple)) and type(a) in (list, tuple):
+        return type(a)(_map(x, fn) for x in a)
+    return a
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A T with values: a flat array and how the tensor lies in it (strides, offset in elements)."""
+
+    flat: Any
+    dtype: dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    def array(self) -> Any:
+        """A NumPy view with this layout."""
+        size = self.flat.itemsize
+        return np.lib.stride_tricks.as_strided(
+            self.flat[self.offset:], self.shape, [s * size for s in self.strides])
+
+
+def draw(t: T, rng: np.random.Generator) -> Buffer:
+    """Values for a T, laid out as it says."""
+    d = dt.by_name(t.dtype)
+    strides, offset, size = _geometry(t)
+    if t.values is not None:
+        flat = np.zeros(size, d.np)
+        b = Buffer(flat, d, t.shape, strides, offset)
+        b.array()[...] = np.asarray(t.values).astype(d.np).reshape(t.shape)
+        return b
+    return Buffer(_random(d, size, t.low, t.high, rng), d, t.shape, strides, offset)
+
+
+def _geometry(t: T) -> tuple[tuple[int, ...], int, int]:
+    """(strides, offset, number of elements of the storage)."""
+    shape = t.shape
+    dense = contiguous_strides(shape)
+    numel = int(np.prod(shape))
+    if t.layout == "contiguous":
+        return dense, 0, numel
+    if t.layout == "transposed":
+        return contiguous_strides(shape[::-1])[::-1], 0, numel
+    if t.layout == "strided":
+        double = contiguous_strides([2 * n for n in shape])
+        return tuple(2 * s for s in double), 0, numel << len(shape)
+    if t.layout == "expanded":
+        last = len(shape) - 1
+        return tuple(int(k == last) for k in range(len(shape))), 0, max(1, shape[-1]) if shape \
+            else 1
+    if t.layout == "offset":
+        return dense, 3, numel + 5
+    raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {t.layout!r}")
+
+
+def _random(d: dtype, size: int, low: float, high: float, rng: np.random.Generator) -> Any:
+    if d.kind == "b":
+        return rng.random(size) < 0.5
+    if d.kind in "ui":
+        low = max(low, 0) if d.kind == "u" else low
+        return rng.integers(int(low), int(high), size, endpoint=True).astype(d.np)
+    real = rng.uniform(low, high, size)
+    if d.kind == "c":
+        real = real + 1j * rng.uniform(low, high, size)
+    return real.astype(d.np)
+
+
+def materialize(sample: Sample, rng: np.random.Generator, make: Callable[[Buffer], Any],
+                ) -> tuple[Sample, Sample]:
+    """(the sample with tensors, the sample with NumPy arrays of the same values).
+
+    `make(buffer)` builds a tensor.
+    """
+    buffers = [draw(t, rng) for t in sample.tensors()]
+    left, right = iter(buffers), iter(buffers)
+    return (sample.map(lambda t: make(next(left))),
+            sample.map(lambda t: next(right).array().copy()))
+
+
+# ---------------------------------------------------------------- default samples
+
+SHAPES: tuple[tuple[tuple[int, ...], str], ...] = (
+    ((2, 3), "contiguous"), ((), "contiguous"), ((0, 3), "contiguous"), ((19,), "contiguous"),
+    ((3, 4), "transposed"), ((3, 5), "strided"), ((2, 3, 4), "expanded"), ((7,), "offset"))
+PAIRS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
+    ((3, 1, 4), (2, 1)), ((5,), ()), ((), (2, 2)), ((0,), (1,)))
+
+
+def elementwise_samples(op: Any, rng: np.random.Generator, dtype: str = "float32",
+                        ) -> Iterator[Sample]:
+    """Samples of an elementwise op from its signature and `domain`: every layout, 0-d, empty,
+    broadcast pairs, and numbers next to tensors."""
+    tensors = [p for p in op.params if p.kind in ("T", "TS")]
+    rest = {p.name: _number(op, p, rng) for p in op.params if p.kind in ("S", "I")}
+
+    def one(shapes: Sequence[tuple[int, ...]], layout: str) -> Sample:
+        made = {p.name: T(s, _dtype_of(op, p, dtype), *bounds(op, p.name), layout)
+                for p, s in zip(tensors, shapes)}
+        names = [p for p in op.params if p.name in made or p.name in rest]
+        values = {**made, **rest}
+        return Sample(*[values[p.name] for p in names if not p.kwonly],
+                      **{p.name: values[p.name] for p in names if p.kwonly})
+
+    for shape, layout in SHAPES:
+        yield one([shape] * len(tensors), layout)
+    if len(tensors) > 1:
+        for a, b in PAIRS:
+            yield one([(a, b)[k % 2] for k in range(len(tensors))], "contiguous")
+
+
+def bounds(op: Any, name: str) -> tuple[float, float]:
+    """The range of values for an operand: the op's `domain`, one for all or by name."""
+    d = op.domain
+    if isinstance(d, dict):
+        d = d.get(name)
+    return (-2.0, 2.0) if d is None else tuple(d)  # type: ignore[return-value]
+
+
+def _dtype_of(op: Any, p: Any, dtype: str) -> str:
+    fixed = getattr(op, "fixed", {}).get(p.name)
+    return fixed.name if fixed is not None else dtype
+
+
+def _number(op: Any, p: Any, rng: np.random.Generator) -> float:
+    if isinstance(p.default, (int, float)):
+        return p.default
+    low, high = bounds(op, p.name)
+    return float(rng.uniform(low, high))
+
+
+__all__ = ["T", "Sample", "Buffer", "LAYOUTS", "draw", "materialize", "elementwise_samples",
+           "bounds"]
