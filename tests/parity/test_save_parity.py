@@ -18,7 +18,8 @@ def to_torch(obj, **options):
     buffer = io.BytesIO()
     lampion.save(obj, buffer, **options)
     buffer.seek(0)
-    return torch.load(buffer)
+    # PyTorch's restricted loader knows protocol 2 only
+    return torch.load(buffer, weights_only=options.get("pickle_protocol", 2) == 2)
 
 
 def to_lampion(obj, torch_options=None, **options):

@@ -267,7 +267,6 @@ TENSOR = b"ctorch\nTensor\n"
         assemble(b"K\x01)\x81"),  # instance of a number
         assemble(b"ccollections\nOrderedDict\n)RK\x01b"),  # malformed state
         assemble(b"cnumpy\ndtype\nU\x01O\x85R"),  # objects in memory
-        assemble(b"cnumpy\ndtype\nU\x02f4\x85R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb"),
         assemble(b"ctorch\nFloatStorage\n)R"),  # storages come by reference only
         assemble(b"(U\x07storageK\x01K\x02tQ"),  # malformed reference
         assemble(b"ctorch._utils\n_rebuild_tensor\n(]K\x00K\x01\x85K\x01\x85tR"),  # no storage

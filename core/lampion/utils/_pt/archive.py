@@ -62,7 +62,7 @@ class Reader:
         self._label = label
         try:
             self._zip = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, OSError, ValueError, struct.error) as error:
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
             raise RuntimeError(
                 f"{label} is a zip archive without a readable directory ({error}): the file is "
                 "cut short or damaged"
@@ -73,6 +73,7 @@ class Reader:
             raise RuntimeError(f"{label} is a zip archive, but has no data.pkl: no checkpoint")
         self.folder = found[0].rpartition("/")[0]
         self._names = set(names)
+        self._length = file.seek(0, io.SEEK_END)
 
     def has(self, name: str) -> bool:
         """Whether there is such a record."""
@@ -85,9 +86,14 @@ class Reader:
 
     def _info(self, name: str) -> zipfile.ZipInfo:
         try:
-            return self._zip.getinfo(f"{self.folder}/{name}")
+            info = self._zip.getinfo(f"{self.folder}/{name}")
         except KeyError:
             raise RuntimeError(f"{self._label}: the record {name!r} is missing") from None
+        stored = info.compress_type == zipfile.ZIP_STORED
+        length = info.file_size if stored else info.compress_size
+        if info.header_offset < 0 or info.header_offset + length > self._length:
+            raise RuntimeError(f"{self._label}: the record {name!r} lies outside the file")
+        return info
 
     def size(self, name: str) -> int:
         """Bytes of a record."""
@@ -119,10 +125,9 @@ class Reader:
 
     def _inflate(self, info: zipfile.ZipInfo, target: memoryview) -> None:
         try:
-            data = self._zip.read(info)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            target[:] = self._zip.read(info)
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
             raise RuntimeError(f"{self._label}: cannot read {info.filename!r}: {error}") from error
-        target[:] = data
 
     def offset(self, name: str) -> int:
         """Where a record's data starts in the file."""

@@ -383,10 +383,7 @@ def _build(target: Any, state: Any) -> None:
     if isinstance(target, np.ndarray):
         _build_array(target, state)
     elif isinstance(target, np.dtype):
-        order = state[1] if isinstance(state, tuple) and len(state) >= 8 else None
-        if order not in ("<", ">", "|", "=") or any(x is not None for x in state[2:5]):
-            raise UnpicklingError("a NumPy dtype in the file is malformed")
-        target.__setstate__((3, order, None, None, None, -1, -1, 0))
+        _build_dtype(target, state)
     elif kind is OrderedDict or kind is Counter:
         if not isinstance(state, dict):
             raise UnpicklingError(f"the state of a {kind.__name__} must be a dict")
@@ -403,6 +400,16 @@ def _build(target: Any, state: Any) -> None:
             f"the file may not change an object of type {kind.__module__}.{kind.__qualname__}; "
             "if you trust it, add the type with lampion.serialization.add_safe_globals"
         )
+
+
+def _build_dtype(target: Any, state: Any) -> None:
+    """The byte order, and nothing else, comes from the file."""
+    order = state[1] if isinstance(state, tuple) and len(state) == 8 else None
+    plain = order in ("<", ">", "=", "|") and all(x is None for x in state[2:5])
+    if not plain or (order == "|") != (target.byteorder == "|"):
+        raise UnpicklingError("a NumPy dtype in the file is malformed")
+    sizes = (target.itemsize, target.alignment) if target.kind in "SU" else (-1, -1)
+    target.__setstate__((3, order, None, None, None, *sizes, target.flags))
 
 
 def _build_array(target: Any, state: Any) -> None:
