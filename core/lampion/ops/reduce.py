@@ -364,7 +364,7 @@ class deviation:
         g = expand_reduced(g, m, dims, ctx.keepdim)
         scale = 1.0 / free if free > 0 else float("nan")
         r = g / s * scale * (x - x.mean(dims, True))
-        return (r.masked_fill(s == 0, 0.0),)
+        return (REGISTRY["where"].fn(s == 0, 0.0, r),)
 
 
 def _dims_and_correction(input, dim, unbiased, correction):
