@@ -225,6 +225,7 @@ LAYOUTS = [  # shape, strides of the output, of x, of y
     ((33, 40), (1, 33), (40, 1), (1, 33)), ((6, 5, 17), (85, 17, 1), (1, 6, 30), (17, 0, 1)),
     ((3, 4, 5, 6), (120, 30, 6, 1), (1, 3, 12, 60), (0, 1, 4, 20)),
     ((64,), (2,), (3,), (1,)), ((9, 31), (62, 2), (31, 1), (93, 3)),
+    ((70, 300), (300, 1), (1, 70), (300, 1)), ((16, 16), (16, 1), (1, 16), (1, 16)),
     ((2, 9000), (9000, 1), (9000, 1), (0, 1)), ((100, 3), (3, 1), (3, 1), (1, 0)),
 ]
 
@@ -245,6 +246,10 @@ def test_layouts(case, d):
     check(kernel, p.values, buffers, chunks=3)
     check(kernel, p.values, buffers, plan=Plan("scalar", 1, 1, block=0), chunks=2)
     for axis in range(len(shape)):
+        for other in range(len(shape)):
+            if other != axis:
+                check(kernel, p.values, buffers, chunks=2,
+                      plan=Plan("tile", 8, 2, axis, other, block=0))
         for block in (0, 8192) if len(shape) > 1 else (64,):
             check(kernel, p.values, buffers, plan=Plan("grid", 8, 2, axis, block=block), chunks=2)
 

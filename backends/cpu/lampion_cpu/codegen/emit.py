@@ -49,14 +49,19 @@ class Scope:
 
 class Lanes:
     """How the code being written covers the vector axis: `count` vectors of `width` lanes from
-    lane 0 at `start` (a register); `mask` selects the live lanes of a tail."""
+    lane 0 at `start` (a register); `mask` selects the live lanes of a tail.
 
-    __slots__ = ("axis", "width", "count", "start", "mask")
+    With a `tile` axis the vectors lie beside each other along that axis, from `tile_start` on,
+    instead of behind each other along the vector axis.
+    """
 
-    def __init__(self, axis: int, width: int, count: int, start: str,
-                 mask: str | None = None) -> None:
+    __slots__ = ("axis", "width", "count", "start", "mask", "tile", "tile_start")
+
+    def __init__(self, axis: int, width: int, count: int, start: str, mask: str | None = None,
+                 tile: int | None = None, tile_start: str = "") -> None:
         self.axis, self.width, self.count = axis, width, count
         self.start, self.mask = start, mask
+        self.tile, self.tile_start = tile, tile_start
 
 
 class Emitter:
@@ -175,13 +180,19 @@ class Emitter:
         """Whether `e` differs between lanes."""
         lanes = self.lanes
         for key in self.deps(e):
-            if lanes is not None and key == ("i", lanes.axis):
+            if lanes is not None and key in (("i", lanes.axis), ("i", lanes.tile)):
                 return True
             if key in self.bound and self.bound[key][1].vec:
                 return True
         return False
 
     # ---- values -------------------------------------------------------------------------------
+
+    def alike(self, e: Expr) -> bool:
+        """Whether all vectors of a tile have the same value for `e`."""
+        lanes = self.lanes
+        return (lanes is not None and lanes.tile is not None
+                and ("i", lanes.tile) not in self.deps(e))
 
     def find(self, e: Expr) -> Val | None:
         if e.op == "ref":

@@ -130,20 +130,23 @@ def emit_node(em: Emitter, e: Expr, scope: Scope) -> Val:
             return _lazy_select(site, e, rare)
     parts = [site.get(a) for a in e.args]
     ds = [a.dtype for a in e.args]
+    written = 1 if vec and em.alike(e) else site.count
     out = tuple(node(site, e, [p[u] for p in parts], ds)  # type: ignore[arg-type]
-                for u in range(site.count))
-    return Val(out, vec, scope)
+                for u in range(written))
+    return Val(out * (site.count // written), vec, scope)
 
 
 def _index(em: Emitter, e: Expr, scope: Scope, vec: bool) -> Val:
     lanes = em.lanes
-    if lanes is None or e.value != lanes.axis:
+    if lanes is None or e.value not in (lanes.axis, lanes.tile):
         return em.bound[("i", e.value)][1]
-    first = em.splat(lanes.start, "i64", scope)
+    along = e.value == lanes.axis
+    first = em.splat(lanes.start if along else lanes.tile_start, "i64", scope)
     t = ty.vec("i64", lanes.width)
     out = []
     for u in range(lanes.count):
-        steps = ", ".join(f"i64 {k + u * lanes.width}" for k in range(lanes.width))
+        lane, vector = (1, lanes.width if lanes.tile is None else 0) if along else (0, 1)
+        steps = ", ".join(f"i64 {k * lane + u * vector}" for k in range(lanes.width))
         out.append(em.put(f"add {t} {first}, <{steps}>", scope))
     return Val(tuple(out), True, scope)
 

@@ -17,7 +17,7 @@ from . import memory
 from . import types as ty
 from .emit import Emitter, Lanes
 from .intrinsics import combine
-from .plan import FLUSH, Plan
+from .plan import FLUSH, TILE_ACROSS, TILE_ALONG, Plan
 from .reduce import Accumulator
 
 
@@ -51,8 +51,8 @@ class Lowering:
         """The loop over units; binds the outer grid axes."""
         em, plan = self.em, self.plan
         sizes = [em.uniform(e) for e in self.kernel.grid]
-        digits: list[tuple[int, str]] = [
-            (k, n) for k, n in enumerate(sizes) if not (plan.mode == "grid" and k == plan.axis)]
+        apart = {"grid": (plan.axis,), "tile": (plan.axis, plan.across)}.get(plan.mode, ())
+        digits: list[tuple[int, str]] = [(k, n) for k, n in enumerate(sizes) if k not in apart]
         lo, hi = "%lo", "%hi"
         if plan.mode == "grid":
             n = sizes[plan.axis]
@@ -62,6 +62,10 @@ class Lowering:
             if plan.block:
                 padded = em.put(f"add i64 {n}, {plan.block - 1}")
                 digits.append((-1, em.put(f"udiv i64 {padded}, {plan.block}")))
+        if plan.mode == "tile":
+            for axis, edge in ((plan.across, TILE_ACROSS), (plan.axis, TILE_ALONG)):
+                padded = em.put(f"add i64 {sizes[axis]}, {edge - 1}")
+                digits.append((-1, em.put(f"udiv i64 {padded}, {edge}")))
         if plan.sequential:
             lo, hi = "0", "1"
             for _, n in digits:
@@ -100,23 +104,68 @@ class Lowering:
                     em.bind_index(axis, c)
             if self.plan.mode == "grid":
                 self.block(coords[-1] if digits[-1][0] < 0 else None)
+            elif self.plan.mode == "tile":
+                self.tiles(coords[-2], coords[-1])
             else:
                 self.point()
             return [] if single else _advance(em, digits, coords)
 
         em.loop(lo, hi, 1, [] if single else [("i64", c) for c in first], body, "U")
 
+    def tiles(self, down: str, right: str) -> None:
+        """One block of square tiles: whole tiles, then the rows that are left one by one."""
+        em, plan, w = self.em, self.plan, self.plan.width
+        top, bottom = self.bounds(down, TILE_ACROSS, plan.across)
+        left, end = self.bounds(right, TILE_ALONG, plan.axis)
+        height = em.put(f"and i64 {em.put(f'sub i64 {bottom}, {top}')}, {-w}")
+        width = em.put(f"and i64 {em.put(f'sub i64 {end}, {left}')}, {-w}")
+        middle = em.put(f"add i64 {top}, {height}")
+        whole = em.put(f"add i64 {left}, {width}")
+
+        def square(j: str, i: str) -> None:
+            em.lanes = Lanes(plan.axis, w, w, i, None, plan.across, j)
+            em.bind_index(plan.axis, i)
+            self.point()
+            em.lanes = None
+
+        def band(j: str, _: list[str]) -> list[str]:
+            em.bind_index(plan.across, j)
+
+            def column(i: str, _: list[str]) -> list[str]:
+                square(j, i)
+                return []
+
+            em.loop(left, whole, w, [], column, "S")
+            return []
+
+        def row(first: str) -> Callable[[str, list[str]], list[str]]:
+            def run(j: str, _: list[str]) -> list[str]:
+                em.bind_index(plan.across, j)
+                self.span(first, end)
+                return []
+
+            return run
+
+        em.loop(top, middle, w, [], band, "D")
+        em.loop(top, middle, 1, [], row(whole), "E")
+        em.loop(middle, bottom, 1, [], row(left), "E")
+
+    def bounds(self, index: str, edge: int, axis: int) -> tuple[str, str]:
+        """Start and end of block `index` of a grid axis."""
+        em = self.em
+        n = em.uniform(self.kernel.grid[axis])
+        start = em.put(f"mul i64 {index}, {edge}")
+        end = em.put(f"add i64 {start}, {edge}")
+        less = em.put(f"icmp slt i64 {end}, {n}")
+        return start, em.put(f"select i1 {less}, i64 {end}, i64 {n}")
+
     def block(self, index: str | None) -> None:
         """The part of the vector axis that belongs to one unit."""
         em = self.em
-        n = em.uniform(self.kernel.grid[self.plan.axis])
         if index is None:
-            self.span("0", n)
+            self.span("0", em.uniform(self.kernel.grid[self.plan.axis]))
             return
-        start = em.put(f"mul i64 {index}, {self.plan.block}")
-        end = em.put(f"add i64 {start}, {self.plan.block}")
-        less = em.put(f"icmp slt i64 {end}, {n}")
-        self.span(start, em.put(f"select i1 {less}, i64 {end}, i64 {n}"))
+        self.span(*self.bounds(index, self.plan.block, self.plan.axis))
 
     def span(self, start: str, stop: str) -> None:
         """Grid points start..stop of the vector axis: unrolled vectors, then a tail."""

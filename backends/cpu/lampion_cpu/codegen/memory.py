@@ -9,6 +9,7 @@ from lampion.base import dtype as dt
 from lampion.base.dtype import dtype
 from lampion.ir.expr import Expr, is_const
 
+from . import tile
 from . import types as ty
 from .emit import Emitter, Scope, Val
 
@@ -22,16 +23,16 @@ def load(em: Emitter, e: Expr, scope: Scope, vec: bool) -> Val:
     lanes = em.lanes
     if lanes is None:  # varies only through a vector result of another stage: cannot happen
         raise AssertionError("a varying load outside a vector loop")
-    masks = _masks(em, e, scope)
+    if lanes.tile is not None:
+        found = tile.load(em, e, scope, d)
+        return Val(tuple(_to_register(em, x, d, scope, True) for x in found), True, scope)
+    masks = lane_masks(em, e, scope)
     coefficient, rest = em.affine(e.args[0], lanes.axis)
     contiguous = is_const(coefficient, 1) if coefficient is not None else False
     if contiguous and not em.varying(rest):
-        out = _contiguous_load(em, e, rest, masks, scope, d)
-    elif coefficient is not None and is_const(coefficient, 0) and not em.varying(rest):
-        # the address is uniform, the mask is not: read once for every lane that wants it
-        out = _gather(em, e, masks, scope, d)
+        out = contiguous_load(em, e, rest, masks, scope, d)
     else:
-        out = _gather(em, e, masks, scope, d)
+        out = gather(em, e, masks, scope, d)
     return Val(tuple(_to_register(em, x, d, scope, True) for x in out), True, scope)
 
 
@@ -52,7 +53,7 @@ def _scalar_load(em: Emitter, e: Expr, scope: Scope, d: dtype) -> str:
     return em.put(f"select i1 {mask}, {r} {x}, {r} {other}", scope)
 
 
-def _masks(em: Emitter, e: Expr, scope: Scope) -> tuple[str | None, ...]:
+def lane_masks(em: Emitter, e: Expr, scope: Scope) -> tuple[str | None, ...]:
     """Per vector: the lanes to read (user mask and tail), or None for all."""
     lanes = em.lanes
     assert lanes is not None
@@ -79,7 +80,7 @@ def _other(em: Emitter, e: Expr, d: dtype, scope: Scope) -> tuple[str, ...]:
     return out
 
 
-def _contiguous_load(em: Emitter, e: Expr, rest: Expr, masks: tuple[str | None, ...],
+def contiguous_load(em: Emitter, e: Expr, rest: Expr, masks: tuple[str | None, ...],
                      scope: Scope, d: dtype) -> list[str]:
     lanes = em.lanes
     assert lanes is not None
@@ -94,7 +95,7 @@ def _contiguous_load(em: Emitter, e: Expr, rest: Expr, masks: tuple[str | None, 
             out.append(em.put(f"load {v}, ptr {at}, align {d.itemsize}", scope))
         else:
             out.append(em.intrinsic(
-                f"llvm.masked.load.v{w}{_suffix(t)}.p0", v,
+                f"llvm.masked.load.v{w}{suffix_of(t)}.p0", v,
                 [("ptr", at), ("i32", str(d.itemsize)), (f"<{w} x i1>", m), (v, others[u])],
                 scope))
     return out
@@ -129,7 +130,7 @@ def lane_indices(em: Emitter, index: Expr, scope: Scope) -> tuple[str, ...]:
     return em.vectors(em.value(index), dt.int64)
 
 
-def _gather(em: Emitter, e: Expr, masks: tuple[str | None, ...], scope: Scope,
+def gather(em: Emitter, e: Expr, masks: tuple[str | None, ...], scope: Scope,
             d: dtype) -> list[str]:
     lanes = em.lanes
     assert lanes is not None
@@ -142,13 +143,13 @@ def _gather(em: Emitter, e: Expr, masks: tuple[str | None, ...], scope: Scope,
     for u, m in enumerate(masks):
         at = em.put(f"getelementptr {t}, ptr {base}, <{w} x i64> {indices[u]}", scope)
         out.append(em.intrinsic(
-            f"llvm.masked.gather.v{w}{_suffix(t)}.v{w}p0", v,
+            f"llvm.masked.gather.v{w}{suffix_of(t)}.v{w}p0", v,
             [(f"<{w} x ptr>", at), ("i32", str(d.itemsize)),
              (f"<{w} x i1>", m or "splat (i1 true)"), (v, others[u] if m else "poison")], scope))
     return out
 
 
-def _suffix(t: str) -> str:
+def suffix_of(t: str) -> str:
     return {"float": "f32", "double": "f64", "half": "f16"}.get(t, t)
 
 
@@ -187,9 +188,12 @@ def store(em: Emitter, slot: int, index: Expr, value: Expr, mask: Expr | None) -
         given = em.vectors(em.value(mask), dt.bool_)
         masks = given if lanes.mask is None else tuple(
             em.put(f"and <{w} x i1> {m}, {lanes.mask}") for m in given)
+    if lanes.tile is not None:
+        tile.store(em, slot, index, values, masks, d)
+        return
     coefficient, rest = em.affine(index, lanes.axis)
     if coefficient is None or not is_const(coefficient, 1) or em.varying(rest):
-        _scatter(em, slot, index, values, masks, d)
+        scatter(em, slot, index, values, masks, d)
         return
     base = lane_pointer(em, slot, rest, d, scope)
     for u, m in enumerate(masks):
@@ -204,19 +208,19 @@ def store(em: Emitter, slot: int, index: Expr, value: Expr, mask: Expr | None) -
 
 def _masked_store(em: Emitter, v: str, t: str, x: str, at: str, align: int, mask: str) -> None:
     w = v[1:].split()[0]
-    name = f"llvm.masked.store.v{w}{_suffix(t)}.p0"
+    name = f"llvm.masked.store.v{w}{suffix_of(t)}.p0"
     em.declares.add(f"declare void @{name}({v}, ptr, i32, <{w} x i1>)")
     em.raw(f"call void @{name}({v} {x}, ptr {at}, i32 {align}, <{w} x i1> {mask})")
 
 
-def _scatter(em: Emitter, slot: int, index: Expr, values: list[str],
+def scatter(em: Emitter, slot: int, index: Expr, values: list[str],
              masks: tuple[str | None, ...], d: dtype) -> None:
     lanes = em.lanes
     assert lanes is not None
     w, t = lanes.width, ty.mem(d)
     v = ty.vec(t, w)
     indices = lane_indices(em, index, em.here)
-    name = f"llvm.masked.scatter.v{w}{_suffix(t)}.v{w}p0"
+    name = f"llvm.masked.scatter.v{w}{suffix_of(t)}.v{w}p0"
     em.declares.add(f"declare void @{name}({v}, <{w} x ptr>, i32, <{w} x i1>)")
     for u, m in enumerate(masks):
         at = em.put(f"getelementptr {t}, ptr {em.pointer(slot)}, <{w} x i64> {indices[u]}")

@@ -27,6 +27,8 @@ BLOCK = 64  # elements of a one-axis grid that one unit covers
 LONG_BLOCK = 8192  # elements of the vector axis in one unit when other axes are units too
 GRAIN_WORK = 32768  # element-operations worth a thread
 FLUSH = 64  # additions into one float accumulator before it is flushed into the next level
+TILE_ACROSS, TILE_ALONG = 64, 256  # a unit of square tiles, in elements
+TILE_WORK = 24  # larger expressions are not worth writing W times
 STREAM_BYTES = 16 << 20  # outputs from here on bypass the caches
 
 
@@ -34,12 +36,13 @@ STREAM_BYTES = 16 << 20  # outputs from here on bypass the caches
 class Plan:
     """A schedule. mode "grid": lanes are neighbouring points of grid axis `axis`; mode "range":
     lanes are neighbouring points of `stage_axes[k]` in stage k (None: one at a time); mode
-    "scalar": no lanes at all."""
+    "tile": square tiles of the grid axes `axis` (lanes) and `across`; mode "scalar": no lanes."""
 
     mode: str
     width: int
     unroll: int
     axis: int = -1
+    across: int = -1
     stage_axes: tuple[int | None, ...] = ()
     block: int = BLOCK  # vector-axis elements per unit; 0: the whole axis
     sequential: bool = False
@@ -126,7 +129,7 @@ def _stage_cost(kernel: Kernel, stage: Stage, axis: int, width: int) -> float:
         if c is not None and c.op == "const" and c.value in (0, 1):
             cost += 1.0 if c.value else 0.2
         else:
-            cost += 1.5 * width
+            cost += 3.0 * width
     ops = sum(1 for e in data_nodes([s.value for s in stage.body]) if e.args)
     return cost + 0.4 * ops
 
@@ -170,11 +173,49 @@ def choose(kernel: Kernel, params: Sequence[int], bits: int) -> Plan:
                                                   else LONG_BLOCK)
             best = (cost, Plan("grid", width, unroll, axis, block=block, sequential=sequential,
                                flush=flush, stream=_streams(kernel, axis, n * outer)))
+    tiled = _tile_plan(kernel, grid, width)
+    if tiled is not None and tiled[0] < best[0]:
+        best = tiled
     ranged = _range_plan(kernel, params, width)
     if ranged is not None and ranged[0] < best[0]:
         best = (ranged[0], Plan("range", width, unroll, stage_axes=ranged[1], block=0,
                                 sequential=sequential, flush=flush))
     return best[1]
+
+
+def _tile_plan(kernel: Kernel, grid: Sequence[int], width: int) -> tuple[float, Plan] | None:
+    """Square tiles, if some arrays are contiguous along one grid axis and some along another."""
+    if any(st.ranges or any(not isinstance(s, Store) or s.mask is not None for s in st.body)
+           for st in kernel.stages) or work(kernel) > TILE_WORK:
+        return None
+    width = min(width, 16)
+    found = [a for st in kernel.stages for a in _accesses(kernel, st.body)]
+    unit: list[int] = []
+    for a in found:
+        unit += [k for k in range(len(grid)) if (c := coefficient(a.index, k)) is not None
+                 and c.op == "const" and c.value == 1 and grid[k] >= width]
+    axes = sorted(set(unit), key=lambda k: (-unit.count(k), -k))[:2]
+    if len(axes) < 2:
+        return None
+    stored = [s.index for st in kernel.stages for s in st.body]
+    along = next((k for k in axes if (c := coefficient(stored[0], k)) is not None
+                  and c.op == "const" and c.value == 1), axes[0])
+    across = axes[1] if along == axes[0] else axes[0]
+    cost = 0.0
+    for a in found:
+        c = [coefficient(a.index, k) for k in (along, across)]
+        if any(x is None for x in c):
+            cost += 3.0 * width
+        elif any(x is not None and x.op == "const" and x.value == 1 for x in c):
+            lined = c[0] is not None and c[0].op == "const" and c[0].value == 1
+            cost += 1.0 if lined else 5.0
+        elif all(x is not None and x.op == "const" and x.value == 0 for x in c):
+            cost += 0.2
+        else:
+            cost += 3.0 * width
+    cost += 0.4 * work(kernel)
+    return (cost * _vectors(grid[along], width) * _vectors(grid[across], width) * width,
+            Plan("tile", width, 2, along, across, block=0))
 
 
 def _vectors(n: int, width: int) -> float:
@@ -276,7 +317,11 @@ def units_grain(kernel: Kernel, plan: Plan, params: Sequence[int]) -> tuple[int,
         per_point += _points(st, params) * (1 + ops / 8)
     units, span = 1, 1
     for k, n in enumerate(grid):
-        if plan.mode == "grid" and k == plan.axis:
+        if plan.mode == "tile" and k in (plan.axis, plan.across):
+            edge = TILE_ALONG if k == plan.axis else TILE_ACROSS
+            units *= -(-n // edge)
+            span *= min(edge, n)
+        elif plan.mode == "grid" and k == plan.axis:
             span = plan.block or n
             units *= -(-n // span) if span else 0
         else:
