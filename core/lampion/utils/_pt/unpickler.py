@@ -188,10 +188,15 @@ class _Machine:
                 if instruction is None:
                     raise UnpicklingError(f"unknown or forbidden pickle instruction {code:#04x}")
                 instruction(self)
-        except _Stop:
-            return self.stack.pop()
-        except (IndexError, struct.error):
-            raise UnpicklingError("the pickle is cut short or malformed") from None
+        except _Stop as end:
+            return end.args[0]
+        except (UnpicklingError, RuntimeError):
+            raise
+        except Exception as error:  # whatever a damaged file leads to
+            kind = type(error).__name__
+            raise UnpicklingError(
+                f"the pickle is cut short or malformed, near byte {self.at}: {kind}: {error}"
+            ) from error
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -230,7 +235,7 @@ class _Machine:
     # -- instructions -------------------------------------------------------------------------
 
     def stop(self) -> None:
-        raise _Stop
+        raise _Stop(self.stack.pop())
 
     def proto(self) -> None:
         version = self.number("<B")
