@@ -1,12 +1,52 @@
-"""Library kernels of the CPU backend: what oneDNN, BLAS, NumPy or SciPy do better."""
+"""Library kernels of the CPU backend: what the direct kernels, oneDNN and BLAS do better than
+generated code.
+
+Each builder turns an OpCall into the steps of a program, or declines with None: the next kernel,
+in the end the generated one, takes the call then.
+
+May import lampion's floors 0-2 and this package.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from lampion.runtime.backend import KernelImpl
+from lampion.runtime.backend import KernelImpl, Launch, OpCall
 
 
 def kernels() -> Sequence[KernelImpl]:
     """All of them."""
-    return ()
+    table = {
+        "contract": (build_contract, "gemm"),
+    }
+    return [KernelImpl(op, "cpu", build, priority=10, source=f"cpu.{source}")
+            for op, (build, source) in table.items()]
+
+
+def _view(slot: int, m: Any) -> Any:
+    from .gemm import View
+
+    return View(slot, m.shape, m.strides, m.dtype.name)
+
+
+def _launch(call: OpCall, plan: Any, name: str) -> Launch | None:
+    """The program of a plan whose slots are the call's outputs, inputs and its own scratch."""
+    from .program import make_program
+
+    if plan is None:
+        return None
+    made = make_program(plan.steps, "s" * len(call.inputs), [m.span for m in call.outputs],
+                        plan.scratch)
+    return Launch(made.launch, made.into, [name], made)
+
+
+def build_contract(call: OpCall) -> Launch | None:
+    """Matrix products: gemm.matmul_steps chooses the kernels."""
+    from .gemm import matmul_steps
+
+    out = call.outputs[0]
+    bias = None if call.bias is None else _view(3, call.bias)
+    plan = matmul_steps(_view(1, call.a), _view(2, call.b), _view(0, out), bias,
+                        first_scratch=1 + len(call.inputs))
+    return _launch(call, plan, "gemm")

@@ -241,17 +241,27 @@ def _elementwise_pack(op: R.ElementwiseOp, attrs: dict[str, Any], needs: tuple[b
         args[k] if kind == "arg" else outs[k].data_ for kind, k in picks)
 
 
-def choose(op: R.Op, call: OpCall, lower: Callable[[], Any] | None) -> tuple[Launch | None, str]:
-    """The best kernel for a call: registered ones by priority, then the lowering.
+def choose(op: R.Op, call: OpCall, lower: Callable[[], Any] | None, form: str = "",
+           ) -> tuple[Launch | None, str]:
+    """The best kernel for a call: registered ones by priority, then the lowering. `form` is "_"
+    for the in-place form of a kernel op.
 
     Returns (None, reason) if the device has neither.
     """
     backend = backend_of(call.device)
-    for impl in offers(op, backend.name):
+    for impl in offers(op, backend.name, form):
         if impl.constraint is None or impl.constraint(call):
             launch = impl.build(call)
             if launch is not None:
                 return launch, f"kernel {impl.source or impl.op} (priority {impl.priority})"
+    through = getattr(op, "through", None)
+    other = None if through is None else through(call)
+    if other is not None:
+        target: Any = R.REGISTRY[other.op]
+        below = None if target.lower is None else (lambda: target.lower(other))
+        launch, chosen = choose(target, other, below)
+        if launch is not None:
+            return launch, f"{other.op}: {chosen}"
     if lower is not None:
         caps = backend.capabilities(call.device.index or 0)
         missing = [m.dtype for m in (*call.inputs, *call.outputs)
@@ -293,11 +303,11 @@ def guarded(op: R.Op, call: OpCall, inner: Launch, backend: Any, words: int) -> 
     return Launch(launch, into, inner.kernels, inner.keep)
 
 
-def offers(op: R.Op, backend: str) -> Sequence[KernelImpl]:
+def offers(op: R.Op, backend: str, form: str = "") -> Sequence[KernelImpl]:
     """Registered kernels in the order to try: by priority, unless `[kernels]` of the settings
     puts a provider first ("generated" means none of them). UnsupportedError if that provider has
     no kernel for the op."""
-    impls = R.kernel_impls(op.qualname, backend)
+    impls = R.kernel_impls(op.qualname + form, backend)
     wanted = config.get("kernels").get(f"{op.qualname}@{backend}")
     if wanted is None:
         return impls
@@ -322,9 +332,10 @@ def backend_of(d: device) -> Any:
 
 
 def kernel_plan(op: R.KernelOp, values: Sequence[Any], outputs: Sequence[Meta] | None = None,
-                ) -> Plan:
+                update: Callable[[OpCall], Any] | None = None) -> Plan:
     """Plan a kernel op. `values` are the bound arguments with Metas for tensors and Python types
-    for numbers. A plan without `launch` means: use the op's composition."""
+    for numbers. A plan without `launch` means: use the op's composition. With `update`, plan the
+    in-place form; kernels for it are registered under the op's name and an underscore."""
     args = {p.name: v for p, v in zip(op.params, values)}
     inputs: list[Any] = []
     for p, v in zip(op.params, values):
@@ -336,15 +347,18 @@ def kernel_plan(op: R.KernelOp, values: Sequence[Any], outputs: Sequence[Meta] |
             inputs.append(dt.float64)
         elif p.kind == R.INTEGER:
             inputs.append(dt.int64)
+        elif p.kind == R.TENSOR_OR_NUMBER:
+            inputs.append(dt.float64 if v is float else dt.int64)
     tensors = [m for m in inputs if isinstance(m, Meta)]
     where = common_device(op, tensors) if tensors else args["device"]
     if outputs is None:
         outputs = [meta(s[0], s[1], s[2] if len(s) > 2 else None, where)
                    for s in op.meta(*values)]
     call = OpCall(op.name, tuple(inputs), args, tuple(outputs), where)
-    lower = None if op.lower is None else (lambda: op.lower(call))  # type: ignore[misc]
-    launch, chosen = choose(op, call, lower)
-    if launch is None and op.compose is None:
+    rule = update or op.lower
+    lower = None if rule is None else (lambda: rule(call))  # type: ignore[misc]
+    launch, chosen = choose(op, call, lower, "_" if update else "")
+    if launch is None and op.compose is None and not update:
         from ..runtime.fallback import fallback_launch
 
         launch, chosen = fallback_launch(op, call, chosen)
