@@ -16,7 +16,8 @@ __all__ = ["Buffer", "Parameter", "UninitializedBuffer", "UninitializedParameter
 def factory_kwargs(kwargs):
     """{'device', 'dtype'} (and memory_format) of the keyword arguments of a layer's constructor.
 
-    `factory_kwargs` inside `kwargs` may hold them too; TypeError for any other key or one given twice.
+    `factory_kwargs` inside `kwargs` may hold them too; TypeError for any other key or one given
+    twice.
 
     >>> nn.factory_kwargs({"dtype": lampion.float32})
     {'dtype': lampion.float32}

@@ -226,7 +226,8 @@ def _keep_mask(input: Tensor, shape: Any, p: float) -> Tensor:
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zero each element with probability p and scale the others by 1/(1-p); identity if not training.
+    """Zero each element with probability p and scale the others by 1/(1-p); identity if not
+    training.
 
     ValueError unless 0 <= p <= 1.
     """
@@ -258,8 +259,10 @@ def dropout1d(input: Tensor, p: float = 0.5, training: bool = True,
     """Dropout of whole channels of (N, C, L) or (C, L)."""
     _check_p(p)
     if input.dim() not in (2, 3):
-        raise RuntimeError(f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D input. "
-                           "Note that dropout1d exists to provide channel-wise dropout on inputs with "
+        raise RuntimeError(f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D "
+                           f"input. "
+                           "Note that dropout1d exists to provide channel-wise dropout on inputs "
+                           "with "
                            "1 spatial dimension, a channel dimension, and an optional batch "
                            "dimension (i.e. 2D or 3D inputs).")
     return (_unbatched if input.dim() == 2 else _channel_dropout)(input, p, training, inplace)
@@ -270,7 +273,8 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True,
     """Dropout of whole channels of (N, C, H, W); axis 0 is always the batch."""
     _check_p(p)
     if input.dim() not in (3, 4):
-        warnings.warn(f"dropout2d: Received a {input.dim()}-D input to dropout2d, which is deprecated "
+        warnings.warn(f"dropout2d: Received a {input.dim()}-D input to dropout2d, which is "
+                      f"deprecated "
                       "and will result in an error in a future release.", stacklevel=2)
     return _channel_dropout(input, p, training, inplace)
 
@@ -280,13 +284,16 @@ def dropout3d(input: Tensor, p: float = 0.5, training: bool = True,
     """Dropout of whole channels of (N, C, D, H, W) or (C, D, H, W)."""
     _check_p(p)
     if input.dim() not in (4, 5):
-        warnings.warn(f"dropout3d: Received a {input.dim()}-D input to dropout3d, which is deprecated "
+        warnings.warn(f"dropout3d: Received a {input.dim()}-D input to dropout3d, which is "
+                      f"deprecated "
                       "and will result in an error in a future release.", stacklevel=2)
     return (_unbatched if input.dim() == 4 else _channel_dropout)(input, p, training, inplace)
 
 
 def _alpha_dropout(input: Tensor, shape: Any, p: float, training: bool, inplace: bool) -> Tensor:
-    """x keeps with probability 1 - p, else becomes selu's limit; scaled to mean 0 and variance 1."""
+    """x keeps with probability 1 - p, else becomes selu's limit; scaled to mean 0 and variance
+    1.
+    """
     _check_p(p)
     if not training or p == 0.0:
         return input
@@ -315,5 +322,5 @@ def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False,
 
 __all__ = ["alpha_dropout", "celu", "dropout", "dropout1d", "dropout2d", "dropout3d", "elu",
            "feature_alpha_dropout", "glu", "gumbel_softmax", "hardsigmoid", "hardswish", "hardtanh",
-           "leaky_relu", "log_softmax", "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid",
-           "silu", "softmax", "softmin", "softsign", "tanh", "tanhshrink", "threshold"]
+           "leaky_relu", "log_softmax", "mish", "prelu", "relu", "relu6", "rrelu", "selu",
+           "sigmoid", "silu", "softmax", "softmin", "softsign", "tanh", "tanhshrink", "threshold"]

@@ -24,7 +24,8 @@ def multi_head_attention_forward(
         static_k: Tensor | None = None, static_v: Tensor | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Attention of query (L, N, E) over key and value (S, N, E), heads in parallel; N may be absent.
+    """Attention of query (L, N, E) over key and value (S, N, E), heads in parallel; N may be
+    absent.
 
     Returns (output (L, N, E), weights (N, L, S), or (N, heads, L, S) unless averaged, or None).
     key_padding_mask (N, S); attn_mask (L, S) or (N heads, L, S); boolean masks are True where there
@@ -95,7 +96,8 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, key_padding_mask: T
     batched = query.dim() == 3
     kind = "batched (3-D)" if batched else "unbatched (2-D)"
     if key.dim() != query.dim() or value.dim() != query.dim():
-        raise AssertionError(f"For {kind} `query`, expected `key` and `value` to be {query.dim()}-D "
+        raise AssertionError(f"For {kind} `query`, expected `key` and `value` to be "
+                             f"{query.dim()}-D "
                              f"but found {key.dim()}-D and {value.dim()}-D tensors respectively")
     if key_padding_mask is not None and key_padding_mask.dim() != query.dim() - 1:
         raise AssertionError(
@@ -103,7 +105,8 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, key_padding_mask: T
             f"{query.dim() - 1}-D but found {key_padding_mask.dim()}-D tensor instead")
     if attn_mask is not None:
         if attn_mask.dim() not in (2, 3):
-            raise AssertionError(f"For {kind} `query`, expected `attn_mask` to be `None`, 2-D or 3-D "
+            raise AssertionError(f"For {kind} `query`, expected `attn_mask` to be `None`, 2-D or "
+                                 f"3-D "
                                  f"but found {attn_mask.dim()}-D tensor instead")
         wanted = (num_heads, query.shape[0], key.shape[0])
         if not batched and attn_mask.dim() == 3 and tuple(attn_mask.shape) != wanted:
@@ -169,7 +172,8 @@ def _checked_mask(mask: Tensor | None, length: int, source: int, heads: int) -> 
         return None
     wanted = (length, source) if mask.dim() == 2 else (heads, length, source)
     if tuple(mask.shape) != wanted:
-        raise RuntimeError(f"The shape of the {mask.dim()}D attn_mask is {mask.shape}, but should be "
+        raise RuntimeError(f"The shape of the {mask.dim()}D attn_mask is {mask.shape}, but should "
+                           f"be "
                            f"{wanted}.")
     return mask.unsqueeze(0) if mask.dim() == 2 else mask
 

@@ -113,7 +113,9 @@ def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full
 
 def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, full: bool = False,
                       eps: float = 1e-6, reduction: str = "mean") -> Tensor:
-    """(log var + (input - target)² / var) / 2, var at least eps (as a constant); full adds log(2π)/2."""
+    """(log var + (input - target)² / var) / 2, var at least eps (as a constant); full adds
+    log(2π)/2.
+    """
     if isinstance(var, (int, float)):
         if var < 0:
             raise ValueError("var has negative entry/entries")
@@ -169,7 +171,8 @@ def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = 
     """-weight (t log x + (1 - t) log(1 - x)), logarithms at least -100."""
     reduction = _resolve(size_average, reduce, reduction)
     if target.shape != input.shape:
-        raise ValueError(f"Using a target size ({target.size()}) that is different to the input size "
+        raise ValueError(f"Using a target size ({target.size()}) that is different to the input "
+                         f"size "
                          f"({input.size()}) is deprecated. Please ensure they have the same size.")
     if weight is not None:
         weight = weight.expand(input.shape)
@@ -194,7 +197,8 @@ def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None,
     """target (log target - input), reduced; 'batchmean' divides the sum by the batch size."""
     reduction = _resolve(size_average, reduce, reduction)
     if reduction == "mean":
-        warnings.warn("reduction: 'mean' divides the total loss by both the batch size and the support "
+        warnings.warn("reduction: 'mean' divides the total loss by both the batch size and the "
+                      "support "
                       "size. 'batchmean' divides only by the batch size, and aligns with the KL "
                       "div math definition. 'mean' will be changed to behave the same as "
                       "'batchmean' in the next major release.", stacklevel=2)
@@ -228,7 +232,8 @@ def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: 
     """max(0, -target (input1 - input2) + margin)."""
     reduction = _resolve(size_average, reduce, reduction)
     if input1.dim() != input2.dim() or input1.dim() != target.dim():
-        raise RuntimeError("margin_ranking_loss : All input tensors should have same dimension but got "
+        raise RuntimeError("margin_ranking_loss : All input tensors should have same dimension but "
+                           "got "
                            f"sizes: input1: {input1.size()}, input2: {input2.size()}, target: "
                            f"{target.size()} ")
     return _reduction.apply((-target * (input1 - input2) + margin).clamp(min=0), reduction)
@@ -243,7 +248,8 @@ def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin
     if wanted is None:
         raise RuntimeError("0D or 1D target tensor expected, multi-target not supported")
     if input1.dim() != wanted or input2.dim() != wanted:
-        raise RuntimeError(f"{target.dim()}D target tensor expects {wanted}D input tensors, but found "
+        raise RuntimeError(f"{target.dim()}D target tensor expects {wanted}D input tensors, but "
+                           f"found "
                            f"inputs with sizes {input1.size()} and {input2.size()}.")
     tiny = 1e-12
     product = (input1 * input2).sum(-1)
@@ -279,7 +285,8 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
 def _rows(input: Tensor, target: Tensor, name: str) -> tuple[Tensor, bool, int]:
     """(N, C) input, whether it had a batch axis, C."""
     if input.dim() not in (1, 2) or input.size(-1) == 0:
-        raise RuntimeError("Expected non-empty vector or matrix with optional 0-dim batch size, but "
+        raise RuntimeError("Expected non-empty vector or matrix with optional 0-dim batch size, "
+                           "but "
                            f"got: {list(input.shape)}")
     batched = input.dim() == 2
     rows = input if batched else input.unsqueeze(0)
@@ -291,7 +298,9 @@ def _rows(input: Tensor, target: Tensor, name: str) -> tuple[Tensor, bool, int]:
 
 def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None,
                            reduce: bool | None = None, reduction: str = "mean") -> Tensor:
-    """Sum over labels t and non-labels i of max(0, 1 - (x[t] - x[i])) / C; labels end at the first -1."""
+    """Sum over labels t and non-labels i of max(0, 1 - (x[t] - x[i])) / C; labels end at the first
+    -1.
+    """
     reduction = _resolve(size_average, reduce, reduction)
     rows, batched, classes = _rows(input, target, "multilabel_margin_loss")
     if target.shape != input.shape:
@@ -344,15 +353,16 @@ def triplet_margin_with_distance_loss(
     """triplet_margin_loss with any distance function of two tensors."""
     if margin <= 0:
         raise ValueError(f"margin must be greater than 0, got {margin}")
-    return _triplet(anchor, positive, negative, distance_function or pairwise_distance, margin, swap,
-                    reduction)
+    distance = distance_function or pairwise_distance
+    return _triplet(anchor, positive, negative, distance, margin, swap, reduction)
 
 
 def _triplet(anchor: Tensor, positive: Tensor, negative: Tensor, distance: Any, margin: float,
              swap: bool, reduction: str) -> Tensor:
     dims = {anchor.dim(), positive.dim(), negative.dim()}
     if len(dims) != 1:
-        raise RuntimeError("The anchor, positive, and negative tensors are expected to have the same "
+        raise RuntimeError("The anchor, positive, and negative tensors are expected to have the "
+                           "same "
                            f"number of dimensions, but got: anchor {anchor.dim()}D, positive "
                            f"{positive.dim()}D, and negative {negative.dim()}D inputs")
     near, far = distance(anchor, positive), distance(anchor, negative)

@@ -89,7 +89,8 @@ def _max_unpool(axes: int, input: Tensor, indices: Tensor, kernel_size: Any, str
     for n in size:
         total *= n
     if indices.numel() and (int(indices.max()) >= total or int(indices.min()) < 0):
-        raise RuntimeError(f"found an invalid max index: {int(indices.max())} (output volumes are of "
+        raise RuntimeError(f"found an invalid max index: {int(indices.max())} (output volumes are "
+                           f"of "
                            f"size {'x'.join(map(str, size))})")
     flat = lampion.zeros((*lead, total), dtype=input.dtype, device=input.device)
     flat = flat.scatter(-1, indices.flatten(-axes), input.flatten(-axes))
@@ -144,7 +145,8 @@ def _fractional_size(axes: int, input: Tensor, kernel: tuple[int, ...], output_s
     out = _expand(output_size, axes)
     for n, k, o in zip(input.shape[-axes:], kernel, out):
         if o + k - 1 > n:
-            raise RuntimeError(f"{name}: pool size {k} with output size {o} is too large relative to "
+            raise RuntimeError(f"{name}: pool size {k} with output size {o} is too large relative "
+                               f"to "
                                f"input size {n}")
     return out
 
@@ -177,14 +179,16 @@ def _fractional_max_pool(axes: int, input: Tensor, kernel_size: Any, output_size
 
 def fractional_max_pool2d_with_indices(
         input: Tensor, kernel_size: Any, output_size: Any = None, output_ratio: Any = None,
-        return_indices: bool = False, _random_samples: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return_indices: bool = False,
+        _random_samples: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(maxima, flat indices) over pseudo-random windows of (N, C, H, W) or (C, H, W)."""
     return _fractional_max_pool(2, input, kernel_size, output_size, output_ratio, _random_samples)
 
 
 def fractional_max_pool3d_with_indices(
         input: Tensor, kernel_size: Any, output_size: Any = None, output_ratio: Any = None,
-        return_indices: bool = False, _random_samples: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return_indices: bool = False,
+        _random_samples: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(maxima, flat indices) over pseudo-random windows of (N, C, D, H, W) or (C, D, H, W)."""
     return _fractional_max_pool(3, input, kernel_size, output_size, output_ratio, _random_samples)
 

@@ -4,6 +4,7 @@ May import: nn._ops, lampion.tensor.
 """
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import lampion
@@ -18,7 +19,8 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Any, target_leng
     """-log of the summed probability of all alignments of `targets` to the inputs.
 
     log_probs (T, N, C) or (T, C); targets (N, S), or (sum of lengths) joined; lengths (N). The mean
-    divides each loss by its target length first; zero_infinity makes impossible targets cost nothing.
+    divides each loss by its target length first; zero_infinity makes impossible targets cost
+    nothing.
     """
     batched = log_probs.dim() == 3
     if not batched:
@@ -59,7 +61,8 @@ def _check_ctc(sizes: list[int], lengths: list[int], steps: int, batch: int, cla
         raise RuntimeError("target_lengths must be of size batch_size")
     for i, size in enumerate(sizes):
         if size > steps:
-            raise RuntimeError(f"Expected input_lengths to have value at most {steps}, but got value "
+            raise RuntimeError(f"Expected input_lengths to have value at most {steps}, but got "
+                               f"value "
                                f"{size} (while checking batch element {i})")
         if size < 0 or lengths[i] < 0:
             raise RuntimeError("ctc_loss: lengths must be non-negative")
@@ -69,7 +72,8 @@ def _padded_targets(targets: Tensor, lengths: list[int]) -> Tensor:
     """(N, longest) with whatever behind the end."""
     if targets.dim() == 2:
         if lengths and max(lengths) > targets.size(1):
-            raise RuntimeError(f"Expected tensor to have size at least {max(lengths)} at dimension 1, "
+            raise RuntimeError(f"Expected tensor to have size at least {max(lengths)} at dimension "
+                               f"1, "
                                f"but got size {targets.size(1)} for argument #2 'targets'")
         return targets.to(lampion.int64)
     if sum(lengths) != targets.numel():
@@ -174,7 +178,8 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
                   padding_idx: int | None = None) -> Tensor:
     """Sum, mean or max of the rows of weight (V, D) in each bag: (B, D).
 
-    input (B, N), or (N) with offsets (B) of the bags' first elements. Rows at padding_idx do not count;
+    input (B, N), or (N) with offsets (B) of the bags' first elements. Rows at padding_idx do not
+    count;
     empty bags are zero. per_sample_weights, shaped as input, go with mode 'sum'.
     """
     _refuse_sparse(sparse)
@@ -189,7 +194,7 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
     else:
         starts = _bag_starts(input, offsets, include_last_offset)
     flat = input.reshape(-1)
-    bags = [bag for bag, (a, b) in enumerate(zip(starts, starts[1:])) for _ in range(b - a)]
+    bags = [bag for bag, (a, b) in enumerate(pairwise(starts)) for _ in range(b - a)]
     bag_of = lampion.tensor(bags, dtype=lampion.int64, device=weight.device)
     if padding_idx is not None:
         kept = (flat != padding_idx).nonzero().squeeze(1)
@@ -205,7 +210,8 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
 def _check_bag(input: Tensor, weight: Tensor, offsets: Tensor | None, mode: str,
                per_sample_weights: Tensor | None, scale_grad_by_freq: bool) -> None:
     if input.dim() not in (1, 2):
-        raise ValueError(f"input has to be 1D or 2D Tensor, but got Tensor of dimension {input.dim()}")
+        raise ValueError(f"input has to be 1D or 2D Tensor, but got Tensor of dimension "
+                         f"{input.dim()}")
     if input.dim() == 2 and offsets is not None:
         raise ValueError("if input is 2D, then offsets has to be None, as input is treated is a "
                          "mini-batch of fixed length sequences. However, found offsets of type "
@@ -225,7 +231,8 @@ def _check_bag(input: Tensor, weight: Tensor, offsets: Tensor | None, mode: str,
                                       "per_sample_weights is only supported for mode='sum' "
                                       f"(got mode='{mode}').")
         if per_sample_weights.shape != input.shape:
-            raise ValueError(f"embedding_bag: If per_sample_weights ({per_sample_weights.shape}) is "
+            raise ValueError(f"embedding_bag: If per_sample_weights ({per_sample_weights.shape}) "
+                             f"is "
                              "not None, then it must have the same shape as the input "
                              f"({input.shape})")
 
@@ -234,10 +241,12 @@ def _bag_starts(input: Tensor, offsets: Tensor, include_last_offset: bool) -> li
     """The bags' first elements and, at the end, the number of elements."""
     starts = offsets.tolist()
     if starts and starts[0] != 0:
-        raise RuntimeError("offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to "
+        raise RuntimeError("offsets[0] has to be 0, i.e., the first sequence in the mini-batch has "
+                           "to "
                            f"start from position 0. However, got {starts[0]}")
     if starts and starts[-1] > input.size(0):
-        raise RuntimeError(f"offsets[-1] can not be greater than input's length({input.size(0)}) but "
+        raise RuntimeError(f"offsets[-1] can not be greater than input's length({input.size(0)}) "
+                           f"but "
                            f"got offsets[-1] of {starts[-1]}")
     return starts if include_last_offset else [*starts, input.size(0)]
 

@@ -24,13 +24,15 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     """
     r = upscale_factor
     if input.dim() < 3:
-        raise RuntimeError("pixel_shuffle expects input to have at least 3 dimensions, but got input "
+        raise RuntimeError("pixel_shuffle expects input to have at least 3 dimensions, but got "
+                           "input "
                            f"with {input.dim()} dimension(s)")
     if r <= 0:
         raise RuntimeError(f"pixel_shuffle expects a positive upscale_factor, but got {r}")
     *lead, channels, height, width = input.shape
     if channels % (r * r):
-        raise RuntimeError("pixel_shuffle expects its input's 'channel' dimension to be divisible by "
+        raise RuntimeError("pixel_shuffle expects its input's 'channel' dimension to be divisible "
+                           "by "
                            f"the square of upscale_factor, but input.size(-3)={channels} is not "
                            f"divisible by {r * r}")
     out, n = channels // (r * r), len(lead)
@@ -43,14 +45,16 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     """(*, C, H r, W r) to (*, C r², H, W)."""
     r = downscale_factor
     if input.dim() < 3:
-        raise RuntimeError("pixel_unshuffle expects input to have at least 3 dimensions, but got input "
+        raise RuntimeError("pixel_unshuffle expects input to have at least 3 dimensions, but got "
+                           "input "
                            f"with {input.dim()} dimension(s)")
     if r <= 0:
         raise RuntimeError(f"pixel_unshuffle expects a positive downscale_factor, but got {r}")
     *lead, channels, height, width = input.shape
     for name, size in (("height", height), ("width", width)):
         if size % r:
-            raise RuntimeError(f"pixel_unshuffle expects {name} to be divisible by downscale_factor, "
+            raise RuntimeError(f"pixel_unshuffle expects {name} to be divisible by "
+                               f"downscale_factor, "
                                f"but input.size({-2 if name == 'height' else -1})={size} is not "
                                f"divisible by {r}")
     n = len(lead)
@@ -66,10 +70,12 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
                            f"{list(input.shape)}")
     channels = input.size(1)
     if groups <= 0:
-        raise RuntimeError(f"Number of groups to divide channels in must be positive. Value of groups:"
+        raise RuntimeError(f"Number of groups to divide channels in must be positive. Value of "
+                           f"groups:"
                            f"{groups}")
     if channels % groups:
-        raise RuntimeError(f"Number of channels must be divisible by groups. Got {channels} channels "
+        raise RuntimeError(f"Number of channels must be divisible by groups. Got {channels} "
+                           f"channels "
                            f"and {groups} groups.")
     split = input.reshape(input.size(0), groups, channels // groups, *input.shape[2:])
     return split.transpose(1, 2).reshape(input.shape)
@@ -81,7 +87,8 @@ native_channel_shuffle = channel_shuffle
 def upsample(input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
              align_corners: bool | None = None) -> Tensor:
     """Older name of interpolate."""
-    warnings.warn("`nn.functional.upsample` is deprecated. Use `nn.functional.interpolate` instead.",
+    warnings.warn("`nn.functional.upsample` is deprecated. Use `nn.functional.interpolate` "
+                  "instead.",
                   stacklevel=2)
     return ops.interpolate(input, size, scale_factor, mode, align_corners)
 
@@ -95,7 +102,8 @@ def upsample_nearest(input: Tensor, size: Any = None, scale_factor: Any = None) 
 
 def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
     """interpolate(mode='bilinear', align_corners=True)."""
-    warnings.warn("`nn.functional.upsample_bilinear` is deprecated. Use `nn.functional.interpolate` "
+    warnings.warn("`nn.functional.upsample_bilinear` is deprecated. Use "
+                  "`nn.functional.interpolate` "
                   "instead.", stacklevel=2)
     return ops.interpolate(input, size, scale_factor, mode="bilinear", align_corners=True)
 
@@ -118,7 +126,8 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
     """
     if align_corners is None:
         warnings.warn("Default grid_sample and affine_grid behavior has changed to "
-                      "align_corners=False since 1.3.0. Please specify align_corners=True if the old "
+                      "align_corners=False since 1.3.0. Please specify align_corners=True if the "
+                      "old "
                       "behavior is desired. See the documentation of grid_sample for details.",
                       stacklevel=2)
         align_corners = False
@@ -129,7 +138,8 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
         raise NotImplementedError("affine_grid only supports 4D and 5D sizes, for 2D and 3D affine "
                                   f"transforms, respectively. Got size {tuple(size)}.")
     if theta.dim() != 3 or tuple(theta.shape[1:]) != (axes, axes + 1):
-        raise ValueError(f"Expected a batch of {axes}D affine matrices of shape Nx{axes}x{axes + 1} "
+        raise ValueError(f"Expected a batch of {axes}D affine matrices of shape "
+                         f"Nx{axes}x{axes + 1} "
                          f"for size {tuple(size)}. Got {tuple(theta.shape)}.")
     if min(size) <= 0:
         raise ValueError(f"Expected non-zero, positive output size. Got {tuple(size)}")
@@ -153,24 +163,29 @@ def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mod
     bicubic; padding_mode: zeros, border or reflection. ValueError for other names.
     """
     if mode not in GRID_SAMPLE_INTERPOLATION_MODES:
-        raise ValueError("nn.functional.grid_sample(): expected mode to be 'bilinear', 'nearest' or "
+        raise ValueError("nn.functional.grid_sample(): expected mode to be 'bilinear', 'nearest' "
+                         "or "
                          f"'bicubic', but got: '{mode}'")
     if padding_mode not in GRID_SAMPLE_PADDING_MODES:
-        raise ValueError("nn.functional.grid_sample(): expected padding_mode to be 'zeros', 'border', "
+        raise ValueError("nn.functional.grid_sample(): expected padding_mode to be 'zeros', "
+                         "'border', "
                          f"or 'reflection', but got: '{padding_mode}'")
     if align_corners is None:
         warnings.warn("Default grid_sample and affine_grid behavior has changed to "
-                      "align_corners=False since 1.3.0. Please specify align_corners=True if the old "
+                      "align_corners=False since 1.3.0. Please specify align_corners=True if the "
+                      "old "
                       "behavior is desired. See the documentation of grid_sample for details.",
                       stacklevel=2)
         align_corners = False
     axes = input.dim() - 2
     if axes not in (2, 3) or grid.dim() != input.dim():
         raise RuntimeError("grid_sampler(): expected 4D or 5D input and grid with same number of "
-                           f"dimensions, but got input with sizes {list(input.shape)} and grid with "
+                           f"dimensions, but got input with sizes {list(input.shape)} and grid "
+                           f"with "
                            f"sizes {list(grid.shape)}")
     if input.size(0) != grid.size(0) or grid.size(-1) != axes:
-        raise RuntimeError("grid_sampler(): expected grid and input to have same batch size and grid "
+        raise RuntimeError("grid_sampler(): expected grid and input to have same batch size and "
+                           "grid "
                            f"to have size {axes} in last dimension, but got input with sizes "
                            f"{list(input.shape)} and grid with sizes {list(grid.shape)}")
     if mode == "bicubic" and axes == 3:

@@ -4,13 +4,14 @@ Ops whose arguments are torch's come straight from the op registry, at first use
 modules imported below are wrappers (in-place switches, older arguments, checks) and compositions.
 May import: lampion.tensor, lampion.library and the private modules of lampion.nn.
 """
+# ruff: noqa: F401  (the names are this module's)
 from __future__ import annotations
 
 from typing import Any
 
 import lampion
 from lampion.nn._activations import *  # noqa: F403
-from lampion.nn._activations import rrelu_  # noqa: F401
+from lampion.nn._activations import rrelu_
 from lampion.nn._attention import multi_head_attention_forward
 from lampion.nn._distances import cosine_similarity, normalize, pairwise_distance, pdist
 from lampion.nn._losses import *  # noqa: F403
@@ -50,14 +51,14 @@ from lampion.nn._vision import (
 from lampion.tensor import Tensor
 
 # Ops that are functions of this module as they are declared.
-OPS = frozenset("""
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
-    adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d celu_ conv1d conv2d
-    conv3d conv_transpose1d conv_transpose2d conv_transpose3d elu_ fold gelu group_norm hardshrink
-    hardtanh_ interpolate layer_norm leaky_relu_ linear logsigmoid max_pool1d max_pool2d max_pool3d
-    one_hot pad relu_ rms_norm scaled_dot_product_attention selu_ softplus softshrink threshold_
-    unfold
-""".split())
+OPS = frozenset({
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d",
+    "adaptive_max_pool2d", "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "celu_", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d", "elu_", "fold", "gelu", "group_norm", "hardshrink", "hardtanh_",
+    "interpolate", "layer_norm", "leaky_relu_", "linear", "logsigmoid", "max_pool1d",
+    "max_pool2d", "max_pool3d", "one_hot", "pad", "relu_", "rms_norm",
+    "scaled_dot_product_attention", "selu_", "softplus", "softshrink", "threshold_", "unfold"})
 
 
 def __getattr__(name: str) -> Any:
@@ -89,7 +90,9 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
 
 
 def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
-    """conv1d with time first: input (T, N, C_in), weight (K, C_in, C_out), output (T', N, C_out)."""
+    """conv1d with time first: input (T, N, C_in), weight (K, C_in, C_out), output (T', N,
+    C_out).
+    """
     y = ops.conv1d(input.permute(1, 2, 0), weight.permute(2, 1, 0), bias, padding=pad)
     return y.permute(2, 0, 1)
 
@@ -99,7 +102,8 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
                momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
     """Normalize each channel (axis 1) by the batch's statistics, in training, or the running ones.
 
-    Training updates running_mean and running_var in place. ValueError in training if a channel has a
+    Training updates running_mean and running_var in place. ValueError in training if a channel has
+    a
     single value.
     """
     if training:
@@ -124,7 +128,8 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None,
             raise ValueError("Expected more than 1 spatial element when training, got input size "
                              f"{input.size()}")
     elif running_mean is None or running_var is None:
-        raise RuntimeError("Expected running_mean and running_var to be defined when use_input_stats "
+        raise RuntimeError("Expected running_mean and running_var to be defined when "
+                           "use_input_stats "
                            "is false")
 
     def spread(tensor: Tensor | None) -> Tensor | None:
@@ -146,7 +151,8 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
                         k: float = 1.0) -> Tensor:
     """x / (k + alpha/size sum x²)^beta over `size` neighbouring channels of (N, C, *)."""
     if input.dim() < 3:
-        raise ValueError(f"Expected 3D or higher dimensionality input (got {input.dim()} dimensions)")
+        raise ValueError(f"Expected 3D or higher dimensionality input (got {input.dim()} "
+                         f"dimensions)")
     if input.numel() == 0:
         return input
     channels = input.size(1)

@@ -100,7 +100,8 @@ class Buffer(Tensor, metaclass=_BufferMeta):
 
 _UNINITIALIZED = (
     "Can't access the shape of an uninitialized parameter or buffer. This error usually happens in "
-    "`load_state_dict` when trying to load an uninitialized parameter into an initialized one. Call "
+    "`load_state_dict` when trying to load an uninitialized parameter into an initialized one. "
+    "Call "
     "`forward` to initialize the parameters before accessing their attributes.")
 
 
@@ -122,7 +123,8 @@ class UninitializedTensorMixin:
         raise RuntimeError(_UNINITIALIZED)
 
     def share_memory_(self) -> Any:
-        raise RuntimeError("Can't share memory on an uninitialized parameter or buffer. Call `forward` "
+        raise RuntimeError("Can't share memory on an uninitialized parameter or buffer. Call "
+                           "`forward` "
                            "to initialize the parameters before calling `module.share_memory()`.")
 
     def __repr__(self) -> str:

@@ -1,7 +1,9 @@
 """Hooks of modules: their tables, handles, and the call path that runs them.
 
-A process that registers no forward or backward hook never pays for them: `Module.__call__` is then a C
-property that yields `module.forward` itself. The first entry in any table made of `HookTable` arms the
+A process that registers no forward or backward hook never pays for them: `Module.__call__` is then
+a C
+property that yields `module.forward` itself. The first entry in any table made of `HookTable` arms
+the
 hooked call path (`arm_call_path`), for every module of the process.
 May import: lampion.tensor, lampion.autograd. Imported by: nn.modules.module.
 """
@@ -49,7 +51,8 @@ class RemovableHandle:
         self.hooks_dict_ref = weakref.ref(hooks_dict)
         self.id = next(_handle_ids)
         extra = [] if extra_dict is None else extra_dict
-        self.extra_dict_ref = tuple(weakref.ref(d) for d in (extra if isinstance(extra, list) else [extra]))
+        extra = extra if isinstance(extra, list) else [extra]
+        self.extra_dict_ref = tuple(weakref.ref(table) for table in extra)
 
     def remove(self) -> None:
         """Take the hook out of its table; a second call does nothing."""
@@ -102,7 +105,9 @@ def register_module_forward_pre_hook(hook: Callable[..., Any]) -> RemovableHandl
 
 def register_module_forward_hook(hook: Callable[..., Any], *, with_kwargs: bool = False,
                                  always_call: bool = False) -> RemovableHandle:
-    """Call `hook(module, args[, kwargs], output)` after the forward of every module in the process."""
+    """Call `hook(module, args[, kwargs], output)` after the forward of every module in the
+    process.
+    """
     marks = [global_forward_hooks_with_kwargs] if with_kwargs else []
     if always_call:
         marks.append(global_forward_hooks_always_called)
@@ -115,12 +120,16 @@ def register_module_full_backward_pre_hook(hook: Callable[..., Any]) -> Removabl
 
 
 def register_module_full_backward_hook(hook: Callable[..., Any]) -> RemovableHandle:
-    """Call `hook(module, grad_input, grad_output)` after the backward of every module in the process."""
+    """Call `hook(module, grad_input, grad_output)` after the backward of every module in the
+    process.
+    """
     return _add_hook(global_backward_hooks, hook)
 
 
 def register_module_buffer_registration_hook(hook: Callable[..., Any]) -> RemovableHandle:
-    """Call `hook(module, name, buffer)` at each `register_buffer`; a returned tensor replaces it."""
+    """Call `hook(module, name, buffer)` at each `register_buffer`; a returned tensor replaces
+    it.
+    """
     return _add_hook(global_registration_hooks["buffer"], hook)
 
 
@@ -183,7 +192,8 @@ def _replaced(kind: str, what: str, new: Any, old: tuple[Any, ...]) -> tuple[Any
 class BackwardTaps:
     """Identity nodes around one call of a module that run its backward hooks.
 
-    The output tap runs the pre-hooks and remembers grad_output; the input tap runs the hooks. With no
+    The output tap runs the pre-hooks and remembers grad_output; the input tap runs the hooks. With
+    no
     input that needs a gradient the hooks run from the output tap, with grad_input all None.
     """
 
@@ -193,7 +203,8 @@ class BackwardTaps:
         self.n_inputs, self.input_at, self.output_at = 0, None, []
         self.n_outputs = 0
 
-    def _tap(self, values: tuple[Any, ...], callback: Any) -> tuple[tuple[Any, ...], list[int]] | None:
+    def _tap(self, values: tuple[Any, ...],
+             callback: Any) -> tuple[tuple[Any, ...], list[int]] | None:
         from lampion import is_grad_enabled
         at = [i for i, v in enumerate(values) if isinstance(v, Tensor)]
         if not (is_grad_enabled() and any(values[i].requires_grad for i in at)):
@@ -218,7 +229,8 @@ class BackwardTaps:
     def wrap_output(self, result: Any) -> Any:
         """The module's result, its tensors behind the output tap."""
         if not isinstance(result, (Tensor, tuple)):
-            warnings.warn("For backward hooks to be called, module output should be a Tensor or a tuple of "
+            warnings.warn("For backward hooks to be called, module output should be a Tensor or a "
+                          "tuple of "
                           f"Tensors but received {type(result)}", stacklevel=4)
             return result
         outputs = _as_tuple(result)
@@ -241,23 +253,29 @@ class BackwardTaps:
                                     hook(self.module, grad_output), grad_output)
         self.grad_output = grad_output
         if self.hooks and self.input_at is None:
-            warnings.warn("Full backward hook is firing when gradients are computed with respect to module "
+            warnings.warn("Full backward hook is firing when gradients are computed with respect "
+                          "to module "
                           "outputs since no inputs require gradients.", stacklevel=5)
             nothing = (None,) * self.n_inputs
             for hook in self.hooks:
                 answer = hook(self.module, nothing, grad_output)
                 if answer is not None and any(g is not None for g in _as_tuple(answer)):
-                    raise RuntimeError("Backward hook for Modules where no input requires gradient should "
+                    raise RuntimeError("Backward hook for Modules where no input requires gradient "
+                                       "should "
                                        "always return None or None for all gradients.")
             self.grad_output = None
         return tuple(grad_output[i] for i in self.output_at)
 
     def _on_grad_input(self, grads: tuple[Any, ...]) -> tuple[Any, ...]:
         if self.grad_output is None:
-            raise RuntimeError("Module backward hook for grad_input is called before the grad_output one. "
-                               "This happens because the gradient in your nn.Module flows to the Module's "
-                               "input without passing through the Module's output. Make sure that the "
-                               "output depends on the input and that the loss is computed based on the "
+            raise RuntimeError("Module backward hook for grad_input is called before the "
+                               "grad_output one. "
+                               "This happens because the gradient in your nn.Module flows to the "
+                               "Module's "
+                               "input without passing through the Module's output. Make sure that "
+                               "the "
+                               "output depends on the input and that the loss is computed based on "
+                               "the "
                                "output.")
         full = [None] * self.n_inputs
         for i, grad in zip(self.input_at or [], grads):
@@ -318,7 +336,8 @@ def _run_pre_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         if answer is None:
             continue
         if not (isinstance(answer, tuple) and len(answer) == 2):
-            raise RuntimeError("forward pre-hook must return None or a tuple of (new_args, new_kwargs), "
+            raise RuntimeError("forward pre-hook must return None or a tuple of (new_args, "
+                               "new_kwargs), "
                                f"but got {answer}.")
         args, kwargs = answer
     return args, kwargs
@@ -337,14 +356,16 @@ def _run_always_called(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any
                        called: set[tuple[bool, int]]) -> None:
     """After an error: the hooks registered with `always_call` that have not run yet."""
     for is_global, key, hook, with_kwargs in _forward_hooks_of(module):
-        always = global_forward_hooks_always_called if is_global else module._forward_hooks_always_called
+        always = global_forward_hooks_always_called if is_global \
+            else module._forward_hooks_always_called
         if key not in always or (is_global, key) in called:
             continue
         try:
             hook(module, args, kwargs, None) if with_kwargs else hook(module, args, None)
         except Exception as error:
             scope = "global module" if is_global else "module"
-            warnings.warn(f"{scope} forward hook with ``always_call=True`` raised an exception that was "
+            warnings.warn(f"{scope} forward hook with ``always_call=True`` raised an exception "
+                          f"that was "
                           f"silenced as another error was raised in forward: {error}", stacklevel=2)
 
 
@@ -365,7 +386,8 @@ def _attach_old_style(module: Any, hooks: list[Any], args: tuple[Any, ...], resu
     node = first.grad_fn
     if node is None:
         return
-    warnings.warn("Using a non-full backward hook on a Module sees the gradients of its last operation "
+    warnings.warn("Using a non-full backward hook on a Module sees the gradients of its last "
+                  "operation "
                   "only. Use register_full_backward_hook instead.", FutureWarning, stacklevel=4)
     for hook in hooks:
         node.register_hook(functools.partial(hook, module))
@@ -402,8 +424,10 @@ class HookRegistration:
         return _add_hook(self._forward_pre_hooks, hook, prepend=prepend, marks=marks)
 
     def register_forward_hook(self, hook: Callable[..., Any], *, prepend: bool = False,
-                              with_kwargs: bool = False, always_call: bool = False) -> RemovableHandle:
-        """Call `hook(module, args, output)` after forward; a result other than None replaces the output.
+                              with_kwargs: bool = False,
+                              always_call: bool = False) -> RemovableHandle:
+        """Call `hook(module, args, output)` after forward; a result other than None replaces the
+        output.
 
         `with_kwargs` inserts kwargs before output; `always_call` runs the hook after an error too.
         """
@@ -414,23 +438,30 @@ class HookRegistration:
 
     def register_full_backward_pre_hook(self, hook: Callable[..., Any],
                                         prepend: bool = False) -> RemovableHandle:
-        """Call `hook(module, grad_output)` before the module's backward; it may return new gradients."""
+        """Call `hook(module, grad_output)` before the module's backward; it may return new
+        gradients.
+        """
         return _add_hook(self._backward_pre_hooks, hook, prepend=prepend)
 
     def register_full_backward_hook(self, hook: Callable[..., Any],
                                     prepend: bool = False) -> RemovableHandle:
-        """Call `hook(module, grad_input, grad_output)` after backward; it may return new grad_input."""
+        """Call `hook(module, grad_input, grad_output)` after backward; it may return new
+        grad_input.
+        """
         self._choose_backward_kind(full=True)
         return _add_hook(self._backward_hooks, hook, prepend=prepend)
 
     def register_backward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Old form of `register_full_backward_hook`: sees the gradients of the last operation only."""
+        """Old form of `register_full_backward_hook`: sees the gradients of the last operation
+        only.
+        """
         self._choose_backward_kind(full=False)
         return _add_hook(self._backward_hooks, hook)
 
     def _choose_backward_kind(self, full: bool) -> None:
         if self._is_full_backward_hook is (not full):
-            raise RuntimeError("Cannot use both regular backward hooks and full backward hooks on a single "
+            raise RuntimeError("Cannot use both regular backward hooks and full backward hooks on "
+                               "a single "
                                "Module. Please use only one of them.")
         self._is_full_backward_hook = full
 
@@ -439,7 +470,9 @@ class HookRegistration:
         return _add_hook(self._state_dict_pre_hooks, hook)
 
     def register_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Call `hook(module, state_dict, prefix, local_metadata)` at the end of `state_dict`, in place."""
+        """Call `hook(module, state_dict, prefix, local_metadata)` at the end of `state_dict`, in
+        place.
+        """
         return _add_hook(self._state_dict_hooks, _PublicHook(hook))
 
     def _register_state_dict_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
@@ -449,7 +482,8 @@ class HookRegistration:
         return _add_hook(self._state_dict_hooks, hook)
 
     def register_load_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Call `hook(module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+        """Call `hook(module, state_dict, prefix, local_metadata, strict, missing_keys,
+        unexpected_keys,
         error_msgs)` before the module's own entries are loaded."""
         return self._register_load_state_dict_pre_hook(hook, with_module=True)
 
@@ -459,7 +493,9 @@ class HookRegistration:
         return _add_hook(self._load_state_dict_pre_hooks, bound)
 
     def register_load_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Call `hook(module, incompatible_keys)` after loading; it may edit the two lists of keys."""
+        """Call `hook(module, incompatible_keys)` after loading; it may edit the two lists of
+        keys.
+        """
         return _add_hook(self._load_state_dict_post_hooks, hook)
 
 

@@ -1,6 +1,7 @@
 """The steps of recurrent layers and the walk of one direction over a sequence.
 
-A step takes the gates' sums from input and from state and the old state. Packed data is a list of steps
+A step takes the gates' sums from input and from state and the old state. Packed data is a list of
+steps
 with falling batch sizes, which the reverse direction walks with rising ones.
 May import: nn.functional.
 """

@@ -143,7 +143,8 @@ class StateDict:
                   error_msgs: list[str]) -> None:
         """Copy or assign `value` to the parameter or buffer `name`."""
         if not isinstance(value, Tensor):
-            error_msgs.append(f'While copying the parameter named "{key}", expected lampion.Tensor or '
+            error_msgs.append(f'While copying the parameter named "{key}", expected lampion.Tensor '
+                              f'or '
                               f"Tensor-like object from checkpoint but received {type(value)}")
             return
         lazy = _is_lazy(param)
@@ -154,7 +155,8 @@ class StateDict:
                               f"from checkpoint, the shape in current model is {param.shape}.")
             return
         if param.is_meta and not value.is_meta and not assign:
-            warnings.warn(f"for {key}: copying from a non-meta parameter in the checkpoint to a meta "
+            warnings.warn(f"for {key}: copying from a non-meta parameter in the checkpoint to a "
+                          f"meta "
                           "parameter in the current model, which is a no-op. (Did you mean to pass "
                           "`assign=True` to assign items in the state dictionary to their "
                           "corresponding key in the module instead of copying them in place?)",
@@ -183,9 +185,11 @@ class StateDict:
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True,
                         assign: bool = False) -> _IncompatibleKeys:
-        """Copy (or, with `assign`, take) the tensors of `state_dict` into this module and its children.
+        """Copy (or, with `assign`, take) the tensors of `state_dict` into this module and its
+        children.
 
-        Returns the missing and the unexpected keys. With `strict` either is a RuntimeError that lists
+        Returns the missing and the unexpected keys. With `strict` either is a RuntimeError that
+        lists
         them; a shape that does not fit is one in every case. TypeError if it is no mapping.
 
         >>> nn.Linear(2, 3).load_state_dict(nn.Linear(2, 3).state_dict())
@@ -229,8 +233,10 @@ class _Load:
         keys = _IncompatibleKeys(self.missing, self.unexpected)
         for hook in module._load_state_dict_post_hooks.values():
             if hook(module, keys) is not None:
-                raise RuntimeError("Hooks registered with ``register_load_state_dict_post_hook`` are "
-                                   "not expected to return new values, if incompatible_keys need to "
+                raise RuntimeError("Hooks registered with ``register_load_state_dict_post_hook`` "
+                                   "are "
+                                   "not expected to return new values, if incompatible_keys need "
+                                   "to "
                                    "be modified, it should be done inplace.")
 
     def problems(self) -> list[str]:

@@ -111,7 +111,8 @@ class RReLU(Module):
 
     __constants__ = ["lower", "upper", "inplace"]
 
-    def __init__(self, lower: float = 1.0 / 8, upper: float = 1.0 / 3, inplace: bool = False) -> None:
+    def __init__(self, lower: float = 1.0 / 8, upper: float = 1.0 / 3,
+                 inplace: bool = False) -> None:
         super().__init__()
         self.lower = lower
         self.upper = upper
@@ -396,7 +397,8 @@ class Softmax2d(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (3, 4):
-            raise ValueError(f"Softmax2d: expected input to be 3D or 4D, got {input.dim()}D instead")
+            raise ValueError(f"Softmax2d: expected input to be 3D or 4D, got {input.dim()}D "
+                             f"instead")
         return F.softmax(input, -3, _stacklevel=5)
 
 
@@ -410,7 +412,8 @@ class LogSoftmax(_AlongDim):
 class MultiheadAttention(Module):
     """softmax(Q Kᵀ / sqrt(head)) V per head, with projections in and out.
 
-    query (L, N, E), key (S, N, kdim), value (S, N, vdim); batch_first swaps the first two axes, and N
+    query (L, N, E), key (S, N, kdim), value (S, N, vdim); batch_first swaps the first two axes,
+    and N
     may be absent. Returns (output (L, N, E), weights (N, L, S) or None). Masks: key_padding_mask
     (N, S), attn_mask (L, S) or (N heads, L, S); True or -inf means 'do not attend'.
 

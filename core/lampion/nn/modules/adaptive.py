@@ -21,8 +21,10 @@ _ASMoutput = namedtuple("_ASMoutput", ["output", "loss"])
 class AdaptiveLogSoftmaxWithLoss(Module):
     """Log-probability of the target class, classes sorted by frequency and cut into clusters.
 
-    input (N, in_features) or (in_features), target (N) or (): returns (output, loss), the output being
-    the targets' log-probabilities and the loss their mean with opposite sign. `cutoffs` are the rising
+    input (N, in_features) or (in_features), target (N) or (): returns (output, loss), the output
+    being
+    the targets' log-probabilities and the loss their mean with opposite sign. `cutoffs` are the
+    rising
     first classes of the clusters; each cluster projects to in_features / div_value^(i+1).
 
     >>> layer = nn.AdaptiveLogSoftmaxWithLoss(8, 20, [5, 10])
@@ -39,7 +41,8 @@ class AdaptiveLogSoftmaxWithLoss(Module):
             raise ValueError("cutoffs should be a sequence of length larger than 0")
         if (cutoffs != sorted(cutoffs) or min(cutoffs) <= 0 or max(cutoffs) > n_classes - 1
                 or len(set(cutoffs)) != len(cutoffs) or any(int(c) != c for c in cutoffs)):
-            raise ValueError("cutoffs should be a sequence of unique, positive integers sorted in an "
+            raise ValueError("cutoffs should be a sequence of unique, positive integers sorted in "
+                             "an "
                              "increasing order, where each value is between 1 and n_classes-1")
         self.in_features = in_features
         self.n_classes = n_classes
@@ -68,7 +71,8 @@ class AdaptiveLogSoftmaxWithLoss(Module):
     def forward(self, input_: Tensor, target_: Tensor) -> _ASMoutput:
         _check_target(input_, target_)
         batched = target_.dim() > 0
-        input, target = (input_, target_) if batched else (input_.unsqueeze(0), target_.unsqueeze(0))
+        input, target = (input_, target_) if batched \
+            else (input_.unsqueeze(0), target_.unsqueeze(0))
         head_log = F.log_softmax(self.head(input), dim=1)
         column, parts, used = target, [], 0
         low = 0
@@ -82,7 +86,8 @@ class AdaptiveLogSoftmaxWithLoss(Module):
                 parts.append((rows, inside.gather(1, relative.unsqueeze(1)).squeeze(1)))
             low = high
         if used != target.size(0):
-            raise RuntimeError(f"Target values should be in [0, {self.n_classes - 1}], but values in "
+            raise RuntimeError(f"Target values should be in [0, {self.n_classes - 1}], but values "
+                               f"in "
                                f"range [{target.min().item()}, {target.max().item()}] were found. ")
         output = head_log.gather(1, column.unsqueeze(1)).squeeze(1)
         for rows, values in parts:
@@ -119,11 +124,13 @@ def _check_target(input: Tensor, target: Tensor) -> None:
         if input.size(0) != target.size(0):
             raise RuntimeError("Input and target should have the same size in the batch dimension.")
         if input.dim() != 2:
-            raise RuntimeError("1D target tensor expects 2D input tensors, but found inputs with size "
+            raise RuntimeError("1D target tensor expects 2D input tensors, but found inputs with "
+                               "size "
                                f"{input.size()}")
     elif target.dim() == 0:
         if input.dim() != 1:
-            raise RuntimeError("0D target tensor expects 1D input tensors, but found inputs with size "
+            raise RuntimeError("0D target tensor expects 1D input tensors, but found inputs with "
+                               "size "
                                f"{input.size()}")
     else:
         raise RuntimeError("0D or 1D target tensor expected, multi-target not supported")

@@ -109,7 +109,8 @@ class _BatchNorm(_NormBase):
 
 
 class BatchNorm1d(_BatchNorm):
-    """Normalize each channel of (N, C) or (N, C, L) over the batch (and L): y = (x - E) / sqrt(V + eps).
+    """Normalize each channel of (N, C) or (N, C, L) over the batch (and L): y = (x - E) / sqrt(V +
+    eps).
 
     In evaluation the running statistics are used; momentum None keeps a cumulative average.
     ValueError for other shapes.

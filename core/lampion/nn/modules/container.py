@@ -265,7 +265,8 @@ def _pairs(source: Any, caller: str) -> Iterable[tuple[Any, Any]]:
     pairs = []
     for i, pair in enumerate(source):
         if not isinstance(pair, Iterable):
-            raise TypeError(f"{caller.split('.')[0]} update sequence element #{i} should be Iterable; "
+            raise TypeError(f"{caller.split('.')[0]} update sequence element #{i} should be "
+                            f"Iterable; "
                             f"is {type(pair).__name__}")
         pair = tuple(pair)
         if len(pair) != 2:
@@ -373,7 +374,8 @@ class ParameterDict(Module):
     def _attribute(self, key: Any) -> str:
         if not isinstance(key, str):
             raise TypeError("Index given to ParameterDict cannot be used as a key as it is not a "
-                            f"string (type is '{type(key).__name__}'). Open an issue on github if you "
+                            f"string (type is '{type(key).__name__}'). Open an issue on github if "
+                            f"you "
                             "need non-string keys.")
         return key
 
@@ -428,7 +430,7 @@ class ParameterDict(Module):
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`, or `default`."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401
 
     def fromkeys(self, keys: Iterable[str], default: Any = None) -> ParameterDict:
         """A new ParameterDict with `default` under each of `keys`."""

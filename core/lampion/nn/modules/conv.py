@@ -169,7 +169,8 @@ class Conv1d(_Conv):
 
 
 class Conv2d(_Conv):
-    """Cross-correlate x (N, C_in, H, W) with weight (C_out, C_in/groups, KH, KW): (N, C_out, H', W').
+    """Cross-correlate x (N, C_in, H, W) with weight (C_out, C_in/groups, KH, KW): (N, C_out, H',
+    W').
 
     Sizes follow Conv1d's formula on each axis.
 
@@ -207,13 +208,15 @@ class _ConvTransposeNd(_ConvNd):
         if len(size) == axes + 2 or (len(size) == axes + 1 and input.dim() == axes + 1):
             size = size[-axes:]
         if len(size) != axes:
-            raise ValueError(f"ConvTranspose{axes}D: for {input.dim()}D input, output_size must have "
+            raise ValueError(f"ConvTranspose{axes}D: for {input.dim()}D input, output_size must "
+                             f"have "
                              f"{axes} or {input.dim()} elements (got {len(size)})")
         least = [(input.size(axis - axes) - 1) * self.stride[axis] - 2 * self.padding[axis]
                  + self.dilation[axis] * (self.kernel_size[axis] - 1) + 1 for axis in range(axes)]
         most = [least[axis] + self.stride[axis] - 1 for axis in range(axes)]
         if any(not low <= s <= high for low, s, high in zip(least, size, most)):
-            raise ValueError(f"requested an output size of {output_size}, but valid sizes range from "
+            raise ValueError(f"requested an output size of {output_size}, but valid sizes range "
+                             f"from "
                              f"{least} to {most} (for an input of {input.size()[-axes:]})")
         return tuple(s - low for s, low in zip(size, least))
 
@@ -314,7 +317,8 @@ class _LazyConv(LazyModuleMixin):
             return
         axes = len(self.kernel_size)
         if input.dim() not in (axes + 1, axes + 2):
-            raise RuntimeError(f"Expected {axes + 1}D (unbatched) or {axes + 2}D (batched) input to "
+            raise RuntimeError(f"Expected {axes + 1}D (unbatched) or {axes + 2}D (batched) input "
+                               f"to "
                                f"{type(self).__name__}, but got input of size: {input.shape}")
         self.in_channels = input.shape[-axes - 1]
         if self.in_channels % self.groups != 0:

@@ -28,7 +28,8 @@ class LazyModuleMixin:
         self._load_hook = hook
         self._initialize_hook = self.register_forward_pre_hook(
             type(self)._infer_parameters, with_kwargs=True)
-        warnings.warn("Lazy modules are a new feature under heavy development so changes to the API or "
+        warnings.warn("Lazy modules are a new feature under heavy development so changes to the "
+                      "API or "
                       "functionality can happen at any moment.", stacklevel=2)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -53,7 +54,8 @@ class LazyModuleMixin:
         tensors = [*self._parameters.values(), *self._buffers.values()]
         return any(is_lazy(tensor) for tensor in tensors)
 
-    def _infer_parameters(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+    def _infer_parameters(self, args: tuple[Any, ...],
+                          kwargs: dict[str, Any] | None = None) -> None:
         """The forward pre-hook: initialize, check, and become the eager class."""
         self.initialize_parameters(*args, **(kwargs or {}))
         if self.has_uninitialized_params():

@@ -50,7 +50,8 @@ class Linear(Module):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.weight = Parameter(lampion.empty((out_features, in_features), device=device, dtype=dtype))
+        shape = (out_features, in_features)
+        self.weight = Parameter(lampion.empty(shape, device=device, dtype=dtype))
         if bias:
             self.bias = Parameter(lampion.empty(out_features, device=device, dtype=dtype))
         else:

@@ -1,6 +1,7 @@
 """Loss layers: each calls the function of its name in nn.functional.
 
-`reduction` is 'none' (a value per element), 'mean' or 'sum'. `size_average` and `reduce` are the older
+`reduction` is 'none' (a value per element), 'mean' or 'sum'. `size_average` and `reduce` are the
+older
 spelling of it.
 May import: nn.functional, nn.modules.{module, distance}.
 """
@@ -352,13 +353,15 @@ class TripletMarginWithDistanceLoss(_Loss):
 class CTCLoss(_Loss):
     """-log of the summed probability of all alignments of targets to the input sequence.
 
-    log_probs (T, N, C) or (T, C), targets (N, S) or the concatenation, lengths (N). The mean divides
+    log_probs (T, N, C) or (T, C), targets (N, S) or the concatenation, lengths (N). The mean
+    divides
     each loss by its target length first; zero_infinity drops impossible alignments.
     """
 
     __constants__ = ["blank", "reduction"]
 
-    def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> None:
+    def __init__(self, blank: int = 0, reduction: str = "mean",
+                 zero_infinity: bool = False) -> None:
         super().__init__(reduction=reduction)
         self.blank = blank
         self.zero_infinity = zero_infinity

@@ -1,6 +1,7 @@
 """`Module`: a tree of parameters, buffers and submodules with a forward.
 
-The tables `_parameters`, `_buffers` and `_modules` hold what attributes name; `__setattr__` sorts values
+The tables `_parameters`, `_buffers` and `_modules` hold what attributes name; `__setattr__` sorts
+values
 into them and `__getattr__` finds them there. Hooks live in `_hooks`, state_dict in `_state`.
 May import: lampion.tensor, nn.parameter, nn.modules._hooks, nn.modules._state.
 """
@@ -26,7 +27,7 @@ from lampion.nn.modules._hooks import (  # noqa: F401  (register_module_* are pu
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
-from lampion.nn.modules._state import EXTRA_STATE, StateDict, _IncompatibleKeys
+from lampion.nn.modules._state import EXTRA_STATE, StateDict, _IncompatibleKeys  # noqa: F401
 from lampion.nn.parameter import Buffer, Parameter
 from lampion.tensor import Tensor
 
@@ -35,7 +36,9 @@ T = TypeVar("T", bound="Module")
 
 
 def typename(value: Any) -> str:
-    """The name used in messages: 'lampion.FloatTensor' for tensors, else the class's dotted name."""
+    """The name used in messages: 'lampion.FloatTensor' for tensors, else the class's dotted
+    name.
+    """
     if isinstance(value, Tensor):
         return value.type()
     cls = value if isinstance(value, type) else type(value)
@@ -47,7 +50,8 @@ def typename(value: Any) -> str:
 class _DirectCall(property):
     """`Module.__call__` while no hook exists: a property whose getter returns `module.forward`.
 
-    The interpreter reads `__call__` from the type and binds it, so a call of the module becomes a call
+    The interpreter reads `__call__` from the type and binds it, so a call of the module becomes a
+    call
     of its forward with no Python frame in between. Called itself it takes the module first, as the
     plain function would.
     """
@@ -59,7 +63,8 @@ class _DirectCall(property):
 class Module(HookRegistration, StateDict):
     """Base class of layers and networks: give it submodules and parameters, and a `forward`.
 
-    Attributes that are `Parameter`, `Buffer` or `Module` are found by `parameters()`, `state_dict()`,
+    Attributes that are `Parameter`, `Buffer` or `Module` are found by `parameters()`,
+    `state_dict()`,
     `to()` and the like. Calling the module runs `forward` between its hooks.
 
     >>> class Twice(nn.Module):
@@ -81,7 +86,8 @@ class Module(HookRegistration, StateDict):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if not self.call_super_init:
             if kwargs:
-                raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument "
+                raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword "
+                                f"argument "
                                 f"'{next(iter(kwargs))}'")
             if args:
                 raise TypeError(f"{type(self).__name__}.__init__() takes 1 positional argument but "
@@ -184,7 +190,8 @@ class Module(HookRegistration, StateDict):
         object.__delattr__(self, name)
 
     def __dir__(self) -> list[str]:
-        names = {*dir(type(self)), *self.__dict__, *self._parameters, *self._modules, *self._buffers}
+        names = {*dir(type(self)), *self.__dict__, *self._parameters, *self._modules,
+                 *self._buffers}
         return sorted(n for n in names if not n[:1].isdigit())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -209,7 +216,8 @@ class Module(HookRegistration, StateDict):
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that moves with the module but is no parameter; `persistent`: in state_dict.
 
-        KeyError for a name that is taken, empty or dotted; TypeError for anything but a tensor or None.
+        KeyError for a name that is taken, empty or dotted; TypeError for anything but a tensor or
+        None.
 
         >>> nn.Module().register_buffer("mean", lampion.zeros(3))
         """
@@ -240,13 +248,16 @@ class Module(HookRegistration, StateDict):
                                 "(lampion.nn.Parameter or None required)")
             if param.grad_fn is not None:
                 raise ValueError(
-                    f"Cannot assign non-leaf Tensor to parameter '{name}'. Model parameters must be "
+                    f"Cannot assign non-leaf Tensor to parameter '{name}'. Model parameters must "
+                    f"be "
                     f"created explicitly. To express '{name}' as a function of another Tensor, "
                     "compute the value in the forward() method.")
         self._parameters[name] = _hooks.run_registration_hooks("parameter", self, name, param)
 
     def add_module(self, name: str, module: Module | None) -> None:
-        """Add a submodule under `name` (KeyError if taken, empty or dotted; TypeError if no Module)."""
+        """Add a submodule under `name` (KeyError if taken, empty or dotted; TypeError if no
+        Module).
+        """
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"{typename(module)} is not a Module subclass")
         self._check_name("module", name, self._modules)
@@ -291,14 +302,18 @@ class Module(HookRegistration, StateDict):
         return module, name, getattr(module, name)
 
     def get_parameter(self, target: str) -> Parameter:
-        """The parameter with the dotted name `target`; AttributeError if it is missing or another kind."""
+        """The parameter with the dotted name `target`; AttributeError if it is missing or another
+        kind.
+        """
         _, name, value = self._get_tensor(target)
         if not isinstance(value, Parameter):
             raise AttributeError(f"`{name}` is not an nn.Parameter")
         return value
 
     def get_buffer(self, target: str) -> Tensor:
-        """The buffer with the dotted name `target`; AttributeError if it is missing or another kind."""
+        """The buffer with the dotted name `target`; AttributeError if it is missing or another
+        kind.
+        """
         module, name, value = self._get_tensor(target)
         if name not in module._buffers:
             raise AttributeError(f"`{name}` is not a buffer")
@@ -365,7 +380,9 @@ class Module(HookRegistration, StateDict):
 
     def named_modules(self, memo: set[Module] | None = None, prefix: str = "",
                       remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
-        """(dotted name, module) pairs, this one first under `prefix`; `memo` holds those already seen."""
+        """(dotted name, module) pairs, this one first under `prefix`; `memo` holds those already
+        seen.
+        """
         memo = set() if memo is None else memo
         if self in memo:
             return
@@ -512,7 +529,8 @@ class Module(HookRegistration, StateDict):
     def __repr__(self) -> str:
         extra = self.extra_repr()
         extra_lines = extra.split("\n") if extra else []
-        children = [f"({name}): {_indented(repr(module))}" for name, module in self._modules.items()]
+        children = [f"({name}): {_indented(repr(module))}"
+                    for name, module in self._modules.items()]
         lines = extra_lines + children
         if not lines:
             return f"{self._get_name()}()"

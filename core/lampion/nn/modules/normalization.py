@@ -41,7 +41,8 @@ class LocalResponseNorm(Module):
 
 
 class LayerNorm(Module):
-    """Normalize over the last axes, whose sizes are `normalized_shape`; scale and shift elementwise.
+    """Normalize over the last axes, whose sizes are `normalized_shape`; scale and shift
+    elementwise.
 
     >>> nn.LayerNorm(10)(lampion.randn(20, 5, 10)).shape
     lampion.Size([20, 5, 10])

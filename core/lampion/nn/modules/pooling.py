@@ -35,7 +35,8 @@ class _MaxPoolNd(Module):
 class MaxPool1d(_MaxPoolNd):
     """Maximum over windows of (N, C, L) or (C, L); with return_indices also where it was.
 
-    L_out = (L + 2 padding - dilation (K - 1) - 1) / stride + 1, rounded down or, with ceil_mode, up.
+    L_out = (L + 2 padding - dilation (K - 1) - 1) / stride + 1, rounded down or, with ceil_mode,
+    up.
 
     >>> nn.MaxPool1d(3, stride=2)(lampion.randn(20, 16, 50)).shape
     lampion.Size([20, 16, 24])
@@ -177,8 +178,7 @@ class _FractionalMaxPoolNd(Module):
                  return_indices: bool = False, _random_samples: Tensor | None = None) -> None:
         super().__init__()
         expand = type(self)._tuple
-        if isinstance(kernel_size, int) and kernel_size <= 0 or (
-                isinstance(kernel_size, (tuple, list)) and not all(k > 0 for k in kernel_size)):
+        if not all(k > 0 for k in expand(kernel_size)):
             raise ValueError(f"kernel_size must greater than zero, but got {kernel_size}")
         self.kernel_size = expand(kernel_size)
         self.return_indices = return_indices
@@ -188,7 +188,8 @@ class _FractionalMaxPoolNd(Module):
         name = type(self).__name__
         if (output_size is None) == (output_ratio is None):
             problem = "requires specifying either an output size, or a pooling ratio" \
-                if output_size is None else "only one of output_size and output_ratio may be specified"
+                if output_size is None \
+                else "only one of output_size and output_ratio may be specified"
             raise ValueError(f"{name} {problem}" if output_size is None else problem)
         if self.output_ratio is not None and not all(0 < r < 1 for r in self.output_ratio):
             raise ValueError(f"output_ratio must be between 0 and 1 (got {output_ratio})")
@@ -226,8 +227,8 @@ class _LPPoolNd(Module):
         self.ceil_mode = ceil_mode
 
     def extra_repr(self) -> str:
-        return (f"norm_type={self.norm_type}, kernel_size={self.kernel_size}, stride={self.stride}, "
-                f"ceil_mode={self.ceil_mode}")
+        return (f"norm_type={self.norm_type}, kernel_size={self.kernel_size}, "
+                f"stride={self.stride}, ceil_mode={self.ceil_mode}")
 
 
 class LPPool1d(_LPPoolNd):

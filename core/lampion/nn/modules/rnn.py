@@ -1,6 +1,7 @@
 """Recurrent layers RNN, LSTM, GRU and their cells, composed of matrix products and activations.
 
-The input projection of a whole sequence is one product; each step adds the recurrent one. The steps of
+The input projection of a whole sequence is one product; each step adds the recurrent one. The
+steps of
 a direction live in `_recurrence`.
 May import: nn.functional, nn.init, nn.parameter, nn.modules.module, nn.modules._recurrence,
 nn.utils.rnn.
@@ -25,7 +26,8 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 def apply_permutation(tensor: Tensor, permutation: Tensor, dim: int = 1) -> Tensor:
     """`tensor` with its axis `dim` permuted (older name of index_select)."""
-    warnings.warn("apply_permutation is deprecated, please use tensor.index_select(dim, permutation) "
+    warnings.warn("apply_permutation is deprecated, please use tensor.index_select(dim, "
+                  "permutation) "
                   "instead", FutureWarning, stacklevel=2)
     return tensor.index_select(dim, permutation)
 
@@ -192,8 +194,9 @@ class RNNBase(Module):
             for direction in range(self._directions):
                 index = layer * self._directions + direction
                 weights = [getattr(self, name) for name in self._all_weights[index]]
-                output, final = _recurrence.run(self.mode, layer_input, states[index], weights,
-                                                self.bias, self.proj_size > 0, direction == 1, sizes)
+                output, final = _recurrence.run(
+                    self.mode, layer_input, states[index], weights, self.bias, self.proj_size > 0,
+                    direction == 1, sizes)
                 outputs.append(output)
                 finals.append(final)
             layer_input = outputs[0] if len(outputs) == 1 else lampion.cat(outputs, -1)
@@ -225,7 +228,8 @@ def _check_sizes(mode: str, input_size: Any, hidden_size: Any, num_layers: int, 
     if mode not in _GATES:
         raise ValueError("Unrecognized RNN mode: " + mode)
     if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
-        raise ValueError("dropout should be a number in range [0, 1] representing the probability of "
+        raise ValueError("dropout should be a number in range [0, 1] representing the probability "
+                         "of "
                          "an element being zeroed")
     if dropout > 0 and num_layers == 1:
         warnings.warn("dropout option adds dropout after all but last recurrent layer, so non-zero "
@@ -246,7 +250,8 @@ def _check_sizes(mode: str, input_size: Any, hidden_size: Any, num_layers: int, 
 class RNN(RNNBase):
     """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu, over a sequence.
 
-    input (L, N, input_size), batch first if batch_first, unbatched without N, or a PackedSequence; h0
+    input (L, N, input_size), batch first if batch_first, unbatched without N, or a PackedSequence;
+    h0
     (layers directions, N, hidden_size), zeros by default. Returns (output (L, N, directions
     hidden_size), h_n).
 

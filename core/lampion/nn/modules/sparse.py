@@ -58,7 +58,8 @@ def _checked_index(padding_idx: int | None, rows: int) -> int | None:
 class Embedding(_Table):
     """Row lookup: indices (*) of int32 or int64 to vectors (*, embedding_dim).
 
-    The row padding_idx starts as zeros and gets no gradient; max_norm shrinks looked-up rows in place.
+    The row padding_idx starts as zeros and gets no gradient; max_norm shrinks looked-up rows in
+    place.
 
     >>> nn.Embedding(10, 3)(lampion.tensor([[1, 2], [4, 3]])).shape
     lampion.Size([2, 2, 3])
@@ -99,8 +100,9 @@ class Embedding(_Table):
         return text.format(**self.__dict__)
 
     @classmethod
-    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None,
-                        max_norm: float | None = None, norm_type: float = 2.0,
+    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True,
+                        padding_idx: int | None = None, max_norm: float | None = None,
+                        norm_type: float = 2.0,
                         scale_grad_by_freq: bool = False, sparse: bool = False) -> Embedding:
         """An Embedding whose table is the 2-d tensor `embeddings`, frozen unless told otherwise."""
         _check_table(embeddings)
@@ -162,7 +164,9 @@ class EmbeddingBag(_Table):
                         norm_type: float = 2.0, scale_grad_by_freq: bool = False,
                         mode: str = "mean", sparse: bool = False, include_last_offset: bool = False,
                         padding_idx: int | None = None) -> EmbeddingBag:
-        """An EmbeddingBag whose table is the 2-d tensor `embeddings`, frozen unless told otherwise."""
+        """An EmbeddingBag whose table is the 2-d tensor `embeddings`, frozen unless told
+        otherwise.
+        """
         _check_table(embeddings)
         rows, columns = embeddings.shape
         made = cls(rows, columns, max_norm, norm_type, scale_grad_by_freq, mode, sparse, embeddings,

@@ -68,7 +68,8 @@ def _clones(module: Module, count: int) -> ModuleList:
 class TransformerEncoderLayer(Module):
     """Self-attention and a two-layer feed-forward, each with residual, dropout and LayerNorm.
 
-    src (S, N, d_model), or (N, S, d_model) with batch_first; the output has the same shape. norm_first
+    src (S, N, d_model), or (N, S, d_model) with batch_first; the output has the same shape.
+    norm_first
     normalizes before instead of after.
 
     >>> nn.TransformerEncoderLayer(8, 2)(lampion.zeros(5, 3, 8)).shape
@@ -119,7 +120,8 @@ class TransformerEncoderLayer(Module):
 
 
 class TransformerDecoderLayer(Module):
-    """Self-attention, attention to the encoder's output, and a feed-forward, as in the encoder layer.
+    """Self-attention, attention to the encoder's output, and a feed-forward, as in the encoder
+    layer.
 
     tgt (T, N, d_model) and memory (S, N, d_model), batch first if batch_first; output as tgt.
 
@@ -208,7 +210,8 @@ class TransformerEncoder(Module):
         self.mask_check = mask_check
 
     def forward(self, src: Tensor, mask: Tensor | None = None,
-                src_key_padding_mask: Tensor | None = None, is_causal: bool | None = None) -> Tensor:
+                src_key_padding_mask: Tensor | None = None,
+                is_causal: bool | None = None) -> Tensor:
         output = src
         first = self.layers[0].self_attn if len(self.layers) else None
         batch_first = getattr(first, "batch_first", False)

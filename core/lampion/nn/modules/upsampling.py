@@ -12,7 +12,8 @@ from lampion.tensor import Tensor
 
 
 class Upsample(Module):
-    """Resize the space of (N, C, L), (N, C, H, W) or (N, C, D, H, W) to `size` or by `scale_factor`.
+    """Resize the space of (N, C, L), (N, C, H, W) or (N, C, D, H, W) to `size` or by
+    `scale_factor`.
 
     Modes: nearest, linear, bilinear, bicubic, trilinear.
 

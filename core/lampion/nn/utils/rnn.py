@@ -5,7 +5,7 @@ May import: lampion.tensor, nn.functional.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import lampion
@@ -23,8 +23,10 @@ class _Packed(NamedTuple):
 class PackedSequence(_Packed):
     """A batch of sequences step by step: first elements of all, second elements of all, ...
 
-    data (sum of lengths, *); batch_sizes (longest length), int64 on the CPU, how many sequences reach
-    each step; sorted_indices order the batch by falling length and unsorted_indices undo it. Made by
+    data (sum of lengths, *); batch_sizes (longest length), int64 on the CPU, how many sequences
+    reach
+    each step; sorted_indices order the batch by falling length and unsorted_indices undo it. Made
+    by
     `pack_padded_sequence` and `pack_sequence`; recurrent layers take and return it.
     """
 
@@ -38,8 +40,10 @@ class PackedSequence(_Packed):
                 raise AssertionError("PackedSequence takes data and batch_sizes")
             data, batch_sizes = data
         if batch_sizes.device.type != "cpu":
-            raise ValueError("batch_sizes should always be on CPU. Instances of PackedSequence should "
-                             "never be created manually. They should be instantiated by functions like "
+            raise ValueError("batch_sizes should always be on CPU. Instances of PackedSequence "
+                             "should "
+                             "never be created manually. They should be instantiated by functions "
+                             "like "
                              "pack_sequence and pack_padded_sequences in nn.utils.rnn.")
         if unsorted_indices is None:
             unsorted_indices = invert_permutation(sorted_indices)
@@ -109,7 +113,8 @@ def pack_padded_sequence(input: Tensor, lengths: Tensor | Sequence[int], batch_f
     """
     lengths = lampion.as_tensor(lengths, dtype=lampion.int64)
     if lengths.device.type != "cpu":
-        raise RuntimeError("'lengths' argument should be a 1D CPU int64 tensor, but got a tensor on "
+        raise RuntimeError("'lengths' argument should be a 1D CPU int64 tensor, but got a tensor "
+                           "on "
                            f"{lengths.device}")
     order = None
     if not enforce_sorted:
@@ -132,15 +137,19 @@ def pack_padded_sequence(input: Tensor, lengths: Tensor | Sequence[int], batch_f
 def _batch_sizes(lengths: list[int], input: Tensor) -> list[int]:
     """How many of the falling `lengths` reach each step."""
     if len(lengths) != input.size(1):
-        raise RuntimeError(f"Expected `len(lengths)` to be equal to batch_size, but got {len(lengths)} "
+        raise RuntimeError(f"Expected `len(lengths)` to be equal to batch_size, but got "
+                           f"{len(lengths)} "
                            f"(batch_size={input.size(1)})")
-    if any(a < b for a, b in zip(lengths, lengths[1:])):
-        raise RuntimeError("`lengths` array must be sorted in decreasing order when `enforce_sorted` is "
-                           "True. You can pass `enforce_sorted=False` to pack_padded_sequence and/or "
+    if any(a < b for a, b in pairwise(lengths)):
+        raise RuntimeError("`lengths` array must be sorted in decreasing order when "
+                           "`enforce_sorted` is "
+                           "True. You can pass `enforce_sorted=False` to pack_padded_sequence "
+                           "and/or "
                            "pack_sequence to sidestep this requirement if you do not need ONNX "
                            "exportability.")
     if lengths and lengths[-1] <= 0:
-        raise RuntimeError("Length of all samples has to be greater than 0, but found an element in "
+        raise RuntimeError("Length of all samples has to be greater than 0, but found an element "
+                           "in "
                            "'lengths' that is <= 0")
     if lengths and lengths[0] > input.size(0):
         raise RuntimeError(f"Expected lengths of at most {input.size(0)} steps, got {lengths[0]}")
@@ -155,11 +164,15 @@ def _batch_sizes(lengths: list[int], input: Tensor) -> list[int]:
 def pad_packed_sequence(sequence: PackedSequence, batch_first: bool = False,
                         padding_value: float = 0.0,
                         total_length: int | None = None) -> tuple[Tensor, Tensor]:
-    """(padded (T, B, *) or (B, T, *), lengths) of packed sequences; T is the longest or total_length."""
+    """(padded (T, B, *) or (B, T, *), lengths) of packed sequences; T is the longest or
+    total_length.
+    """
     sizes = sequence.batch_sizes.tolist()
     if total_length is not None and total_length < len(sizes):
-        raise ValueError("Expected total_length to be at least the length of the longest sequence in "
-                         f"input, but got total_length={total_length} and max sequence length being "
+        raise ValueError("Expected total_length to be at least the length of the longest sequence "
+                         "in "
+                         f"input, but got total_length={total_length} and max sequence length "
+                         f"being "
                          f"{len(sizes)}")
     data, batch, offset, parts = sequence.data, sizes[0], 0, []
     trailing = data.shape[1:]
@@ -191,7 +204,8 @@ def pad_sequence(sequences: Tensor | Sequence[Tensor], batch_first: bool = False
             [1., 0.]])
     """
     if not isinstance(sequences, (Iterable, Tensor)):
-        raise RuntimeError("pad_sequence: Expected iterable for input sequences, but got arg of type: "
+        raise RuntimeError("pad_sequence: Expected iterable for input sequences, but got arg of "
+                           "type: "
                            f"{type(sequences)}")
     tensors = list(sequences.unbind(0)) if isinstance(sequences, Tensor) else list(sequences)
     if not tensors:

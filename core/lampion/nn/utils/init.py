@@ -1,0 +1,35 @@
+"""skip_init: modules without drawing their start values.
+
+May import: nn.modules.module.
+"""
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import lampion
+from lampion.nn.modules.module import Module
+from lampion.tensor import Tensor
+
+
+def skip_init(module_cls: type[Module], *args: Any, **kwargs: Any) -> Module:
+    """A module of `module_cls` whose parameters are uninitialized memory.
+
+    RuntimeError if it is no Module class or its constructor takes no `device`.
+
+    >>> nn.utils.skip_init(nn.Linear, 2, 3)
+    Linear(in_features=2, out_features=3, bias=True)
+    """
+    if not issubclass(module_cls, Module):
+        raise RuntimeError(f"Expected a Module; got {module_cls}")
+    signature = inspect.signature(module_cls)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if "device" not in signature.parameters and not takes_any:
+        raise RuntimeError("Module must support a 'device' arg to skip initialization")
+    final = kwargs.pop("device", "cpu")
+    kwargs["device"] = "meta"
+
+    def uninitialized(tensor: Tensor) -> Tensor:
+        return lampion.empty(tensor.shape, dtype=tensor.dtype, device=final)
+
+    return module_cls(*args, **kwargs)._apply(uninitialized)
