@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 ALIGN = 64
 _LOCAL_HEADER = 30
 _BIG = 1 << 31
+_DAMAGE = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error)
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # equal contents give equal files
 
 
@@ -62,7 +63,7 @@ class Reader:
         self._label = label
         try:
             self._zip = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        except _DAMAGE as error:
             raise RuntimeError(
                 f"{label} is a zip archive without a readable directory ({error}): the file is "
                 "cut short or damaged"
