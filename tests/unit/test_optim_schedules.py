@@ -32,7 +32,7 @@ def trace(optimizer, schedule, steps):
         (lambda o: lr_scheduler.ExponentialLR(o, 0.5), [1, 0.5, 0.25, 0.125, 0.0625]),
         (lambda o: lr_scheduler.PolynomialLR(o, 4, 1.0), [1, 0.75, 0.5, 0.25, 0]),
         (lambda o: lr_scheduler.CosineAnnealingLR(o, 2), [1, 0.5, 0, 0.5, 1]),
-        (lambda o: lr_scheduler.LambdaLR(o, lambda e: 1 / (e + 1)), [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5]),
+        (lambda o: lr_scheduler.LambdaLR(o, lambda e: 1 / (e + 1)), [1, 0.5, 1 / 3, 0.25, 0.2]),
         (lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 2), [1, 0.5, 1, 0.5, 1]),
         (
             lambda o: lr_scheduler.CyclicLR(o, 0.0, 1.0, 2, cycle_momentum=False),

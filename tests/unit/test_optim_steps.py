@@ -1,4 +1,4 @@
-"""Update rules: the fused kernels against the same rule in NumPy float64, and what steps promise."""
+"""Update rules: fused kernels against the same rule in NumPy float64; what steps promise."""
 
 import math
 
@@ -77,7 +77,8 @@ def test_memory_layouts(name):
         base = np.arange(6, dtype=np.float32).reshape(2, 3) / 7
         p = lampion.tensor(base.T.copy()).t() if transposed else lampion.tensor(base)
         p.requires_grad_(True)
-        optimizer = getattr(optim, name)([p], lr=0.1, **({"momentum": 0.5} if name == "SGD" else {}))
+        options = {"momentum": 0.5} if name == "SGD" else {}
+        optimizer = getattr(optim, name)([p], lr=0.1, **options)
         for k in range(3):
             p.grad = lampion.tensor([[float(k), 1.0, -1.0]]).expand(2, 3)
             optimizer.step()

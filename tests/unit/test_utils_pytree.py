@@ -95,4 +95,5 @@ def test_registered_types():
 
 
 def test_spec_repr():
-    assert repr(T.tree_structure({"a": [1]})) == "TreeSpec(dict, ['a'], [TreeSpec(list, None, [*])])"
+    spec = T.tree_structure({"a": [1]})
+    assert repr(spec) == "TreeSpec(dict, ['a'], [TreeSpec(list, None, [*])])"
