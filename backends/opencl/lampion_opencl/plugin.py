@@ -14,7 +14,7 @@ from lampion import config
 from lampion.base import dtype as dt
 from lampion.base.device import device
 from lampion.ir.kernel import Kernel, Program
-from lampion.runtime.backend import Backend, Capabilities, DeviceInfo, KernelImpl, Launch
+from lampion.runtime.backend import Backend, Capabilities, DeviceInfo, KernelImpl, Launch, OpCall
 
 _WITHOUT_DOUBLES = frozenset(dt.ALL) - {dt.float64, dt.complex128}
 
@@ -128,7 +128,12 @@ class OpenCLBackend(Backend):
         return run
 
     def kernels(self) -> Sequence[KernelImpl]:
-        return ()
+        def build(call: OpCall) -> Launch | None:
+            from .gemm import contract
+
+            return contract(self.open(call.device.index), call)
+
+        return (KernelImpl("contract", self.name, build, None, 10, "register tiles"),)
 
     def synchronize(self, device: device) -> None:
         self.open(device.index).finish()
