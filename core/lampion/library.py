@@ -13,7 +13,7 @@ from . import ops as _ops  # noqa: F401
 from . import tensor as _tensor  # noqa: F401  (installs the call path before ops register)
 from .ops import registry as _registry
 
-FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "reduce", "softmax", "norm", "views", "movement", "contract")
+FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "reduce", "scan", "softmax", "norm", "loss", "views", "movement", "contract", "conv")
 for _family in FAMILIES:
     importlib.import_module(f".ops.{_family}", __package__)
 

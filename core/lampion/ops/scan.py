@@ -1,0 +1,228 @@
+"""Running reductions along a dim.
+
+Floor 3.
+"""
+
+from __future__ import annotations
+
+from ..base import dtype as dt
+from ..base.meta import wrap_dim
+from ..ir import expr as E
+from ..ir.kernel import Scan, Store
+from ..runtime.lowering import Nest, convert
+from .reduce import sum_dtype
+from .registry import REGISTRY, composite, kernel_op
+
+
+def _nest(call, acc):
+    """A Nest over the input's shape that loops along the scanned dim."""
+    x = call.inputs[0]
+    dims = [wrap_dim(call.dim, x.ndim)] if x.ndim else []
+    n = Nest(call.op, x.shape, dims, compute=acc)
+    outs = [n.output(m, m.strides) for m in call.outputs]
+    a = n.input(x)
+    n.start()
+    return n, outs, a
+
+
+def _scan_meta(title):
+    def meta(input, dim, dtype):
+        wrap_dim(dim, input.ndim, op=title)
+        return [(sum_dtype(input.dtype, dtype), input.shape)]
+
+    return meta
+
+
+def reverse_cumsum(g, dim):
+    """Sums from each position to the end."""
+    if not g.meta.ndim:
+        return g
+    return g.sum(dim, True) - g.cumsum(dim) + g
+
+
+@kernel_op("input: T, dim, *, dtype=None")
+class cumsum:
+    """Running sum along `dim`; integers and bool give int64 unless dtype is given."""
+
+    method = True
+    inplace = True
+    meta = _scan_meta("cumsum")
+
+    def lower(call):
+        acc = dt.opmath(call.outputs[0].dtype)
+        n, (o,), a = _nest(call, acc)
+        n.scan("sum", convert(a(), acc), o)
+        return n.program()
+
+    def vjp(ctx, g):
+        return (_flip_sum(g, ctx.dim).to(ctx.meta("input").dtype),)
+
+
+def _flip_sum(g, dim):
+    """Reverse running sum by flipping: exact where a difference of sums would cancel."""
+    if not g.meta.ndim:
+        return g
+    return g.flip(dim).cumsum(dim).flip(dim)
+
+
+@kernel_op("input: T, dim, *, dtype=None")
+class cumprod:
+    """Running product along `dim`."""
+
+    method = True
+    inplace = True
+    meta = _scan_meta("cumprod")
+    save = ("input", "out")
+
+    def lower(call):
+        acc = dt.opmath(call.outputs[0].dtype)
+        n, (o,), a = _nest(call, acc)
+        n.scan("prod", convert(a(), acc), o)
+        return n.program()
+
+    def vjp(ctx, g):
+        x, y, d = ctx.input, ctx.out, ctx.dim
+        x = x.to(y.meta.dtype)
+        if not x.meta.ndim:
+            return (g.to(ctx.meta("input").dtype),)
+        if not (x.detach() == 0).any().item():
+            return ((_flip_sum(g * y, d) / x).to(ctx.meta("input").dtype),)
+        return (_cumprod_with_zeros(g, x, wrap_dim(d, x.meta.ndim)).to(ctx.meta("input").dtype),)
+
+
+def _cumprod_with_zeros(g, x, d):
+    """d/dx_k sum_j g_j prod_{i<=j} x_i, without dividing: for every k the products of what comes
+    before it and of what lies between it and j."""
+    n = x.meta.shape[d]
+    parts = []
+    for k in range(n):
+        before = x.narrow(d, 0, k).prod(d, True) if k else None
+        after = x.narrow(d, k + 1, n - k - 1).cumprod(d) if k + 1 < n else None
+        value = g.narrow(d, k, 1)
+        if after is not None:
+            value = value + (g.narrow(d, k + 1, n - k - 1) * after).sum(d, True)
+        parts.append(value if before is None else value * before)
+    return REGISTRY["cat"].fn(parts, d)
+
+
+def _running_extreme(title, op):
+    @kernel_op("input: T, dim")
+    class block:
+        __doc__ = f"(values, indices) of the running {op} along `dim`; the last of ties, NaN wins."
+        name = title
+        method = True
+        noutputs = 2
+        diff_outputs = 1
+        returns = ("values", "indices")
+        save = ("out1",)
+
+        def meta(input, dim):
+            wrap_dim(dim, input.ndim, op=title)
+            return [(input.dtype, input.shape), (dt.int64, input.shape)]
+
+        def lower(call):
+            n, (values, where), a = _nest(call, dt.opmath(call.inputs[0].dtype))
+            v = n.typed(a())
+            best = E.ref("best", v.dtype)
+            at = n.position()
+            # an element that equals the running extreme so far becomes its index
+            hit = E.eq(v, best)
+            if v.dtype.kind == "f":
+                hit = hit | E.ne(v, v)
+            place = n.typed(E.select(hit, at, E.const(0, dt.int64)))
+            n.stage(Scan("best", op, v), Scan("at", "max", place),
+                    Store(values.slot, values.offset, convert(best, values.dtype)),
+                    Store(where.slot, where.offset, E.ref("at", dt.int64)))
+            return n.program()
+
+        def vjp(ctx, g):
+            m = ctx.meta("input")
+            if not m.ndim:
+                return (g,)
+            return (g.new_zeros(m.shape).scatter_add(ctx.dim, ctx.out1, g),)
+
+    return block
+
+
+cummax = _running_extreme("cummax", "max")
+cummin = _running_extreme("cummin", "min")
+
+
+@composite(method=True)
+def logcumsumexp(input, dim):
+    """log(cumsum(exp(input))) along `dim`, around the running maximum."""
+    if input.meta.dtype.kind not in "fc":
+        input = input.to(dt.get_default_dtype())
+    if not input.meta.ndim or not input.meta.numel:
+        return input + 0.0
+    top = input.detach().amax(dim, True)
+    top = REGISTRY["where"].fn(top.isfinite(), top, 0.0)
+    return log_running.fn(input, top, dim)
+
+
+@composite(where=(), out=False)
+def log_running(input, top, dim):
+    """Running logsumexp through pairwise logaddexp, stable at every prefix."""
+    n = input.meta.shape[dim]
+    step, y = 1, input
+    while step < n:
+        head = y.narrow(dim, 0, step)
+        tail = REGISTRY["logaddexp"].fn(y.narrow(dim, step, n - step), y.narrow(dim, 0, n - step))
+        y = REGISTRY["cat"].fn([head, tail], dim)
+        step *= 2
+    return y
+
+
+@composite(method=True)
+def diff(input, n=1, dim=-1, prepend=None, append=None):
+    """n-th forward difference along `dim`."""
+    if input.meta.ndim == 0:
+        raise RuntimeError("diff expects input to be at least one-dimensional")
+    if n < 0:
+        raise RuntimeError(f"order must be non-negative but got {n}")
+    if n == 0:
+        return input.clone()
+    parts = [t for t in (prepend, input, append) if t is not None]
+    x = REGISTRY["cat"].fn(parts, dim) if len(parts) > 1 else input
+    d = wrap_dim(dim, x.meta.ndim)
+    for _ in range(min(n, x.meta.shape[d])):
+        size = x.meta.shape[d]
+        a, b = x.narrow(d, 1, max(size - 1, 0)), x.narrow(d, 0, max(size - 1, 0))
+        x = a.logical_xor(b) if x.meta.dtype.kind == "b" else a - b
+    return x
+
+
+@composite
+def trapezoid(y, x=None, *, dx=1, dim=-1):
+    """Integral along `dim` by the trapezoidal rule."""
+    n = y.meta.shape[dim] if y.meta.ndim else 1
+    a, b = y.narrow(dim, 0, max(n - 1, 0)), y.narrow(dim, 1, max(n - 1, 0))
+    if x is None:
+        return ((a + b) * (0.5 * dx)).sum(dim)
+    widths = x.diff() if x.meta.ndim == 1 else x.diff(dim=dim)
+    if x.meta.ndim == 1 and y.meta.ndim > 1:
+        shape = [1] * y.meta.ndim
+        shape[dim] = -1
+        widths = widths.reshape(*shape)
+    return ((a + b) * widths * 0.5).sum(dim)
+
+
+@composite
+def trapz(y, x=None, *, dx=1, dim=-1):
+    """Alias of `trapezoid`."""
+    return trapezoid.fn(y, x, dx=dx, dim=dim)
+
+
+@composite
+def cumulative_trapezoid(y, x=None, *, dx=1, dim=-1):
+    """Running integral along `dim` by the trapezoidal rule."""
+    n = y.meta.shape[dim]
+    a, b = y.narrow(dim, 0, max(n - 1, 0)), y.narrow(dim, 1, max(n - 1, 0))
+    if x is None:
+        return ((a + b) * (0.5 * dx)).cumsum(dim)
+    widths = x.diff() if x.meta.ndim == 1 else x.diff(dim=dim)
+    if x.meta.ndim == 1 and y.meta.ndim > 1:
+        shape = [1] * y.meta.ndim
+        shape[dim] = -1
+        widths = widths.reshape(*shape)
+    return ((a + b) * widths * 0.5).cumsum(dim)
