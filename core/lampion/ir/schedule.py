@@ -35,6 +35,9 @@ LARGE = 2 * PART  # ranges from here on are cut
 PARTS = 256  # at most so many parts
 FEW_ROWS = 64  # grid points that are too few to keep a machine busy, lanes along the range
 FEW_COLUMNS = 4096  # the same with lanes along the grid
+TALL = 512  # columns of so many rows, in a matrix beyond the caches, are summed a band at a time:
+BAND = 32  # so many rows, which are then as many sequential streams
+BEYOND_CACHE = 1 << 20  # points
 
 _built: dict[tuple[str, str], Kernel] = {}
 _lock = threading.Lock()
@@ -60,8 +63,6 @@ def split(program: Program) -> Program:
 def wanted(call: KernelCall) -> bool:
     """Whether a call has a large range over too few grid points to be split usefully."""
     kernel = call.kernel
-    if not any(_points(st, call.params) >= LARGE for st in kernel.stages if st.ranges):
-        return False
     if any(isinstance(s, (Scan, Scatter)) for st in kernel.stages for s in st.body):
         return False
     grid = 1
@@ -69,7 +70,16 @@ def wanted(call: KernelCall) -> bool:
         grid *= size(e, call.params)
     if grid == 0:
         return False
-    return grid < (FEW_ROWS if _rows(kernel) else FEW_COLUMNS)
+    rows, band = _shape(kernel)
+    if not any(_cut(st, call.params, grid, band) for st in kernel.stages if st.ranges):
+        return False
+    return band or grid < (FEW_ROWS if rows else FEW_COLUMNS)
+
+
+def _shape(kernel: Kernel) -> tuple[bool, bool]:
+    """(lanes run along a range, worth doing in bands: one reduction over columns)."""
+    rows = _rows(kernel)
+    return rows, not rows and sum(1 for st in kernel.stages if st.ranges) == 1
 
 
 def size(e: Expr, params: Sequence[int]) -> int:
@@ -118,14 +128,17 @@ class _Cut:
         return self.count + (1 if self.rest else 0)
 
 
-def _cut(stage: Stage, params: Sequence[int], grid: int) -> _Cut | None:
+def _cut(stage: Stage, params: Sequence[int], grid: int, band: bool) -> _Cut | None:
     sizes = [size(r, params) for r in stage.ranges]
     points = 1
     for n in sizes:
         points *= n
-    if points < LARGE:
+    if points >= LARGE:
+        parts = min(-(-points * grid // PART), PARTS)
+    elif band and points >= TALL and points * grid >= BEYOND_CACHE and grid >= PARTS:
+        parts = points // BAND
+    else:
         return None
-    parts = min(-(-points * grid // PART), PARTS)
     ordered = any(isinstance(s, ArgReduce) for s in stage.body)
     axis = 0 if ordered or sizes[0] >= parts else max(range(len(sizes)), key=sizes.__getitem__)
     length = -(-sizes[axis] // parts)
@@ -147,6 +160,7 @@ class _Splitter:
         self.slots = list(call.slots)
         self.values = list(call.params)
         self.prefix: list[Stage] = []
+        self.band = _shape(call.kernel)[1]
         self.grid = 1
         for e in self.kernel.grid:
             self.grid *= size(e, self.params)
@@ -156,13 +170,13 @@ class _Splitter:
         out: list[KernelCall] = []
         stages, at = self.kernel.stages, 0
         while at < len(stages):
-            cut = _cut(stages[at], self.params, self.grid)
+            cut = _cut(stages[at], self.params, self.grid, self.band)
             if cut is not None:
                 out += self.parts(stages[at], cut, at)
                 at += 1
                 continue
             batch = []  # consecutive small stages run together once, if they store anything
-            while at < len(stages) and _cut(stages[at], self.params, self.grid) is None:
+            while at < len(stages) and _cut(stages[at], self.params, self.grid, self.band) is None:
                 batch.append(stages[at])
                 at += 1
             if any(isinstance(s, Store) for st in batch for s in st.body):
