@@ -286,6 +286,19 @@ def resolve(roots: Sequence[Expr], d: dtype) -> list[Expr]:
     return rewrite(roots, pick)
 
 
+def without_complex(roots: Sequence[Expr]) -> list[Expr]:
+    """Drop the complex cases of every `by_type`, so that derivatives do not drag them along."""
+    def drop(e: Expr, args: tuple[Expr, ...]) -> Expr:
+        if e.op != "by_type":
+            return rebuild(e, args)
+        cases = [(k, a) for k, a in zip(e.value, args) if k != "c" and not k.startswith("complex")]
+        if all(a is cases[0][1] for _, a in cases) and cases[-1][0] == "other":
+            return cases[0][1]
+        return node("by_type", tuple(a for _, a in cases), tuple(k for k, _ in cases))
+
+    return rewrite(roots, drop)
+
+
 def isnan(x: Expr) -> Expr:
     """x != x."""
     return ne(x, x)

@@ -9,7 +9,7 @@ import math
 
 from ..ir import expr as E
 from ..ir.expr import by_type, select
-from .arithmetic import kind_of
+from .arithmetic import conj, kind_of
 from .registry import Attr, Scalar, elementwise
 
 NN = ("nn.functional",)
@@ -41,13 +41,13 @@ def relu(input):
 
 @relu.grad
 def _relu_grad(g, out, input):
-    return select(out > 0.0, g, 0.0)
+    return select(out <= 0.0, 0.0, g)
 
 
-@elementwise(where=NN, method=False, inplace=True, kinds="uif")
+@elementwise(**LAYER)
 def relu6(input):
     """min(max(0, input), 6)."""
-    return E.minimum(E.maximum(input, 0), 6)
+    return E.minimum(E.maximum(input, 0.0), 6.0)
 
 
 @relu6.grad
@@ -55,8 +55,8 @@ def _relu6_grad(g, out, input):
     return select((out > 0.0) & (out < 6.0), g, 0.0)
 
 
-@elementwise(where=NN, method=False, inplace=True, kinds="uif")
-def hardtanh(input, min_val=-1.0, max_val=1.0):
+@elementwise(**LAYER)
+def hardtanh(input, min_val: Scalar = -1.0, max_val: Scalar = 1.0):
     """input limited to [min_val, max_val]."""
     return E.minimum(E.maximum(input, min_val), max_val)
 
@@ -67,16 +67,15 @@ def _hardtanh_grad(g, out, input, min_val, max_val):
 
 
 @elementwise(**LAYER)
-def elu(input, alpha: Scalar = 1.0, scale: Scalar = 1.0, input_scale: Scalar = 1.0):
-    """scale * (x where x > 0, else alpha (e**(input_scale x) - 1))."""
-    return select(input > 0.0, input, alpha * E.expm1(input * input_scale)) * scale
+def elu(input, alpha: Scalar = 1.0):
+    """x where x > 0, else alpha (e**x - 1)."""
+    return select(input > 0.0, input, alpha * E.expm1(input))
 
 
 @elu.grad
-def _elu_grad(g, out, input, alpha, scale, input_scale):
-    low = select(input > 0.0, 0.0, input * input_scale)
-    return (g * scale * select(input > 0.0, 1.0, alpha * input_scale * E.exp(low)),
-            None, None, None)
+def _elu_grad(g, out, input, alpha):
+    low = select(input > 0.0, 0.0, input)
+    return g * select(input > 0.0, 1.0, alpha * E.exp(low)), None
 
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
@@ -139,7 +138,7 @@ def _gelu_grad(g, out, input, *, approximate):
     return g * (cdf + input * density)
 
 
-@elementwise(**LAYER)
+@elementwise(where=NN, method=False, inplace=True, kinds="fc")
 def silu(input):
     """x times sigmoid(x)."""
     return input / (1.0 + E.exp(-input))
@@ -148,7 +147,7 @@ def silu(input):
 @silu.grad
 def _silu_grad(g, out, input):
     s = logistic(input)
-    return g * (s * (1.0 + input * (1.0 - s)))
+    return g * conj(s * (1.0 + input * (1.0 - s)))
 
 
 @elementwise(**LAYER)
@@ -195,7 +194,7 @@ def _logsigmoid_grad(g, out, input):
     return g * logistic(-input)
 
 
-@elementwise(**ONLY_NEW)
+@elementwise(where=NN, method=False, inplace=False, kinds="buif", promote="float")
 def softsign(input):
     """x / (1 + |x|)."""
     return input / (1.0 + E.abs_(input))
@@ -207,7 +206,7 @@ def _softsign_grad(g, out, input):
     return g / (size * size)
 
 
-@elementwise(**ONLY_NEW)
+@elementwise(where=NN, method=False, inplace=False, kinds="buifc", promote="float")
 def tanhshrink(input):
     """x - tanh(x)."""
     return input - E.tanh(input)
@@ -219,6 +218,11 @@ def hardshrink(input, lambd: Scalar = 0.5):
     return select((input >= -lambd) & (input <= lambd), 0.0, input)
 
 
+@hardshrink.grad
+def _hardshrink_grad(g, out, input, lambd):
+    return select((input > lambd) | (input < -lambd), g, 0.0), None
+
+
 @elementwise(**ONLY_NEW)
 def softshrink(input, lambd: Scalar = 0.5):
     """x moved towards 0 by lambd."""
@@ -228,7 +232,7 @@ def softshrink(input, lambd: Scalar = 0.5):
 
 @softshrink.grad
 def _softshrink_grad(g, out, input, lambd):
-    return select((input >= -lambd) & (input <= lambd), 0.0, g), None
+    return select((input > lambd) | (input < -lambd), g, 0.0), None
 
 
 @elementwise(where=NN, method=False, inplace=True, kinds="f")
@@ -251,11 +255,11 @@ def hardswish(input):
 @hardswish.grad
 def _hardswish_grad(g, out, input):
     middle = g * (input * (1 / 3) + 0.5)
-    return select(input < -3.0, 0.0, select(input <= 3.0, middle, g))
+    return select(input < -3.0, 0.0, select(input > 3.0, g, middle))
 
 
 @elementwise(where=("", "nn.functional"), method=False, inplace=True, kinds="uif")
-def threshold(input, threshold, value):
+def threshold(input, threshold: Scalar, value: Scalar):
     """x where x > threshold, else value."""
     return select(input <= threshold, value, input)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from ..base import dtype as dt
 from ..base.errors import DtypeError
 from ..base.meta import Meta
 from ..ir import expr as E
@@ -84,8 +85,6 @@ def sign_of(x):
 
 def sign_bit(x):
     """Whether the sign bit is set, also of -0.0 and NaN."""
-    from ..base import dtype as dt
-
     return by_type(float32=E.bitcast(x, dt.int32) < 0, float64=E.bitcast(x, dt.int64) < 0,
                    other=x < 0)
 
@@ -177,14 +176,21 @@ def div_trunc(input, other):
 @elementwise(kinds="uif", divisor="other")
 def floor_divide(input, other):
     """The quotient rounded down. RuntimeError for integer division by 0."""
+    real = floored_quotient(input, other)
     rest = E.fmod(input, other)
-    off = E.ne(rest, 0) & (rest < 0) ^ (E.ne(rest, 0) & (other < 0))
+    off = E.ne(rest, 0) & ((rest < 0) ^ (other < 0))
+    return by_type(f=real, i=E.idiv(input, other) - select(off, 1, 0), u=E.idiv(input, other))
+
+
+def floored_quotient(input, other):
+    """floor(input / other) for floating numbers, exact even where the quotient rounds up."""
+    rest = E.fmod(input, other)
+    off = E.ne(rest, 0) & ((rest < 0) ^ (other < 0))
     quotient = (input - rest) / other - select(off, 1.0, 0.0)
     down = E.floor(quotient)
     rounded = down + select(quotient - down > 0.5, 1.0, 0.0)
     zero = select(sign_bit(input / other), -0.0, 0.0)
-    real = select(E.eq(other, 0), input / other, select(E.eq(quotient, 0), zero, rounded))
-    return by_type(f=real, i=E.idiv(input, other) - select(off, 1, 0), u=E.idiv(input, other))
+    return select(E.eq(other, 0), input / other, select(E.eq(quotient, 0), zero, rounded))
 
 
 @div_trunc.grad
@@ -203,7 +209,7 @@ def remainder(input, other):
 
 @remainder.grad
 def _remainder_grad(g, out, input, other):
-    return g, -g * E.floor(input / other)
+    return g, -g * floored_quotient(input, other)
 
 
 @elementwise(kinds="uif", divisor="other")
@@ -268,7 +274,7 @@ def reciprocal(input):
     return 1.0 / input
 
 
-@elementwise(kinds="buifc")
+@elementwise(promote=lambda d, attrs: [dt.int64 if d.kind == "b" else d])
 def square(input):
     """input * input."""
     return input * input
@@ -326,8 +332,6 @@ def pow_general(input, exponent):
 @composite(method=True)
 def float_power(input, exponent):
     """input ** exponent in double precision."""
-    from ..base import dtype as dt
-
     wide = dt.float64
     for v in (input, exponent):
         if isinstance(v, complex) or (hasattr(v, "meta") and v.meta.dtype.kind == "c"):
@@ -388,7 +392,7 @@ def _clamp_grad(g, out, input, min, max):
             select((max < min) | (input > max), g, 0.0))
 
 
-@elementwise(kinds="uif")
+@elementwise(kinds="buif")
 def clamp_min(input, min):
     """input, or `min` where that is larger."""
     return E.maximum(input, min)
@@ -399,7 +403,7 @@ def _clamp_min_grad(g, out, input, min):
     return select(input >= min, g, 0.0), select(input < min, g, 0.0)
 
 
-@elementwise(kinds="uif")
+@elementwise(kinds="buif")
 def clamp_max(input, max):
     """input, or `max` where that is smaller."""
     return E.minimum(input, max)
@@ -412,7 +416,7 @@ def _clamp_max_grad(g, out, input, max):
 
 # ---------------------------------------------------------------- three operands
 
-@elementwise
+@elementwise(kinds="uifc")
 def addcmul(input, tensor1, tensor2, *, value: Scalar = 1):
     """input + value * tensor1 * tensor2."""
     return input + value * tensor1 * tensor2
@@ -474,14 +478,8 @@ def _hypot_grad(g, out, input, other):
 @elementwise(promote="float", kinds=REAL)
 def copysign(input, other):
     """|input| with the sign of other."""
-    size = E.abs_(by_type(b=E.cast(input, _float()), other=input))
+    size = E.abs_(input)
     return select(sign_bit(other), -size, size)
-
-
-def _float():
-    from ..base import dtype as dt
-
-    return dt.get_default_dtype()
 
 
 @copysign.grad
@@ -492,32 +490,59 @@ def _copysign_grad(g, out, input, other):
 @elementwise(promote="float")
 def ldexp(input, other):
     """input * 2**other."""
-    return input * by_type(c=2.0 ** other, other=E.exp2(other))
+    return input * by_type(c=E.op("pow", 2.0, other), other=E.exp2(other))
 
 
-def _wide_floats(op, operands, attrs):
-    """nextafter works on the bits of the computed type."""
-    for m in operands:
-        if isinstance(m, Meta) and m.dtype.itemsize == 2:
-            raise DtypeError(f'"nextafter" is not implemented for dtype {m.dtype!r}')
-
-
-@elementwise(kinds="f", differentiable=False, check=_wide_floats)
+@composite(method=True, inplace=True)
 def nextafter(input, other):
-    """The next number after input in the direction of other."""
-    def step(i):
-        bits = E.bitcast(input, i)
-        away = (other > input) ^ (input < 0.0)
-        moved = E.bitcast(bits + select(away, 1, -1), i32_to_float[i])
-        tiny = E.bitcast(E.cast(1, i), i32_to_float[i])
-        start = select(other > 0.0, tiny, -tiny)
-        return select(E.eq(input, other), other, select(E.eq(input, 0.0), start, moved))
+    """The next number of the dtype after input in the direction of other."""
+    d = dt.promote_types(input.meta.dtype, other.meta.dtype)
+    return (next_half if d is dt.float16 else next_bfloat if d is dt.bfloat16
+            else next_float).fn(input, other)
 
-    from ..base import dtype as dt
 
-    i32_to_float = {dt.int32: dt.float32, dt.int64: dt.float64}
-    found = by_type(float32=step(dt.int32), float64=step(dt.int64))
-    return select(E.isnan(input) | E.isnan(other), input + other, found)
+def _step(x, y, moved, tiny):
+    """`moved(away)` is the neighbour of x, away from 0 or towards it; `tiny` that of 0."""
+    start = select(y > 0.0, tiny, -tiny)
+    there = select(E.eq(x, y), y, select(E.eq(x, 0.0), start, moved((y > x) ^ (x < 0.0))))
+    return select(E.isnan(x) | E.isnan(y), x + y, there)
+
+
+def _move_bits(x, away, i, f, ulp):
+    return E.bitcast(E.bitcast(x, i) + E.cast(select(away, ulp, -ulp), i), f)
+
+
+STEPS = {"where": (), "method": False, "kinds": "f", "differentiable": False}
+
+
+@elementwise(**STEPS)
+def next_float(input, other):
+    """nextafter on float32 or float64, by the bits."""
+    def step(i, f):
+        return _step(input, other, lambda away: _move_bits(input, away, i, f, 1),
+                     E.bitcast(E.cast(1, i), f))
+
+    return by_type(float32=step(dt.int32, dt.float32), float64=step(dt.int64, dt.float64))
+
+
+@elementwise(**STEPS)
+def next_bfloat(input, other):
+    """nextafter on bfloat16: the upper half of a float32."""
+    return _step(input, other,
+                 lambda away: _move_bits(input, away, dt.int32, dt.float32, 1 << 16),
+                 E.bitcast(E.cast(1 << 16, dt.int32), dt.float32))
+
+
+@elementwise(**STEPS)
+def next_half(input, other):
+    """nextafter on float16: 2**-24 below the normal range, the 13th bit of a float32 above."""
+    def moved(away):
+        small = (E.abs_(input) < 2.0 ** -14) | (E.eq(E.abs_(input), 2.0 ** -14) & ~away)
+        along = select((input < 0.0) ^ away, 2.0 ** -24, -2.0 ** -24)
+        return select(small, input + along,
+                      _move_bits(input, away, dt.int32, dt.float32, 1 << 13))
+
+    return _step(input, other, moved, 2.0 ** -24)
 
 
 @elementwise(kinds="buif", differentiable=False, check=_same_floats)
@@ -577,8 +602,9 @@ def positive_copy(input, out):
     return input.clone() if out is None else REGISTRY["duplicate"].fn(input, out=out)
 
 
-@elementwise(kinds="fc", detour=Detour("posinf is None or neginf is None or nan is None",
-                                       fill_limits))
+@elementwise(kinds="fc", detour=Detour(
+    "posinf is None or neginf is None or nan is None or input.meta.dtype.kind in 'bui'",
+    fill_limits))
 def nan_to_num(input, nan: Scalar = 0.0, posinf: Scalar = None, neginf: Scalar = None):
     """NaN and infinities replaced: by `nan`, and by posinf and neginf, which default to the
     largest and smallest number of the dtype."""

@@ -211,7 +211,9 @@ class ElementwiseOp(Op):
         key = tuple(attrs.items())
         found = self._traces.get(key)
         if found is None:
-            result = self.body(*[E.var(p.name) for p in self.operands], **attrs)
+            operands = self.operands
+            result = self.body(*[E.var(p.name) for p in operands if not p.kwonly],
+                               **{p.name: E.var(p.name) for p in operands if p.kwonly}, **attrs)
             many = result if isinstance(result, tuple) else (result,)
             found = self._traces[key] = tuple(map(E.wrap, many))
         return found
@@ -254,7 +256,10 @@ def output_number(name: str) -> int:
 
 def _derive_backward(op: ElementwiseOp, attrs: dict[str, Any], needs: tuple[bool, ...],
                      is_complex: bool) -> Backward:
-    outs = tuple(E.resolve(op.trace(attrs), dt.complex64)) if is_complex else op.trace(attrs)
+    def settle(roots: Any) -> list[Expr]:
+        return E.resolve(roots, dt.complex64) if is_complex else E.without_complex(roots)
+
+    outs = settle(op.trace(attrs))
     operands = op.operands
     wanted = [k for k, p in enumerate(operands)
               if p.kind != SCALAR and p.name not in op.fixed and needs[k]]
@@ -265,7 +270,7 @@ def _derive_backward(op: ElementwiseOp, attrs: dict[str, Any], needs: tuple[bool
         given = op.gradient(*seeds, *[E.var(f"{o}{k}") for k in range(len(outs))],
                             *[E.var(p.name) for p in operands], **attrs)
         given = given if isinstance(given, tuple) else (given,)
-        adjoints = [E.wrap(0 if given[k] is None else given[k]) for k in wanted]
+        adjoints = settle([E.wrap(0 if given[k] is None else given[k]) for k in wanted])
     else:
         adjoints = derive.vjp(outs, [derive.conj(s) for s in seeds] if is_complex else seeds,
                               [operands[k].name for k in wanted])

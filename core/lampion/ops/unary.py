@@ -215,6 +215,17 @@ def sinc(input):
     return select(at0, 1.0, E.sin(x) / x)
 
 
+@sinc.grad
+def _sinc_grad(g, out, input):
+    x = input * math.pi
+    near = E.abs_(x) < 0.3  # where cos x - sin x / x cancels: the Taylor series
+    y = select(near, 1.0, x)
+    x2 = select(near, x * x, 0.0)
+    series = -x * (1 / 3 - x2 * (1 / 30 - x2 * (1 / 840 - x2 * (1 / 45360 - x2 / 3991680))))
+    slope = (E.cos(y) - E.sin(y) / y) / y
+    return g * math.pi * by_type(c=conj(slope), other=select(near, series, slope))
+
+
 # ---------------------------------------------------------------- sigmoid and its inverse
 
 @elementwise(where=("", "nn.functional", "special"), aliases=("expit",), **FUNCTION)
@@ -350,13 +361,13 @@ def _polar_grad(g, out, abs, angle):
     return x * c + y * s, abs * (y * c - x * s)
 
 
-@elementwise
-def conj_physical(input):
+@elementwise(where=(), method=False, inplace=True, kinds="c")
+def conj_values(input):
     """The complex conjugate, with its own memory."""
-    return by_type(c=E.complex_(E.real(input), -E.imag(input)), other=input)
+    return E.complex_(E.real(input), -E.imag(input))
 
 
-@conj_physical.grad
+@conj_values.grad
 def _conj_grad(g, out, input):
     return conj(g)
 
@@ -375,10 +386,10 @@ def imag(input):
     return REGISTRY["complex_part"].fn(input, 1)
 
 
-@composite(name="conj", method=True, out=False)
+@composite(name="conj", method=True, out=False, aliases=("conj_physical",))
 def conj_(input):
     """The complex conjugate; real tensors are returned as they are."""
-    return conj_physical.fn(input) if input.meta.dtype.kind == "c" else input
+    return conj_values.fn(input) if input.meta.dtype.kind == "c" else input
 
 
 @composite(method=True, out=False)
