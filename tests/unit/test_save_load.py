@@ -110,6 +110,21 @@ def test_sharing_survives():
     assert loaded[1].tolist() == [5, 5]
 
 
+def test_every_device(device):
+    """Memory returns to the device it was saved from, or to another one."""
+    a = lampion.tensor([[1.0, 2.0], [3.0, 4.0]], device=device)
+    value = {"a": a, "column": a[:, 1], "flipped": a.t()}
+    loaded = round_trip(value)
+    assert loaded["a"].device == a.device and loaded["flipped"].tolist() == [[1, 3], [2, 4]]
+    loaded["a"].fill_(7.0)
+    assert loaded["column"].tolist() == [7, 7]
+    here = round_trip(value, map_location="cpu")
+    assert here["column"].device.type == "cpu" and here["column"].tolist() == [2, 4]
+    there = round_trip({"b": lampion.ones(3)}, map_location=device)
+    assert there["b"].device == a.device and there["b"].tolist() == [1, 1, 1]
+    assert pickle.loads(pickle.dumps(a.t())).tolist() == [[1, 3], [2, 4]]
+
+
 def test_bytes_are_stored_once():
     a = lampion.zeros(10_000)
     alone = len(saved(a).getvalue())

@@ -162,7 +162,11 @@ def find_allowed(module: str, name: str) -> Any:
 
 
 class _Stop(Exception):
-    pass
+    """Ends the machine; carries the result."""
+
+
+class _Outside(Exception):
+    """Carries an exception of the caller's persistent function through the machine."""
 
 
 class _Machine:
@@ -190,6 +194,8 @@ class _Machine:
                 instruction(self)
         except _Stop as end:
             return end.args[0]
+        except _Outside as outside:
+            raise outside.args[0] from None
         except (UnpicklingError, RuntimeError):
             raise
         except Exception as error:  # whatever a damaged file leads to
@@ -363,7 +369,11 @@ class _Machine:
         _build(target, state)
 
     def persistent_id(self) -> None:
-        self.stack.append(self.persistent(self.stack.pop()))
+        pid = self.stack.pop()
+        try:
+            self.stack.append(self.persistent(pid))
+        except Exception as error:
+            raise _Outside(error) from error
 
 
 def _may_call(func: Any) -> bool:
