@@ -39,8 +39,9 @@ def conv_steps(
     """Plan y = post(conv(x, w) + bias).
 
     ``x`` is (batch, in, *space), ``w`` (out, in / groups, *kernel), ``y`` (batch, out, *space),
-    ``bias`` (out,) or None; ``stride``, ``padding`` (on both sides) and ``dilation`` have one
-    value per spatial axis. ``post`` is a name in :data:`onednn.POST_OPS`.
+    ``bias`` (out,) or None; ``stride``, ``padding`` (before the first element; the size of ``y``
+    says how much follows the last) and ``dilation`` have one value per spatial axis. ``post`` is
+    a name in :data:`onednn.POST_OPS`.
 
     Returns None when oneDNN is absent or has no fast kernel (float64, integers, zero sizes):
     compose the convolution from other kernels then. Raises ValueError for sizes that do not fit.
@@ -135,12 +136,11 @@ def _checked(
     right = []
     for i in range(rank):
         reach = dilation[i] * (w.shape[i + 2] - 1) + 1
-        if x.shape[i + 2] + 2 * padding[i] < reach:
-            raise ValueError(f"the kernel {w.shape[2:]} is larger than the padded {x.shape[2:]}")
-        out = (x.shape[i + 2] + 2 * padding[i] - reach) // stride[i] + 1
-        if out != y.shape[i + 2]:
-            raise ValueError(f"the result has size {y.shape[i + 2]} on axis {i + 2}, not {out}")
-        right.append((out - 1) * stride[i] + reach - x.shape[i + 2] - padding[i])
+        # the padding on the right is what the result's size asks for: "same" is not symmetric
+        after = (y.shape[i + 2] - 1) * stride[i] + reach - x.shape[i + 2] - padding[i]
+        if not -stride[i] < after < max(reach, padding[i] + 1):
+            raise ValueError(f"a result of size {y.shape[i + 2]} on axis {i + 2} does not fit")
+        right.append(after)
     sizes = (*x.shape, *w.shape, *y.shape)
     if not 1 <= rank <= 3 or 0 in sizes or not x.dtype == w.dtype == y.dtype:
         return None

@@ -19,6 +19,10 @@ def kernels() -> Sequence[KernelImpl]:
     """All of them."""
     table = {
         "contract": (build_contract, "gemm"),
+        "conv_forward": (build_conv_forward, "conv"),
+        "conv_backward_data": (build_conv_backward_data, "conv"),
+        "conv_backward_weight": (build_conv_backward_weight, "conv"),
+        "conv_backward_weight_bias": (build_conv_backward_weight, "conv"),
     }
     return [KernelImpl(op, "cpu", build, priority=10, source=f"cpu.{source}")
             for op, (build, source) in table.items()]
@@ -50,3 +54,36 @@ def build_contract(call: OpCall) -> Launch | None:
     plan = matmul_steps(_view(1, call.a), _view(2, call.b), _view(0, out), bias,
                         first_scratch=1 + len(call.inputs))
     return _launch(call, plan, "gemm")
+
+
+def build_conv_forward(call: OpCall) -> Launch | None:
+    """Convolutions through oneDNN."""
+    from .conv import conv_steps
+
+    bias = None if call.bias is None else _view(3, call.bias)
+    plan = conv_steps(_view(1, call.input), _view(2, call.weight), _view(0, call.outputs[0]), bias,
+                      call.stride, call.padding, call.dilation, call.groups,
+                      first_scratch=1 + len(call.inputs))
+    return _launch(call, plan, "conv")
+
+
+def build_conv_backward_data(call: OpCall) -> Launch | None:
+    """Gradients for the input, and transposed convolutions."""
+    from .conv import conv_backward_data_steps
+
+    plan = conv_backward_data_steps(
+        _view(1, call.grad), _view(2, call.weight), _view(0, call.outputs[0]), call.stride,
+        call.padding, call.dilation, call.groups, first_scratch=3)
+    return _launch(call, plan, "conv")
+
+
+def build_conv_backward_weight(call: OpCall) -> Launch | None:
+    """Gradients for the weight, and for the bias if it is a second output."""
+    from .conv import conv_backward_weights_steps
+
+    first = len(call.outputs)
+    bias = _view(1, call.outputs[1]) if first == 2 else None
+    plan = conv_backward_weights_steps(
+        _view(first, call.input), _view(first + 1, call.grad), _view(0, call.outputs[0]), bias,
+        call.stride, call.padding, call.dilation, call.groups, first_scratch=first + 2)
+    return _launch(call, plan, "conv")
