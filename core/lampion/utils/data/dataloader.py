@@ -59,6 +59,7 @@ class DataLoader:
 
     Example:
         >>> import lampion
+        >>> from lampion.utils.data import TensorDataset
         >>> data = TensorDataset(lampion.arange(5))
         >>> [batch[0].tolist() for batch in DataLoader(data, batch_size=2)]
         [[0, 1], [2, 3], [4]]
