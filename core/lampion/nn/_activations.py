@@ -1,4 +1,4 @@
-"""Activations, softmaxes and dropout of nn.functional: wrappers with torch's arguments.
+"""Activations and dropout of nn.functional: in-place switches and compositions.
 
 May import: nn._ops, lampion.tensor.
 """
@@ -133,63 +133,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return first * second.sigmoid()
 
 
-def softsign(input: Tensor) -> Tensor:
-    """x / (1 + |x|)."""
-    return input / (input.abs() + 1)
-
-
-def tanhshrink(input: Tensor) -> Tensor:
-    """x - tanh(x)."""
-    return input - input.tanh()
-
-
-def tanh(input: Tensor) -> Tensor:
-    """tanh(x)."""
-    return input.tanh()
-
-
-def sigmoid(input: Tensor) -> Tensor:
-    """1 / (1 + exp(-x))."""
-    return input.sigmoid()
-
-
-# ---- softmax ------------------------------------------------------------------------------------
-
-
-def _softmax_dim(name: str, ndim: int, stacklevel: int) -> int:
-    """The axis that a call without `dim` means."""
-    warnings.warn(f"Implicit dimension choice for {name} has been deprecated. Change the call to "
-                  "include dim=X as an argument.", stacklevel=stacklevel + 1)
-    return 0 if ndim in (0, 1, 3) else 1
-
-
-def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3,
-            dtype: Any = None) -> Tensor:
-    """exp(x) / sum exp(x) along `dim`; `dtype` casts the input first.
-
-    >>> F.softmax(lampion.zeros(2), dim=0)
-    tensor([0.5000, 0.5000])
-    """
-    if dim is None:
-        dim = _softmax_dim("softmax", input.dim(), _stacklevel)
-    return ops.softmax(input, dim) if dtype is None else ops.softmax(input, dim, dtype=dtype)
-
-
-def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3,
-                dtype: Any = None) -> Tensor:
-    """x - logsumexp(x) along `dim`; `dtype` casts the input first."""
-    if dim is None:
-        dim = _softmax_dim("log_softmax", input.dim(), _stacklevel)
-    return ops.log_softmax(input, dim) if dtype is None \
-        else ops.log_softmax(input, dim, dtype=dtype)
-
-
-def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3,
-            dtype: Any = None) -> Tensor:
-    """softmax(-x) along `dim`."""
-    if dim is None:
-        dim = _softmax_dim("softmin", input.dim(), _stacklevel)
-    return softmax(-input, dim, dtype=dtype)
+# ---- sampling ------------------------------------------------------------------------------------
 
 
 def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10,
@@ -201,7 +145,7 @@ def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: floa
     if eps != 1e-10:
         warnings.warn("`eps` parameter is deprecated and has no effect.", stacklevel=2)
     noise = -lampion.empty_like(logits, requires_grad=False).exponential_().log()
-    soft = softmax((logits + noise) / tau, dim)
+    soft = ops.softmax((logits + noise) / tau, dim)
     if not hard:
         return soft
     index = soft.max(dim, keepdim=True)[1]
@@ -320,7 +264,9 @@ def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False,
     return _alpha_dropout(input, shape, p, training, inplace)
 
 
-__all__ = ["alpha_dropout", "celu", "dropout", "dropout1d", "dropout2d", "dropout3d", "elu",
-           "feature_alpha_dropout", "glu", "gumbel_softmax", "hardsigmoid", "hardswish", "hardtanh",
-           "leaky_relu", "log_softmax", "mish", "prelu", "relu", "relu6", "rrelu", "selu",
-           "sigmoid", "silu", "softmax", "softmin", "softsign", "tanh", "tanhshrink", "threshold"]
+__all__ = [
+    "alpha_dropout", "celu", "dropout", "dropout1d", "dropout2d", "dropout3d", "elu",
+    "feature_alpha_dropout", "glu", "gumbel_softmax", "hardsigmoid", "hardswish", "hardtanh",
+    "leaky_relu", "mish", "prelu", "relu", "relu6", "rrelu", "rrelu_", "selu", "silu",
+    "threshold",
+]

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import lampion
-from lampion.nn._activations import dropout, softmax
+from lampion.nn._activations import dropout
 from lampion.nn._ops import ops
 from lampion.tensor import Tensor
 
@@ -215,7 +215,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rate: float,
     scores = lampion.bmm(q * math.sqrt(1.0 / q.size(-1)), k.transpose(-2, -1))
     if mask is not None:
         scores = scores + mask
-    weights = softmax(scores, -1)
+    weights = ops.softmax(scores, -1)
     if rate > 0.0:
         weights = dropout(weights, rate)
     return lampion.bmm(weights, v), weights

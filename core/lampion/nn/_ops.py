@@ -1,8 +1,8 @@
 """The tensor ops behind nn.functional, found by name at first use.
 
-`ops.relu` is the op `relu` of the namespace nn.functional, or of the top level. An op that no one
+`ops.relu` is the op `relu` of the namespace nn.functional, or of any other. An op that no one
 declared is an AttributeError that names it.
-May import: lampion.library.
+May import: lampion.library, lampion.ops.registry.
 """
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ class _Ops:
 
 
 def find(name: str) -> Any:
-    """The public op `name` of nn.functional or, failing that, of the top level."""
+    """The op `name`: that of nn.functional, else one without a public name, else the top
+    level's.
+    """
     from lampion.library import lookup
+    from lampion.ops.registry import REGISTRY
     try:
         return lookup("lampion.nn.functional", name)
     except AttributeError:
-        return lookup("lampion", name)
+        declared = REGISTRY.get(name)
+        return lookup("lampion", name) if declared is None else declared.fn
 
 
 ops = _Ops()

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import lampion
 from lampion.nn._activations import *  # noqa: F403
-from lampion.nn._activations import rrelu_
 from lampion.nn._attention import multi_head_attention_forward
 from lampion.nn._distances import cosine_similarity, normalize, pairwise_distance, pdist
 from lampion.nn._losses import *  # noqa: F403
@@ -54,11 +52,14 @@ from lampion.tensor import Tensor
 OPS = frozenset({
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d",
     "adaptive_max_pool2d", "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-    "celu_", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "batch_norm", "celu_", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
     "conv_transpose3d", "elu_", "fold", "gelu", "group_norm", "hardshrink", "hardtanh_",
-    "interpolate", "layer_norm", "leaky_relu_", "linear", "logsigmoid", "max_pool1d",
-    "max_pool2d", "max_pool3d", "one_hot", "pad", "relu_", "rms_norm",
-    "scaled_dot_product_attention", "selu_", "softplus", "softshrink", "threshold_", "unfold"})
+    "instance_norm", "interpolate", "layer_norm", "leaky_relu_", "linear",
+    "local_response_norm", "log_softmax", "logsigmoid", "max_pool1d", "max_pool2d",
+    "max_pool3d", "one_hot", "pad", "relu_", "rms_norm", "scaled_dot_product_attention",
+    "selu_", "sigmoid", "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh",
+    "tanhshrink", "threshold_", "unfold"
+})
 
 
 def __getattr__(name: str) -> Any:
@@ -95,70 +96,3 @@ def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tenso
     """
     y = ops.conv1d(input.permute(1, 2, 0), weight.permute(2, 1, 0), bias, padding=pad)
     return y.permute(2, 0, 1)
-
-
-def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
-               weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
-               momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
-    """Normalize each channel (axis 1) by the batch's statistics, in training, or the running ones.
-
-    Training updates running_mean and running_var in place. ValueError in training if a channel has
-    a
-    single value.
-    """
-    if training:
-        shape = input.shape
-        values = 1
-        for axis, size in enumerate(shape):
-            values *= 1 if axis == 1 else size
-        if values == 1:
-            raise ValueError("Expected more than 1 value per channel when training, got input size "
-                             f"{shape}")
-    return ops.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-
-
-def instance_norm(input: Tensor, running_mean: Tensor | None = None,
-                  running_var: Tensor | None = None, weight: Tensor | None = None,
-                  bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1,
-                  eps: float = 1e-5) -> Tensor:
-    """Normalize each channel of each sample of (N, C, *), by its own or the running statistics."""
-    batch, channels = input.shape[:2]
-    if use_input_stats:
-        if input.dim() < 3 or input[0, 0].numel() == 1:
-            raise ValueError("Expected more than 1 spatial element when training, got input size "
-                             f"{input.size()}")
-    elif running_mean is None or running_var is None:
-        raise RuntimeError("Expected running_mean and running_var to be defined when "
-                           "use_input_stats "
-                           "is false")
-
-    def spread(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.repeat(batch)
-
-    mean, var = spread(running_mean), spread(running_var)
-    as_one = input.reshape(1, batch * channels, *input.shape[2:])
-    out = ops.batch_norm(as_one, mean, var, spread(weight), spread(bias), use_input_stats, momentum,
-                         eps)
-    if use_input_stats:
-        with lampion.no_grad():
-            for kept, seen in ((running_mean, mean), (running_var, var)):
-                if kept is not None:
-                    kept.copy_(seen.view(batch, channels).mean(0))
-    return out.reshape(input.shape)
-
-
-def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75,
-                        k: float = 1.0) -> Tensor:
-    """x / (k + alpha/size sum x²)^beta over `size` neighbouring channels of (N, C, *)."""
-    if input.dim() < 3:
-        raise ValueError(f"Expected 3D or higher dimensionality input (got {input.dim()} "
-                         f"dimensions)")
-    if input.numel() == 0:
-        return input
-    channels = input.size(1)
-    sides = (0, 0) * (input.dim() - 2) + (size // 2, (size - 1) // 2)
-    squares = ops.pad(input * input, sides)
-    total = squares.narrow(1, 0, channels)
-    for shift in range(1, size):
-        total = total + squares.narrow(1, shift, channels)
-    return input / (total * (alpha / size) + k).pow(beta)

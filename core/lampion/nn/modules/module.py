@@ -19,6 +19,10 @@ from lampion.nn.modules._hooks import (  # noqa: F401  (register_module_* are pu
     HookRegistration,
     HookTable,
     RemovableHandle,
+    global_backward_hooks,
+    global_backward_pre_hooks,
+    global_forward_hooks,
+    global_forward_pre_hooks,
     register_module_buffer_registration_hook,
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -115,9 +119,8 @@ class Module(HookRegistration, StateDict):
     def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
         """Run forward between the hooks, if this module or the process has any."""
         if (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks
-                or self._backward_pre_hooks or _hooks.global_forward_pre_hooks
-                or _hooks.global_forward_hooks or _hooks.global_backward_hooks
-                or _hooks.global_backward_pre_hooks):
+                or self._backward_pre_hooks or global_forward_pre_hooks or global_forward_hooks
+                or global_backward_hooks or global_backward_pre_hooks):
             return _hooks.call_with_hooks(self, args, kwargs)
         return self.forward(*args, **kwargs)
 
@@ -128,9 +131,15 @@ class Module(HookRegistration, StateDict):
 
     def __getattr__(self, name: str) -> Any:
         tables = self.__dict__
-        for table in ("_modules", "_parameters", "_buffers"):
-            entries = tables.get(table)
-            if entries is not None and name in entries:
+        if "_modules" in tables:  # not before __init__
+            entries = tables["_modules"]
+            if name in entries:
+                return entries[name]
+            entries = tables["_parameters"]
+            if name in entries:
+                return entries[name]
+            entries = tables["_buffers"]
+            if name in entries:
                 return entries[name]
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
