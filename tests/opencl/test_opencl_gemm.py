@@ -14,7 +14,7 @@ WHERE = device("opencl")
 rng = np.random.default_rng(1)
 
 
-def product(backend, d, a_shape, b_shape, a_order=None, b_order=None):
+def product(backend, d, a_shape, b_shape, a_order=None, b_order=None, bias=None):
     """Run `contract` on operands whose memory is laid out in the given dim orders."""
     arrays, metas, stores = [], [], []
     for shape, order in ((a_shape, a_order), (b_shape, b_order)):
@@ -28,6 +28,12 @@ def product(backend, d, a_shape, b_shape, a_order=None, b_order=None):
         stores.append(s)
     wide = np.float32 if d.itemsize == 2 else np.float64
     want = arrays[0].astype(wide) @ arrays[1].astype(wide)
+    if bias is not None:
+        base = rng.standard_normal(bias).astype(d.np)
+        metas.append(meta(d, bias, None, WHERE))
+        stores.append(backend.allocate(base.nbytes, WHERE))
+        backend.copy_from_host(base.view(np.uint8), stores[-1])
+        want = want + base.astype(wide)
     out = meta(d, want.shape, None, WHERE)
     (impl,) = [k for k in backend.kernels() if k.op == "contract"]
     call = OpCall("contract", tuple(metas), {}, (out,), WHERE)
@@ -67,6 +73,15 @@ def test_batches(backend):
     product(backend, dt.float32, (4, 1, 40, 50), (3, 50, 60))
     product(backend, dt.float32, (5, 40, 50), (50, 60), (1, 0, 2))
     product(backend, dt.bfloat16, (3, 40, 50), (3, 50, 60))
+
+
+@pytest.mark.parametrize("d", [dt.float32, dt.bfloat16], ids=lambda d: d.name)
+def test_bias(backend, d):
+    product(backend, d, (70, 50), (50, 90), bias=(90,))
+    product(backend, d, (70, 50), (50, 45), bias=(70, 1))
+    product(backend, d, (3, 40, 50), (50, 60), bias=(60,))
+    product(backend, d, (3, 40, 50), (3, 50, 60), bias=(3, 1, 60))
+    product(backend, d, (2, 40, 300), (300, 60), bias=(40, 60))
 
 
 def test_small_and_thin_products_are_left_to_the_generic_kernel(backend):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lampion.base import dtype as dt
 from lampion.base.dtype import dtype
-from lampion.base.meta import Meta
+from lampion.base.meta import Meta, expand_strides
 from lampion.runtime.backend import Launch, OpCall
 
 from .compiler import Bound
@@ -42,26 +42,30 @@ class Problem(NamedTuple):
     b: tuple[int, ...]
     c: tuple[int, ...]
     dtype: dtype
+    bias: tuple[int, ...] | None  # strides over the result of what is added to it
 
 
-def problem(a: Meta, b: Meta, c: Meta) -> Problem:
+def problem(a: Meta, b: Meta, c: Meta, bias: Sequence[int] | None = None) -> Problem:
     """The geometry of a product, with batch dims merged where memory allows."""
     nb = c.ndim - 2
     batch, m, n, k = c.shape[:nb], c.shape[-2], c.shape[-1], a.shape[-1]
     sa, sb, sc = (_batch_strides(x, nb) for x in (a, b, c))
     am, ak = a.strides[-2:]
+    se = list(bias[:nb]) if bias is not None else [0] * nb
+    em = bias[-2] if bias is not None else 0
     # rows of all batches in one matrix, if b is the same for all
     if nb and all(s == 0 or d == 1 for s, d in zip(sb, batch)):
         rows, sizes = m, list(batch)
         while sizes and (sizes[-1] == 1 or (sa[len(sizes) - 1] == rows * am
-                                            and sc[len(sizes) - 1] == rows * c.strides[-2])):
+                                            and sc[len(sizes) - 1] == rows * c.strides[-2]
+                                            and se[len(sizes) - 1] == rows * em)):
             rows *= sizes.pop()
-        keep = len(sizes)
-        batch, m, sa, sb, sc = batch[:keep], rows, sa[:keep], sb[:keep], sc[:keep]
+        batch, m = batch[:len(sizes)], rows
     dims = [d for d in range(len(batch)) if batch[d] != 1]
     return Problem(tuple(batch[d] for d in dims), m, n, k,
                    (*(sa[d] for d in dims), am, ak), (*(sb[d] for d in dims), *b.strides[-2:]),
-                   (*(sc[d] for d in dims), *c.strides[-2:]), c.dtype)
+                   (*(sc[d] for d in dims), *c.strides[-2:]), c.dtype,
+                   None if bias is None else (*(se[d] for d in dims), *bias[-2:]))
 
 
 def _batch_strides(x: Meta, nb: int) -> list[int]:
@@ -73,11 +77,14 @@ def _batch_strides(x: Meta, nb: int) -> list[int]:
 
 def contract(device: "Device", call: OpCall) -> Launch | None:
     """Build the launch for `contract`, or None where the generic kernel is as good."""
-    a, b = call.inputs[:2]
+    a, b, *rest = call.inputs
     c = call.outputs[0]
+    bias = expand_strides(rest[0].shape, rest[0].strides, c.shape) if rest else None
+    if rest and rest[0].dtype is not c.dtype:
+        return None
     if not (a.dtype is b.dtype is c.dtype and c.dtype in TYPES):
         return None
-    p = problem(a, b, c)
+    p = problem(a, b, c, bias)
     if 0 in (*p.batch, p.m, p.n, p.k) or p.c[-1] != 1 or p.m == 1 or p.n == 1:
         return None
     if p.dtype is dt.float64 and not device.doubles:
@@ -239,7 +246,7 @@ def _pack_source(device: "Device", d: dtype, nr: int, nb: int, strides: Sequence
 
 
 def _tile_text(rows: int, vectors: int, lanes: int, arithmetic: str, unit: str, step: str,
-               direct: bool) -> str:
+               direct: bool, bias: bool) -> str:
     """Statements that add `rows` rows of a times the panel to c, for k0 <= k < k1."""
     v = f"{arithmetic}{lanes}"
     am, ak = ("" if unit == "am" else " * am"), ("" if unit == "ak" else " * ak")
@@ -263,6 +270,10 @@ def _tile_text(rows: int, vectors: int, lanes: int, arithmetic: str, unit: str, 
     out.append("}")
     for r in range(rows):
         for j in range(vectors):
+            if bias:
+                out.append(f"if (k0 == 0) for (long t = 0; t < width - {j * lanes} && t < {lanes}; "
+                           f"++t) (({arithmetic} *)&c{r}_{j})[t] += "
+                           f"e[(i + {r}) * em + (n0 + {j * lanes} + t) * en];")
             out.append(_tile_store(r, j, lanes, arithmetic))
     return "\n".join("      " + line for line in out)
 
@@ -280,22 +291,23 @@ def _tile_store(r: int, j: int, lanes: int, arithmetic: str) -> str:
 
 
 def _multiply_source(device: "Device", d: dtype, rows: int, vectors: int, nb: int,
-                     unit: str, direct: bool) -> str:
-    """c = a p; a work item does ROWS rows by one panel. `unit` names the stride of a that is 1
+                     unit: str, direct: bool, bias: bool) -> str:
+    """c = a p (+ e); a work item does ROWS rows by one panel. `unit` names the stride of a that is 1
     ("am", "ak" or neither); direct: p is b itself, with rows of stride bk."""
     _, arithmetic, _ = _source_type(d)
     lanes = 64 // (8 if arithmetic == "double" else 4)
     nr = vectors * lanes
     integers = (["m", "n", "k", "am", "ak", "cm", "pb"] + [f"d{j}" for j in range(nb)]
                 + [f"as{j}" for j in range(nb)] + [f"cs{j}" for j in range(nb)]
-                + [f"ps{j}" for j in range(nb) if direct])
+                + [f"ps{j}" for j in range(nb) if direct]
+                + (["em", "en"] + [f"es{j}" for j in range(nb)] if bias else []))
     v = f"{arithmetic}{lanes}"
     step = "pb" if direct else str(nr)
     tiles = []
     size = rows
     while size:
         tiles.append(f"    for (; i + {size} <= i1; i += {size}) {{\n"
-                     + _tile_text(size, vectors, lanes, arithmetic, unit, step, direct)
+                     + _tile_text(size, vectors, lanes, arithmetic, unit, step, direct, bias)
                      + "\n    }")
         size = {8: 4, 6: 3, 4: 2, 3: 1, 2: 1}.get(size, 0)
     real = dt.float64 if arithmetic == "double" else dt.float32
@@ -304,11 +316,13 @@ def _multiply_source(device: "Device", d: dtype, rows: int, vectors: int, nb: in
         f"typedef {v} __attribute__((aligned({4 if arithmetic == 'float' else 8}))) {v}_row;",
         f"__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void multiply("
         f"{_pointer('c', arithmetic, '')}, {_pointer('a', arithmetic)}, "
-        f"{_pointer('p', arithmetic)}, {', '.join(f'const long {x}' for x in integers)}) {{",
+        f"{_pointer('p', arithmetic)}, {_pointer('e', arithmetic) + ', ' if bias else ''}"
+        f"{', '.join(f'const long {x}' for x in integers)}) {{",
         _shift("c", arithmetic, ""), _shift("a", arithmetic), _shift("p", arithmetic),
+        _shift("e", arithmetic) if bias else "",
         "  const long panel = get_global_id(0), panels = get_global_size(0);",
         "  const long batch = get_global_id(2);",
-        *_batch_lines(nb, "batch", ["a", "c", "p"] if direct else ["a", "c"]),
+        *_batch_lines(nb, "batch", ["a", "c"] + ["p"] * direct + ["e"] * bias),
         f"  const long n0 = panel * {nr};",
         "  p += n0;" if direct else f"  p += (batch * pb * panels + panel) * k * {nr};",
         "  const long width = n - n0;",
@@ -322,18 +336,23 @@ def _multiply_source(device: "Device", d: dtype, rows: int, vectors: int, nb: in
         "}"])
 
 
-def _copy_source(device: "Device", d: dtype, nb: int, into: bool) -> str:
-    """16-bit rows to float (into=False) or float rows to 16 bits: x[batch][m][k] contiguous."""
+def _copy_source(device: "Device", d: dtype, nb: int, into: bool, bias: bool = False) -> str:
+    """16-bit rows to float (into=False), or float rows (+ e) to 16 bits: x[batch][m][k]."""
     integers = (["m", "k", "xm", "xk"] + [f"d{j}" for j in range(nb)]
                 + [f"xs{j}" for j in range(nb)])
+    integers += ["em", "en"] + [f"es{j}" for j in range(nb)] if bias else []
     _, _, load = _source_type(d)
     x = "x[i * xm + j * xk]"
-    work = (_store_text(d).format(p="x", i="i * xm + j * xk", v="y[i * k + j]") if into
+    added = f" + {load.format('e[i * em + j * en]')}" if bias else ""
+    work = (_store_text(d).format(p="x", i="i * xm + j * xk", v=f"(y[i * k + j]{added})") if into
             else f"y[i * k + j] = {load.format(x)};")
     signature = (f"{_pointer('x', 'ushort', '')}, {_pointer('y', 'float')}" if into else
                  f"{_pointer('y', 'float', '')}, {_pointer('x', 'ushort')}")
     shifts = [_shift("x", "ushort", "" if into else "const "),
               _shift("y", "float", "const " if into else "")]
+    if bias:
+        signature += f", {_pointer('e', 'ushort')}"
+        shifts.append(_shift("e", "ushort"))
     return "\n".join([
         _head(device, d),
         f"__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void convert({signature}, "
@@ -341,7 +360,7 @@ def _copy_source(device: "Device", d: dtype, nb: int, into: bool) -> str:
         *shifts,
         "  const long batch = get_global_id(2);",
         "  y += batch * m * k;",
-        *_batch_lines(nb, "batch", ["x"]),
+        *_batch_lines(nb, "batch", ["x"] + ["e"] * bias),
         f"  const long i0 = get_global_id(1) * {ROWS};",
         f"  const long i1 = i0 + {ROWS} < m ? i0 + {ROWS} : m;",
         f"  for (long i = i0; i < i1; ++i) for (long j = 0; j < k; ++j) {work}",
@@ -364,36 +383,44 @@ def _lanes_launch(device: "Device", p: Problem, c: Meta) -> Launch:
     direct = not half and p.b[-1] == 1 and p.m <= ROWS  # each panel is used once: do not copy it
     packed_batch = 1 if shared else batch
     one = (1, 1, 1)
-    scratch, calls = [], []
+    scratch: list[int] = []
+    calls: list[Any] = []
+    given = p.bias is not None
+    bias = given and not half  # 16-bit results get it when they are rounded
+    scratch_slot = 3 + given
     if not direct:
         source = _pack_source(device, p.dtype, nr, 0 if shared else nb, p.b[-2:])
         own = () if shared else (*p.batch, *p.b[:nb])
         scratch.append(packed_batch * panels * p.k * nr * size)
         calls.append((Bound(device.build(source, "pack"), (panels, -(-p.k // DEPTH), packed_batch),
-                            one, (p.n, p.k, *p.b[-2:], *own)), [buffer, buffer], [3, 2]))
+                            one, (p.n, p.k, *p.b[-2:], *own)), [buffer, buffer], [scratch_slot, 2]))
     a_slot, c_slot, sa, sc = 1, 0, p.a, p.c
     if half:
         sa = (*_dense(p.batch, p.m * p.k), p.k, 1)
         sc = (*_dense(p.batch, p.m * p.n), p.n, 1)
         scratch += [batch * p.m * p.k * 4, batch * p.m * p.n * 4]
-        a_slot, c_slot = 4, 5
+        a_slot, c_slot = scratch_slot + 1, scratch_slot + 2
         convert = device.build(_copy_source(device, p.dtype, nb, False), "convert")
         calls.append((Bound(convert, (1, blocks, batch), one,
                             (p.m, p.k, *p.a[-2:], *p.batch, *p.a[:nb])),
-                      [buffer, buffer], [4, 1]))
+                      [buffer, buffer], [a_slot, 1]))
     unit = "ak" if sa[-1] == 1 else "am" if sa[-2] == 1 else ""
     multiply = device.build(
-        _multiply_source(device, p.dtype, rows, vectors, nb, unit, direct), "multiply")
+        _multiply_source(device, p.dtype, rows, vectors, nb, unit, direct, bias), "multiply")
     integers = (p.m, p.n, p.k, *sa[-2:], sc[-2], p.b[-2] if direct else int(not shared), *p.batch,
-                *sa[:nb], *sc[:nb], *(p.b[:nb] if direct else ()))
+                *sa[:nb], *sc[:nb], *(p.b[:nb] if direct else ()),
+                *((*p.bias[-2:], *p.bias[:nb]) if bias else ()))  # type: ignore[index]
+    slots = [c_slot, a_slot, 2 if direct else scratch_slot] + [3] * bias
     calls.append((Bound(multiply, (panels, blocks, batch), one, integers),
-                  [buffer] * 3, [c_slot, a_slot, 2 if direct else 3]))
+                  [buffer] * len(slots), slots))
     if half:
-        convert = device.build(_copy_source(device, p.dtype, nb, True), "convert")
-        calls.append((Bound(convert, (1, blocks, batch), one,
-                            (p.m, p.n, *p.c[-2:], *p.batch, *p.c[:nb])),
-                      [buffer, buffer], [0, 5]))
-    return make_launch(device, calls, "ss", [c.span], scratch, ["contract"])
+        source = _copy_source(device, p.dtype, nb, True, given)
+        extra = (*p.bias[-2:], *p.bias[:nb]) if given else ()  # type: ignore[index]
+        slots = [0, c_slot] + [3] * given
+        calls.append((Bound(device.build(source, "convert"), (1, blocks, batch), one,
+                            (p.m, p.n, *p.c[-2:], *p.batch, *p.c[:nb], *extra)),
+                      [buffer] * len(slots), slots))
+    return make_launch(device, calls, "ss" + "s" * given, [c.span], scratch, ["contract"])
 
 
 def _dense(batch: Sequence[int], size: int) -> tuple[int, ...]:
@@ -407,27 +434,31 @@ def _dense(batch: Sequence[int], size: int) -> tuple[int, ...]:
 # -- GPUs -----------------------------------------------------------------------------------------
 
 
-def _tiled_source(device: "Device", d: dtype, nb: int) -> str:
+def _tiled_source(device: "Device", d: dtype, nb: int, bias: bool) -> str:
     """A 64 x 64 tile per group of 16 x 16 items, 4 x 4 outputs an item, 16 steps of k at a time."""
     memory, arithmetic, load = _source_type(d)
     integers = (["m", "n", "k", "am", "ak", "bk", "bn", "cm"] + [f"d{j}" for j in range(nb)]
                 + [f"{x}s{j}" for x in "abc" for j in range(nb)])
+    integers += ["em", "en"] + [f"es{j}" for j in range(nb)] if bias else []
+    added = f" + {load.format('e[i * em + j * en]')}" if bias else ""
     inner = "\n".join(
         f"      acc[{r}][{s}] += x{r} * y{s};" for r in range(4) for s in range(4))
     picks = "\n".join([f"      const {arithmetic} x{r} = as[q][ty + {16 * r}];" for r in range(4)]
                       + [f"      const {arithmetic} y{s} = bs[q][tx + {16 * s}];"
                          for s in range(4)])
-    store = _store_text(d).format(p="c", i="i * cm + j", v="acc[r][s]")
+    store = _store_text(d).format(p="c", i="i * cm + j", v=f"(acc[r][s]{added})")
     a_load, b_load = load.format("a[i * am + q * ak]"), load.format("b[q * bk + j * bn]")
     return "\n".join([
         _head(device, d),
         "__kernel __attribute__((reqd_work_group_size(16, 16, 1))) void tiles("
         f"{_pointer('c', memory, '')}, {_pointer('a', memory)}, {_pointer('b', memory)}, "
+        f"{_pointer('e', memory) + ', ' if bias else ''}"
         f"{', '.join(f'const long {x}' for x in integers)}) {{",
         f"  __local {arithmetic} as[16][{TILE + 1}], bs[16][{TILE + 1}];",
         _shift("c", memory, ""), _shift("a", memory), _shift("b", memory),
+        _shift("e", memory) if bias else "",
         "  const long batch = get_group_id(2);",
-        *_batch_lines(nb, "batch", ["a", "b", "c"]),
+        *_batch_lines(nb, "batch", ["a", "b", "c"] + ["e"] * bias),
         "  const int tx = get_local_id(0), ty = get_local_id(1), t = ty * 16 + tx;",
         f"  const long n0 = get_group_id(0) * {TILE}, m0 = get_group_id(1) * {TILE};",
         f"  {arithmetic} acc[4][4];",
@@ -459,10 +490,13 @@ def _tiled_source(device: "Device", d: dtype, nb: int) -> str:
 
 def _threads_launch(device: "Device", p: Problem, c: Meta) -> Launch:
     nb, batch = len(p.batch), math.prod(p.batch)
-    tiles = device.build(_tiled_source(device, p.dtype, nb), "tiles")
+    bias = p.bias is not None
+    tiles = device.build(_tiled_source(device, p.dtype, nb, bias), "tiles")
     items = (-(-p.n // TILE) * 16, -(-p.m // TILE) * 16, batch)
+    extra = (*p.bias[-2:], *p.bias[:nb]) if p.bias is not None else ()
     bound = Bound(tiles, items, (16, 16, 1),
                   (p.m, p.n, p.k, *p.a[-2:], *p.b[-2:], p.c[-2], *p.batch, *p.a[:nb], *p.b[:nb],
-                   *p.c[:nb]))
-    return make_launch(device, [(bound, [("buffer", None)] * 3, [0, 1, 2])], "ss", [c.span], (),
-                       ["contract"])
+                   *p.c[:nb], *extra))
+    slots = list(range(3 + bias))
+    return make_launch(device, [(bound, [("buffer", None)] * len(slots), slots)],
+                       "ss" + "s" * bias, [c.span], (), ["contract"])

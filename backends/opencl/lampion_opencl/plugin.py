@@ -133,7 +133,7 @@ class OpenCLBackend(Backend):
 
             return contract(self.open(call.device.index), call)
 
-        return (KernelImpl("contract", self.name, build, None, 10, "register tiles"),)
+        return (KernelImpl("contract", self.name, build, None, 10, "opencl.gemm"),)
 
     def synchronize(self, device: device) -> None:
         self.open(device.index).finish()
@@ -166,3 +166,13 @@ def lampion_config_schema() -> dict[str, Any]:
 def lampion_backend() -> Backend:
     """The hook: make the backend."""
     return OpenCLBackend()
+
+
+def lampion_kernels(registry: Any) -> None:
+    """The hook: offer the hand-written kernels. Opens no driver: that waits for the first call."""
+    def build(call: OpCall) -> Launch | None:
+        from .gemm import contract
+
+        return contract(call.device.backend.open(call.device.index), call)
+
+    registry.register_kernel(KernelImpl("contract", "opencl", build, None, 10, "opencl.gemm"))
