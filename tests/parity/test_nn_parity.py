@@ -750,7 +750,8 @@ def scenario_arguments(t):
 SCENARIOS = [scenario_assignment, scenario_lookup, scenario_loading, scenario_hooks,
              scenario_traversal, scenario_containers, scenario_arguments]
 # Texts that are lampion's own; the exception's type is torch's.
-OWN_TEXT = re.compile("extra_state|isint|ParametersDict|unexpected kwargs|size_average|Serialization")
+OWN_TEXT = re.compile("extra_state|isint|ParametersDict|unexpected kwargs|size_average|"
+                      "Serialization")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

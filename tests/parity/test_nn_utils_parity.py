@@ -1,4 +1,4 @@
-"""lampion.nn.utils and lazy modules against torch's: clipping, parametrizations, functional_call."""
+"""lampion.nn.utils and lazy modules against torch's."""
 import copy
 import pickle
 
@@ -7,7 +7,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import lampion  # noqa: E402
 from test_nn_parity import (  # noqa: E402
     OWN_TEXT,
     array,
@@ -17,6 +16,8 @@ from test_nn_parity import (  # noqa: E402
     plain,
     sample,
 )
+
+import lampion  # noqa: E402
 
 
 def both(action):
@@ -273,7 +274,8 @@ def scenario_functional_call(t):
         return w.grad.tolist(), layer.weight.grad
 
     yield from (plain_call, lambda: tied(True), lambda: tied(False), gradient)
-    yield lambda: call(net(), ({"0.weight": t.ones(1, 1)}, {"0.weight": t.ones(1, 1)}), t.ones(1, 1))
+    twice = ({"0.weight": t.ones(1, 1)}, {"0.weight": t.ones(1, 1)})
+    yield lambda: call(net(), twice, t.ones(1, 1))
 
 
 def scenario_lazy(t):
@@ -321,7 +323,8 @@ def scenario_lazy(t):
     yield lambda: type(outcome(into_eager)).__name__
 
 
-@pytest.mark.parametrize("scenario", [scenario_parametrize, scenario_functional_call, scenario_lazy])
+@pytest.mark.parametrize("scenario", [scenario_parametrize, scenario_functional_call,
+                                      scenario_lazy])
 @pytest.mark.filterwarnings("ignore")
 def test_scenario(scenario):
     different = []
