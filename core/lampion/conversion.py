@@ -192,7 +192,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
         key = (m, type(value))
         p = op.iplans.get(key)
         if p is None:
-            args = [m.shape, type(value), m.dtype, m.device]
+            args = [m.shape, type(value), m.dtype, m.device, None]
             p = op.iplans[key] = P.kernel_plan(op, args, [m])  # type: ignore[arg-type]
         p.into(self.data_, value)
     callpath.wrote(self, "fill_", 2)

@@ -5,84 +5,726 @@ Floor 7; imports tensor and ops.
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
 import numpy as np
 
 from .base import dtype as dt
-from .base.meta import Meta, meta
+from .base.layout import (channels_last, channels_last_3d, contiguous_format, format_strides,
+                          layout, like_strides, matches_format, memory_format, preserve_format,
+                          strided)
+from .base.meta import meta
 from .callpath import NS
 from .ops import plans as P
 from .ops import registry as R
 from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
 
-__all__ = ["tensor", "empty", "full", "zeros", "ones"]
+__all__ = [
+    "tensor", "as_tensor", "asarray", "scalar_tensor", "frombuffer", "empty", "zeros",
+    "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like", "empty_strided",
+    "empty_permuted", "arange", "range", "linspace", "logspace", "eye", "tril_indices",
+    "triu_indices", "contiguous_format", "preserve_format", "channels_last", "channels_last_3d",
+    "strided", "layout", "memory_format"]
+
+_NUMBERS = {int, float, bool, complex}
 
 
-def tensor(data: Any, *, dtype: Any = None, device: Any = None,
-           requires_grad: bool = False) -> Tensor:
-    """A tensor with a copy of `data` (nested lists, numbers, an array, a tensor)."""
-    a = np.asarray(data)
-    if dtype is None:
-        d = dt.from_numpy(a.dtype)
-        if not isinstance(data, (np.ndarray, np.generic)):
-            if d.kind == "f":
-                d = dt.get_default_dtype()
-            elif d.kind == "c":
-                d = dt.get_default_dtype().to_complex()
-    else:
-        d = dtype
-    r = empty_meta(meta(d, a.shape, None, resolve(device)))
-    raw = np.ascontiguousarray(a.astype(d.np))
-    if raw.size:
-        P.backend_of(r.meta.device).copy_from_host(raw.reshape(-1).view(np.uint8).data, r.data_)
+# ---- from data -------------------------------------------------------------------------------------
+
+def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+           pin_memory: bool = False) -> Tensor:
+    """A tensor with a copy of `data`: a number, nested lists, an array or a tensor.
+
+    The dtype is inferred from the elements: float gives the default dtype, int gives int64.
+
+    >>> tensor([[1, 2], [3, 4]]).shape
+    lampion.Size([2, 2])
+    """
+    t = type(data)
+    if t is float or t is bool or t is int:
+        d = dtype or (dt._default if t is float else dt.bool_ if t is bool else dt.int64)
+        if t is float or d.kind in "bfc" or -1 << 63 <= data < 1 << 63:
+            _fits(data, d)
+            r = filled(meta(d, (), (), resolve(device)), data)
+            return r.requires_grad_() if requires_grad else r
+    if isinstance(data, Tensor):
+        warnings.warn("To copy construct from a tensor, it is recommended to use "
+                      "sourceTensor.detach().clone() or "
+                      "sourceTensor.detach().clone().requires_grad_(True), rather than "
+                      "tensor(sourceTensor).", stacklevel=2)
+    r = from_data(data, dtype, device)
     return r.requires_grad_() if requires_grad else r
 
 
-def _size(size: Any) -> tuple[int, ...]:
-    if len(size) == 1 and not isinstance(size[0], int) and hasattr(size[0], "__iter__"):
-        size = size[0]
-    return tuple(int(n) for n in size)
+def from_data(data: Any, dtype: Any, device: Any, copy: bool = True) -> Tensor:
+    """A tensor of any kind of data, without history."""
+    if isinstance(data, Tensor):
+        r = data.detach()
+        where = data.meta.device if device is None else resolve(device)
+        r = r.to(where, dtype or data.meta.dtype)  # type: ignore[attr-defined]
+        return r.clone() if copy and r.data_.base is data.data_.base else r
+    if isinstance(data, np.generic) or hasattr(data, "__array_interface__"):
+        a = np.asarray(data)
+        return upload(a, dtype or dt.from_numpy(a.dtype), device)
+    a, d = nested(data, dtype)
+    return upload(a, d, device)
+
+
+def upload(a: Any, d: dt.dtype, device: Any) -> Tensor:
+    """A fresh tensor with the values of a NumPy array, converted to `d`."""
+    r = empty_meta(meta(d, a.shape, None, resolve(device)))
+    with np.errstate(all="ignore"):
+        raw = np.ascontiguousarray(a.astype(d.np, copy=False))
+    if raw.size:
+        P.backend_of(r.meta.device).copy_from_host(raw.reshape(-1).view(np.uint8).data, r.data_)
+    return r
+
+
+def nested(data: Any, dtype: Any) -> tuple[Any, dt.dtype]:
+    """(array, dtype) of a number or nested sequences."""
+    if isinstance(data, str):
+        raise TypeError("new(): invalid data type 'str'")
+    if not isinstance(data, (list, tuple)) and hasattr(data, "__len__") and \
+            hasattr(data, "__getitem__") and not isinstance(data, dict):
+        data = list(data)
+    kinds: set[Any] = set()
+    leaves(data, kinds)
+    d = dtype or inferred(kinds, data)
+    if not kinds <= _NUMBERS:
+        data = plain(data)
+    shape = shape_of(data)
+    check_shape(data, shape, 0)
+    if complex in kinds and d.kind != "c":
+        raise TypeError("must be real number, not complex")
+    return array_of(data, shape, d, kinds), d
+
+
+def array_of(data: Any, shape: list[int], d: dt.dtype, kinds: set[Any]) -> Any:
+    """The NumPy array of plain nested numbers."""
+    if 0 in shape:
+        return np.zeros(shape, d.np)
+    try:
+        if kinds <= {int, bool} and d.kind in "bui":
+            wide = np.uint64 if d is dt.uint64 else np.int64
+            a = np.array(data, dtype=bool if d.kind == "b" else wide)
+            if d.kind != "b" and d.itemsize < 8:
+                info = np.iinfo(d.np)
+                low = info.min if d.kind == "i" else -int(info.max) - 1
+                if (a > info.max).any() or (a < low).any():
+                    raise RuntimeError(f"value cannot be converted to type {d.name} without "
+                                       "overflow")
+            return a
+        if d.kind == "c":
+            return np.array(data, dtype=np.complex128)
+        a = np.array(data, dtype=np.float64)
+        return a != 0 if d.kind == "b" else a
+    except OverflowError:
+        raise ValueError("Overflow when unpacking long long") from None
+
+
+def _fits(value: Any, d: dt.dtype) -> None:
+    if type(value) is int and d.kind in "ui" and d.itemsize < 8:
+        info = np.iinfo(d.np)
+        low = info.min if d.kind == "i" else -int(info.max) - 1
+        if not low <= value <= info.max:
+            raise RuntimeError(f"value cannot be converted to type {d.name} without overflow")
+
+
+def leaves(data: Any, out: set[Any]) -> None:
+    """Collect the types of the innermost elements (dtypes for arrays and tensors)."""
+    if not isinstance(data, (list, tuple)):
+        kind = type(data)
+        if isinstance(data, Tensor):
+            out.add(data.meta.dtype)
+        elif hasattr(data, "__array_interface__"):
+            out.add(dt.from_numpy(data.dtype))
+        elif kind in _NUMBERS:
+            out.add(kind)
+        elif isinstance(data, (bool, int, float, complex)):
+            out.add(next(k for k in (bool, int, float, complex) if isinstance(data, k)))
+        else:
+            raise RuntimeError(f"Could not infer dtype of {kind.__name__}")
+        return
+    kinds = set(map(type, data))
+    if kinds <= _NUMBERS:
+        out |= kinds
+        return
+    for item in data:
+        leaves(item, out)
+
+
+def inferred(kinds: set[Any], data: Any) -> dt.dtype:
+    """The dtype of elements of these types."""
+    table = {bool: dt.bool_, int: dt.int64, float: dt._default,
+             complex: dt._default.to_complex()}
+    result = None
+    for k in kinds:
+        d = table.get(k, k)
+        result = d if result is None else dt.promote_types(result, d)
+    return result or dt._default
+
+
+def plain(data: Any) -> Any:
+    """Nested lists of Python numbers."""
+    if isinstance(data, (list, tuple)):
+        return [plain(v) for v in data]
+    if isinstance(data, Tensor):
+        if data.meta.numel != 1:
+            raise ValueError("only one element tensors can be converted to Python scalars")
+        return data.item()
+    return data.tolist() if hasattr(data, "tolist") else data
+
+
+def shape_of(data: Any) -> list[int]:
+    """The shape that the first elements tell."""
+    shape = []
+    while isinstance(data, (list, tuple)):
+        shape.append(len(data))
+        if not data:
+            break
+        data = data[0]
+    return shape
+
+
+def check_shape(data: Any, shape: list[int], d: int) -> None:
+    """ValueError or TypeError, in PyTorch's words, for ragged sequences."""
+    if d == len(shape):
+        if isinstance(data, (list, tuple)):
+            raise TypeError(f"'{type(data).__name__}' object cannot be interpreted as an integer")
+        return
+    if not isinstance(data, (list, tuple)):
+        raise TypeError("not a sequence")
+    if len(data) != shape[d]:
+        raise ValueError(f"expected sequence of length {shape[d]} at dim {d} (got {len(data)})")
+    if d + 1 == len(shape):
+        if not set(map(type, data)) <= _NUMBERS:
+            for v in data:
+                check_shape(v, shape, d + 1)
+        return
+    for v in data:
+        check_shape(v, shape, d + 1)
+
+
+def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
+    """`data` as a tensor, sharing memory with a tensor or NumPy array where possible (history is
+    kept for tensors)."""
+    if isinstance(data, Tensor):
+        where = data.meta.device if device is None else resolve(device)
+        return data.to(where, dtype or data.meta.dtype)  # type: ignore[attr-defined]
+    if isinstance(data, np.ndarray):
+        from .interop import from_numpy  # type: ignore[attr-defined]
+
+        d = dt.from_numpy(data.dtype)
+        if all(s >= 0 and s % data.itemsize == 0 for s in data.strides):
+            r = from_numpy(data)
+            where = r.meta.device if device is None else resolve(device)
+            return r.to(where, dtype or d)
+    return from_data(data, dtype, device)
+
+
+def asarray(obj: Any, *, dtype: Any = None, device: Any = None, copy: bool | None = None,
+            requires_grad: bool = False) -> Tensor:
+    """`obj` as a tensor: shared if it can be, copied if `copy`; ValueError if copy=False cannot be
+    kept."""
+    if isinstance(obj, (np.ndarray, Tensor)):
+        r = as_tensor(obj, dtype, device)
+        if isinstance(obj, Tensor):
+            r = r.detach() if requires_grad else r
+            shared = r.data_.base is obj.data_.base
+        else:
+            shared = dtype in (None, dt.from_numpy(obj.dtype))
+        if copy and shared:
+            r = r.detach().clone()  # type: ignore[attr-defined]
+        if copy is False and not shared:
+            raise ValueError("can't alias tensor with a different dtype or device")
+    else:
+        if hasattr(obj, "__dlpack__") and copy is not True:
+            from .interop import from_dlpack  # type: ignore[attr-defined]
+
+            r = from_dlpack(obj)
+            r = r if dtype is None and device is None else as_tensor(r, dtype, device)
+        elif isinstance(obj, (bytes, bytearray, memoryview)):
+            r = frombuffer(obj, dtype=dtype or dt.get_default_dtype())
+            r = r.clone() if copy else r  # type: ignore[attr-defined]
+        elif copy is False:
+            raise ValueError("can't alias arbitrary sequence into a tensor.")
+        else:
+            r = from_data(obj, dtype, device)
+    return r.requires_grad_() if requires_grad else r
+
+
+def frombuffer(buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0,
+               requires_grad: bool = False) -> Tensor:
+    """A vector over the memory of a bytes-like object, without a copy."""
+    from .interop import from_numpy  # type: ignore[attr-defined]
+
+    n = len(memoryview(buffer).cast("B"))
+    if n == 0 or count == 0:
+        raise ValueError(f"both buffer length ({n}) and count ({count}) must not be 0")
+    if not 0 <= offset < n:
+        raise ValueError(f"offset ({offset} bytes) must be non-negative and no greater than buffer "
+                         f"length ({n} bytes) minus 1")
+    size = dtype.itemsize
+    if count < 0:
+        if (n - offset) % size:
+            raise ValueError(f"buffer length ({n - offset} bytes) after offset ({offset} bytes) "
+                             f"must be a multiple of element size ({size})")
+        count = (n - offset) // size
+    if offset + count * size > n:
+        raise ValueError(f"requested buffer length ({count} * {size} bytes) after offset "
+                         f"({offset} bytes) must not be greater than actual buffer length "
+                         f"({n} bytes)")
+    a = np.frombuffer(buffer, dtype=dtype.np, count=count, offset=offset)
+    r = from_numpy(a)
+    return r.requires_grad_() if requires_grad else r
+
+
+def scalar_tensor(s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+                  ) -> Tensor:
+    """A 0-d tensor of a number, of the default dtype unless given."""
+    return tensor(s, dtype=dtype or (dt._default.to_complex() if isinstance(s, complex)
+                                     else dt._default), device=device,
+                  requires_grad=requires_grad)
+
+
+# ---- from shapes -----------------------------------------------------------------------------------
+
+def sizes(size: Any, name: str) -> tuple[int, ...]:
+    """(2, 3) from f(2, 3), f((2, 3)), f([2, 3])."""
+    if len(size) == 1 and type(size[0]) is not int:
+        first = size[0]
+        if hasattr(first, "__iter__") and not (isinstance(first, Tensor) and not first.meta.ndim):
+            size = first
+    for n in size:
+        if type(n) is not int:
+            size = [_integer(n, name) for n in size]
+            break
+    shape = tuple(size)
+    for n in shape:
+        if n < 0:
+            raise RuntimeError(f"Trying to create tensor with negative dimension {n}: "
+                               f"{list(shape)}")
+    return shape
+
+
+def _integer(n: Any, name: str) -> int:
+    if isinstance(n, float) or not hasattr(n, "__index__"):
+        raise TypeError(f"{name}(): argument 'size' (position 1) must be tuple of ints, not "
+                        f"{type(n).__name__}")
+    return int(n.__index__())
+
+
+_fills: dict[Any, Any] = {}
+
+
+def filled(m: Any, value: Any) -> Tensor:
+    """A dense tensor of meta `m` filled with a number."""
+    p = _fills.get((m, type(value)))
+    if p is None or NS["modes"]:
+        if isinstance(value, (complex, np.generic)) or type(value) not in (int, float, bool):
+            return filled_slow(m, value)
+        op = R.REGISTRY["full"]
+        if NS["modes"]:
+            return op.fn(m.shape, value, dtype=m.dtype, device=m.device, strides=m.strides)
+        if len(_fills) > 20_000:
+            _fills.clear()
+        p = _fills[m, type(value)] = P.kernel_plan(  # type: ignore[assignment]
+            op, [m.shape, type(value), m.dtype, m.device, None], [m])
+    return make_tensor(p.launch(value), m, None)
+
+
+def filled_slow(m: Any, value: Any) -> Tensor:
+    """`filled` for complex and NumPy numbers and 0-d tensors."""
+    if isinstance(value, (np.generic, Tensor)):
+        value = value.item()
+    if isinstance(value, complex):
+        if m.dtype.kind != "c":
+            raise RuntimeError(f"value cannot be converted to type {m.dtype.name} without overflow")
+        r = empty_meta(m)
+        r.copy_(upload(np.array(value), m.dtype, m.device))  # type: ignore[attr-defined]
+        return r
+    for kind in (bool, int, float):
+        if isinstance(value, kind):
+            return filled(m, kind(value))
+    raise TypeError(f"full(): argument 'fill_value' must be Number, not {type(value).__name__}")
+
+
+def _finish(r: Tensor, requires_grad: bool, out: Any) -> Tensor:
+    if out is not None:
+        from .callpath import write_out
+
+        return write_out(R.REGISTRY["full"], out, r)
+    return r.requires_grad_() if requires_grad else r
+
+
+def _check_layout(kind: Any) -> None:
+    if kind is not None and kind is not strided:
+        raise RuntimeError(f"layout {kind!r} is not supported; tensors are strided")
 
 
 def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
-          **_: Any) -> Tensor:
-    """An uninitialised tensor."""
-    r = empty_meta(meta(dtype or dt.get_default_dtype(), _size(size), None, resolve(device)))
-    return r.requires_grad_() if requires_grad else r
+          memory_format: Any = None, out: Any = None, layout: Any = None,
+          pin_memory: bool = False, **named: Any) -> Tensor:
+    """An uninitialised tensor. empty(2, 3) and empty((2, 3)) mean the same."""
+    shape = sizes(_named(size, named, "empty"), "empty")
+    _check_layout(layout)
+    strides = None if memory_format is None else format_strides(shape, memory_format)
+    m = meta(dtype or dt._default, shape, strides, resolve(device))
+    r = make_tensor(P.backend_of(m.device).allocate(m.span, m.device), m, None)
+    if out is not None or requires_grad:
+        return _finish(r, requires_grad, out)
+    return r
+
+
+def _named(size: Any, named: dict[str, Any], name: str) -> Any:
+    if named:
+        if "size" in named and not size:
+            size = (named.pop("size"),)
+        if named:
+            raise TypeError(f"{name}() got an unexpected keyword argument '{next(iter(named))}'")
+    elif len(size) == 2 and isinstance(size[0], (tuple, list)):
+        raise TypeError(f"{name}() takes 1 positional argument but 2 were given")
+    return size
+
+
+def _maker(name: str, value: int, doc: str) -> Any:
+    def make(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+             out: Any = None, layout: Any = None, pin_memory: bool = False,
+             **named: Any) -> Tensor:
+        m = meta(dtype or dt._default, sizes(_named(size, named, name), name), None,
+                 resolve(device))
+        _check_layout(layout)
+        r = filled(m, value)
+        if out is not None or requires_grad:
+            return _finish(r, requires_grad, out)
+        return r
+
+    make.__name__ = make.__qualname__ = name
+    make.__doc__ = doc
+    return make
+
+
+zeros = _maker("zeros", 0, "A tensor of zeros. zeros(2, 3) and zeros((2, 3)) mean the same.")
+ones = _maker("ones", 1, "A tensor of ones. ones(2, 3) and ones((2, 3)) mean the same.")
 
 
 def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
-         requires_grad: bool = False, **_: Any) -> Tensor:
+         requires_grad: bool = False, out: Any = None, layout: Any = None,
+         pin_memory: bool = False) -> Tensor:
     """A tensor filled with `fill_value`, whose type gives the dtype unless it is given."""
-    d = dtype or dt.scalar_dtype(fill_value)
-    r = R.REGISTRY["full"].fn(_size((size,)), fill_value, dtype=d, device=resolve(device))
+    if isinstance(fill_value, Tensor):
+        d = dtype or fill_value.meta.dtype
+    else:
+        d = dtype or (out.meta.dtype if out is not None else dt.scalar_dtype(fill_value))
+    _check_layout(layout)
+    _fits(fill_value, d)
+    m = meta(d, sizes((size,), "full"), None, resolve(device))
+    return _finish(filled(m, fill_value), requires_grad, out)
+
+
+_likes: dict[Any, Any] = {}
+
+
+def like(m: Any, dtype: Any, device: Any, fmt: Any) -> Any:
+    """Meta of a fresh tensor like `m`."""
+    key = (m, dtype, device, fmt)
+    found = _likes.get(key)
+    if found is None:
+        if len(_likes) > 20_000:
+            _likes.clear()
+        plain = m.plain
+        where = plain.device if device is None else resolve(device)
+        found = _likes[key] = meta(dtype or plain.dtype, plain.shape, like_strides(plain, fmt),
+                                   where)
+    return found
+
+
+def empty_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+               memory_format: Any = None, layout: Any = None, pin_memory: bool = False) -> Tensor:
+    """An uninitialised tensor with the shape, dtype, device and dim order of `input`."""
+    r = empty_meta(like(input.meta, dtype, device, memory_format))
     return r.requires_grad_() if requires_grad else r
 
 
-def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
-          **_: Any) -> Tensor:
-    """A tensor of zeros."""
-    return full(_size(size), 0, dtype=dtype or dt.get_default_dtype(), device=device,
-                requires_grad=requires_grad)
+def zeros_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+               memory_format: Any = None, layout: Any = None, pin_memory: bool = False) -> Tensor:
+    """Zeros with the shape, dtype, device and dim order of `input`."""
+    r = filled(like(input.meta, dtype, device, memory_format), 0)
+    return r.requires_grad_() if requires_grad else r
 
 
-def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
-         **_: Any) -> Tensor:
-    """A tensor of ones."""
-    return full(_size(size), 1, dtype=dtype or dt.get_default_dtype(), device=device,
-                requires_grad=requires_grad)
+def ones_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+              memory_format: Any = None, layout: Any = None, pin_memory: bool = False) -> Tensor:
+    """Ones with the shape, dtype, device and dim order of `input`."""
+    r = filled(like(input.meta, dtype, device, memory_format), 1)
+    return r.requires_grad_() if requires_grad else r
 
 
-_ = (Meta, NS, make_tensor)
+def full_like(input: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
+              requires_grad: bool = False, memory_format: Any = None, layout: Any = None,
+              pin_memory: bool = False) -> Tensor:
+    """One number everywhere, with the shape, dtype, device and dim order of `input`."""
+    m = like(input.meta, dtype, device, memory_format)
+    _fits(fill_value, m.dtype)
+    r = filled(m, fill_value)
+    return r.requires_grad_() if requires_grad else r
 
 
-def _new_zeros(self: Tensor, *size: Any, dtype: Any = None, device: Any = None,
-               requires_grad: bool = False, **_: Any) -> Tensor:
-    """Zeros with this tensor's dtype and device unless given."""
-    return zeros(*size, dtype=dtype or self.meta.dtype, device=device or self.meta.device,
-                 requires_grad=requires_grad)
+def empty_strided(size: Any, stride: Any, *, dtype: Any = None, device: Any = None,
+                  requires_grad: bool = False, layout: Any = None,
+                  pin_memory: bool = False) -> Tensor:
+    """An uninitialised tensor with given strides (in elements)."""
+    shape, strides = sizes((tuple(size),), "empty_strided"), tuple(int(s) for s in stride)
+    if len(shape) != len(strides):
+        raise RuntimeError(f"mismatch in length of strides and shape: {len(strides)} and "
+                           f"{len(shape)}")
+    if any(s < 0 for s in strides):
+        raise RuntimeError("as_strided: Negative strides are not supported at the moment, got "
+                           f"strides: {list(strides)}")
+    r = empty_meta(meta(dtype or dt._default, shape, strides, resolve(device)))
+    return r.requires_grad_() if requires_grad else r
 
 
-Tensor.new_zeros = _new_zeros  # type: ignore[attr-defined]
+def empty_permuted(size: Any, physical_layout: Any, **options: Any) -> Tensor:
+    """An uninitialised dense tensor whose dims lie in memory in the given order."""
+    size = tuple(size)
+    strides, step = [0] * len(size), 1
+    for d in reversed(tuple(physical_layout)):
+        strides[d] = step
+        step *= max(size[d], 1)
+    return empty_strided(size, strides, **options)
+
+
+# ---- ranges ----------------------------------------------------------------------------------------
+
+def _number(v: Any) -> Any:
+    return v.item() if isinstance(v, (Tensor, np.generic)) else v
+
+
+def arange(*args: Any, start: Any = None, end: Any = None, step: Any = None, dtype: Any = None,
+           device: Any = None, requires_grad: bool = False, out: Any = None, layout: Any = None,
+           pin_memory: bool = False) -> Tensor:
+    """Numbers from start (0) up to but not including end: arange(end), arange(start, end, step).
+
+    int64 if all arguments are integers, else the default dtype. RuntimeError for a step of 0 or
+    of the wrong sign.
+    """
+    if len(args) == 1 and end is None:
+        end = args[0]
+    else:
+        given = list(args)
+        if given:
+            start = given.pop(0)
+        if given:
+            end = given.pop(0)
+        if given:
+            step = given.pop(0)
+        if given:
+            raise TypeError("arange() takes at most 3 positional arguments")
+    if end is None:
+        raise TypeError("arange() missing required argument: 'end'")
+    start = 0 if start is None else _number(start)
+    end, step = _number(end), 1 if step is None else _number(step)
+    integral = isinstance(start, int) and isinstance(end, int) and isinstance(step, int)
+    d = dtype or (out.meta.dtype if out is not None else dt.int64 if integral else dt._default)
+    n = _count(start, end, step)
+    where = resolve(device)
+    if integral and d.kind in "uib":
+        r = R.REGISTRY["arange_int"].fn(n, int(start), int(step), dtype=d, device=where)
+    elif d.kind in "uib":
+        r = R.REGISTRY["arange_int"].fn(n, int(start), int(step), dtype=d, device=where)
+    else:
+        r = R.REGISTRY["arange_float"].fn(n, float(start), float(step), dtype=d, device=where)
+    if out is not None or requires_grad:
+        return _finish(r, requires_grad, out)
+    return r
+
+
+def _count(start: Any, end: Any, step: Any) -> int:
+    """Entries of a half-open range, checked as PyTorch does."""
+    if step == 0:
+        raise RuntimeError("step must be nonzero")
+    if not (math.isfinite(start) and math.isfinite(end)):
+        raise RuntimeError(f"unsupported range: {start} -> {end}")
+    if (step > 0) != (end >= start) and end != start:
+        raise RuntimeError("upper bound and lower bound inconsistent with step sign")
+    if isinstance(start, int) and isinstance(end, int) and isinstance(step, int):
+        return max(0, -(-(end - start) // step))
+    return max(0, math.ceil((end - start) / step))
+
+
+def range(start: Any = 0, end: Any = None, step: Any = 1, *, dtype: Any = None,
+          device: Any = None, requires_grad: bool = False, out: Any = None) -> Tensor:
+    """Numbers from start to end, end included (deprecated: use `arange`)."""
+    warnings.warn("range is deprecated because its behavior is inconsistent with Python's range "
+                  "builtin. Instead, use arange, which produces values in [start, end).",
+                  stacklevel=2)
+    if end is None:
+        start, end = 0, start
+    _count(start, end, step)
+    n = math.floor((end - start) / step) + 1
+    r = R.REGISTRY["arange_float"].fn(n, float(start), float(step), dtype=dtype or dt._default,
+                                      device=resolve(device))
+    return _finish(r, requires_grad, out)
+
+
+def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = None,
+             device: Any = None, requires_grad: bool = False, layout: Any = None,
+             pin_memory: bool = False) -> Tensor:
+    """`steps` numbers at equal distances from start to end, both included."""
+    if steps < 0:
+        raise RuntimeError("number of steps must be non-negative")
+    start, end = _number(start), _number(end)
+    d = dtype or dt._default
+    if isinstance(start, complex) or isinstance(end, complex):
+        d = dtype or dt._default.to_complex()
+        r = upload(np.linspace(start, end, steps), d, device)
+        return _finish(r, requires_grad, out)
+    step = (end - start) / (steps - 1) if steps > 1 else 0.0
+    if steps == 1:
+        end = start
+    if d.kind in "ui":  # computed in float64, then truncated
+        r = upload(_host_linspace(start, end, step, steps), d, device)
+    else:
+        r = R.REGISTRY["linspace_steps"].fn(steps, float(start), float(end), float(step), dtype=d,
+                                            device=resolve(device))
+    return _finish(r, requires_grad, out)
+
+
+def _host_linspace(start: Any, end: Any, step: float, steps: int) -> Any:
+    i = np.arange(steps)
+    step = np.float32(step)
+    return np.trunc(np.where(i < steps // 2, start + step * i, end - step * (steps - 1 - i)))
+
+
+def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any = None,
+             dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """base ** linspace(start, end, steps)."""
+    if steps < 0:
+        raise RuntimeError("number of steps must be non-negative")
+    d = dtype or dt._default
+    exponents = np.linspace(_number(start), _number(end), steps, dtype=np.float64)
+    r = upload(np.power(complex(base) if base < 0 and d.kind == "c" else float(base), exponents),
+               d, device)
+    return _finish(r, requires_grad, out)
+
+
+def eye(n: int, m: int | None = None, *, out: Any = None, dtype: Any = None, device: Any = None,
+        requires_grad: bool = False, layout: Any = None, pin_memory: bool = False) -> Tensor:
+    """An n x m matrix with ones on the diagonal."""
+    for name, k in (("n", n), ("m", m)):
+        if k is not None and k < 0:
+            raise RuntimeError(f"{name} must be greater or equal to 0, got {k}")
+    r = R.REGISTRY["identity_matrix"].fn(int(n), int(n if m is None else m),
+                                         dtype=dtype or dt._default, device=resolve(device))
+    return _finish(r, requires_grad, out)
+
+
+def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None,
+                 layout: Any = None) -> Tensor:
+    """Coordinates of the lower triangle of a row x col matrix, shape (2, count), row by row."""
+    return upload(np.array(np.tril_indices(row, offset, col)), dtype or dt.int64, device)
+
+
+def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None,
+                 layout: Any = None) -> Tensor:
+    """Coordinates of the upper triangle of a row x col matrix, shape (2, count), row by row."""
+    return upload(np.array(np.triu_indices(row, offset, col)), dtype or dt.int64, device)
+
+
+# ---- methods ---------------------------------------------------------------------------------------
+
+def _options(self: Tensor, dtype: Any, device: Any) -> dict[str, Any]:
+    return {"dtype": dtype or self.meta.dtype,
+            "device": self.meta.device if device is None else device}
+
+
+def new_tensor(self: Tensor, data: Any, *, dtype: Any = None, device: Any = None,
+               requires_grad: bool = False) -> Tensor:
+    """A tensor of `data` with this tensor's dtype and device unless given."""
+    o = _options(self, dtype, device)
+    r = from_data(data, o["dtype"], o["device"])
+    return r.requires_grad_() if requires_grad else r
+
+
+def _new(make: Any, name: str) -> Any:
+    def method(self: Tensor, *size: Any, dtype: Any = None, device: Any = None,
+               **options: Any) -> Tensor:
+        return make(*size, dtype=dtype or self.meta.dtype,
+                    device=self.meta.device if device is None else device, **options)
+
+    method.__name__ = name
+    method.__doc__ = f"`{name[4:]}` with this tensor's dtype and device unless given."
+    return method
+
+
+def new_full(self: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
+             requires_grad: bool = False, **_: Any) -> Tensor:
+    """`full` with this tensor's dtype and device unless given."""
+    return full(size, fill_value, requires_grad=requires_grad, **_options(self, dtype, device))
+
+
+def new_empty_strided(self: Tensor, size: Any, stride: Any, dtype: Any = None, device: Any = None,
+                      **options: Any) -> Tensor:
+    """`empty_strided` with this tensor's dtype and device unless given."""
+    return empty_strided(size, stride, **_options(self, dtype, device), **options)
+
+
+for _name, _method in (
+        ("new_tensor", new_tensor), ("new_full", new_full),
+        ("new_empty_strided", new_empty_strided), ("new_empty", _new(empty, "new_empty")),
+        ("new_zeros", _new(zeros, "new_zeros")), ("new_ones", _new(ones, "new_ones"))):
+    setattr(Tensor, _name, _method)
+
+
+def new_arange(self: Tensor, n: int) -> Tensor:
+    """0, 1, ... n - 1 (int64) on this tensor's device."""
+    return R.REGISTRY["arange_int"].fn(n, 0, 1, dtype=dt.int64, device=self.meta.device)
+
+
+Tensor.new_arange = new_arange  # type: ignore[attr-defined]
+
+
+# ---- legacy constructors ---------------------------------------------------------------------------
+
+def legacy_tensor(*args: Any, device: Any = None, dtype: Any = None) -> Tensor:
+    """Tensor(2, 3) is uninitialised; Tensor([1, 2]) holds data; Tensor(t) is a view of t."""
+    d = dtype or dt._default
+    if not args:
+        return empty(0, dtype=d, device=device)
+    first = args[0]
+    if len(args) == 1:
+        if isinstance(first, Tensor):
+            return first.detach() if dtype is None else first.detach().to(dtype)  # type: ignore
+        if type(first).__name__ == "Size":
+            return empty(first, dtype=d, device=device)
+        if not isinstance(first, int) and (isinstance(first, (list, tuple, np.ndarray))
+                                           or hasattr(first, "__iter__")):
+            return from_data(first, d, device)
+        if not hasattr(first, "__index__"):
+            raise TypeError(f"new(): data must be a sequence (got {type(first).__name__})")
+    return empty(*args, dtype=d, device=device)
+
+
+class _LegacyType(type):
+    """The type of FloatTensor and the like: calls make tensors, isinstance asks for the dtype."""
+
+    def __call__(cls, *args: Any, **options: Any) -> Tensor:
+        return legacy_tensor(*args, dtype=cls.dtype, **options)  # type: ignore[attr-defined]
+
+    def __instancecheck__(cls, t: Any) -> bool:
+        return isinstance(t, Tensor) and t.meta.dtype is cls.dtype  # type: ignore[attr-defined]
+
+
+for _word, _d in (("Float", dt.float32), ("Double", dt.float64), ("Half", dt.float16),
+                  ("BFloat16", dt.bfloat16), ("Long", dt.int64), ("Int", dt.int32),
+                  ("Short", dt.int16), ("Char", dt.int8), ("Byte", dt.uint8),
+                  ("Bool", dt.bool_)):
+    globals()[f"{_word}Tensor"] = _LegacyType(f"{_word}Tensor", (), {
+        "dtype": _d, "__module__": "lampion", "__doc__": f"Legacy constructor of {_d.name}."})
+    __all__.append(f"{_word}Tensor")
+
+_ = (matches_format, preserve_format)

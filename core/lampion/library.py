@@ -13,7 +13,7 @@ from . import ops as _ops  # noqa: F401
 from . import tensor as _tensor  # noqa: F401  (installs the call path before ops register)
 from .ops import registry as _registry
 
-FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "reduce", "scan", "softmax", "norm", "loss", "views", "movement", "contract", "conv")
+FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "reduce", "scan", "softmax", "norm", "loss", "views", "movement", "region", "gather", "scatter", "masked", "nonzero", "join", "create", "contract", "conv")
 for _family in FAMILIES:
     importlib.import_module(f".ops.{_family}", __package__)
 
@@ -57,6 +57,8 @@ def public(where: str) -> dict[str, Any]:
 
 
 importlib.import_module(".conversion", __package__)
+importlib.import_module(".updating", __package__)
+importlib.import_module(".indexing", __package__)
 _factories = importlib.import_module(".creation", __package__)
 globals().update({n: getattr(_factories, n) for n in _factories.__all__})
 __all__ = list(_factories.__all__)

@@ -601,8 +601,12 @@ def _inplace_method(op: R.Op, name: str) -> Any:
     if op.kind == "elementwise":
         return callpath.build(op, callpath.inplace_source(op, name), name)
 
-    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return NS["assign"](self, op.fn(self, *args, **kwargs), name)
+    if getattr(op, "update", None) is not None:
+        def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return NS["inplace_kernel"](op, name, self, args, kwargs)
+    else:
+        def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return NS["assign"](self, op.fn(self, *args, **kwargs), name)
 
     method.__name__ = name
     return method

@@ -22,7 +22,7 @@ def convert(input, *, dtype: Attr, contiguous: Attr = False):
     return input
 
 
-@kernel_op("size, fill: S, *, dtype, device")
+@kernel_op("size, fill: S, *, dtype, device, strides=None")
 class full:
     """A tensor of `size` filled with one number. dtype must be given here; the public `full`
     infers it."""
@@ -30,14 +30,15 @@ class full:
     where = ()
     differentiable = False
 
-    def meta(size, fill, dtype, device):
-        return [(dtype, size)]
+    def meta(size, fill, dtype, device, strides):
+        return [(dtype, size, strides)]
 
     def lower(call):
         out = call.outputs[0]
         n = Nest("full", out.shape, compute=out.dtype)
         o = n.output(out, out.strides)
-        value = n.scalar(dt.float64)
+        integral = out.dtype.kind in "bui" and call.args["fill"] is not float
+        value = n.scalar(dt.int64 if integral else dt.float64)
         n.start()
         n.store(o, value)
         return n.program()
