@@ -36,7 +36,7 @@ _CONVERT = """#if defined(__has_builtin)
 
 class OpenCLC(Dialect):
     """OpenCL C 1.2. `lanes`: printed for the explicit-vector schedule; `doubles`: has float64;
-    `fast_fma`: a * b + c is fused into one rounding when contraction is on."""
+    `fused`: a * b + c is rounded once where contraction is on."""
 
     name = "opencl"
     kernel = "__kernel void"
@@ -57,11 +57,11 @@ class OpenCLC(Dialect):
         "ceil": "__builtin_elementwise_ceil", "trunc": "__builtin_elementwise_trunc",
         "any": "__builtin_reduce_or", "all": "__builtin_reduce_and"}
 
-    def __init__(self, *, lanes: bool, doubles: bool, fast_fma: bool = False) -> None:
+    def __init__(self, *, lanes: bool, doubles: bool, fused: bool = False) -> None:
         self.lanes = lanes
         self.doubles = doubles
         self.inline_rounding = lanes
-        self.inline_fma = lanes and fast_fma
+        self.inline_fma = lanes and fused
         self.prelude = _PRELUDE + (_DOUBLES if doubles else "") + _CONVERT
 
     def convert(self, ctype: str, lanes: int, text: str) -> str:

@@ -143,7 +143,8 @@ class Device:
         self.variants: dict[Any, Compiled] = {}
         self._lock = threading.RLock()
         self._local = _Kernels(self)
-        self.dialect = OpenCLC(lanes=self.lanes, doubles=self.doubles)
+        self.dialect = OpenCLC(lanes=self.lanes, doubles=self.doubles,
+                               fused=self.lanes and self._contracts())
 
     @property
     def kernels(self) -> dict[Any, Any]:
@@ -180,6 +181,42 @@ class Device:
             raise RuntimeError(
                 f"the OpenCL compiler of {self.platform} refused the kernel {name!r} for "
                 f"{self.name}:\n{error}\n--- source ---\n{numbered}") from error
+
+    def _contracts(self) -> bool:
+        """Whether a * b + c is rounded once where contraction is switched on. It is much faster
+        than the library's fma on processors, but only right if the hardware has the instruction."""
+        import numpy as np
+
+        cl = self.cl
+        types = ["float", "double"] if self.doubles else ["float"]
+        text = "\n".join(
+            f"{{ __global {t}8 *p = (__global {t}8 *)(x + {k} * 64); "
+            f"const {t}8 a = p[0], b = p[1], c = p[2]; p[3] = a * b + c; }}"
+            for k, t in enumerate(types))
+        source = (f"{self._prelude()}__kernel __attribute__((reqd_work_group_size(1, 1, 1))) "
+                  f"void contraction(__global ulong *x) {{\n"
+                  f"_Pragma(\"OPENCL FP_CONTRACT ON\")\n{text}\n}}")
+        data = np.zeros(128, np.uint64)
+        for k, real in enumerate((np.float32, np.float64)):
+            eps = np.finfo(real).eps
+            rows = data[k * 64:(k + 1) * 64].view(real)
+            rows[:8], rows[8:16], rows[16:24] = 1 + eps, 1 + eps, -(1 + 2 * eps)
+        try:
+            compiled = self.build(source, "contraction")
+            buf = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, data.nbytes)
+            cl.enqueue_copy(self.queue, buf, data)
+            compiled.kernel()(self.queue, (1,), (1,), buf)
+            cl.enqueue_copy(self.queue, data, buf)
+        except (RuntimeError, cl.Error) as error:
+            _log.info("contraction probe failed", why=str(error)[:200])
+            return False
+        good = [bool((data[k * 64:(k + 1) * 64].view(real)[24:32] == np.finfo(real).eps**2).all())
+                for k, real in enumerate((np.float32, np.float64)[:len(types)])]
+        return all(good)
+
+    def _prelude(self) -> str:
+        return ("#ifdef cl_khr_fp64\n#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n#endif\n"
+                if self.doubles else "")
 
     def finish(self) -> None:
         """Wait for the queue."""

@@ -66,6 +66,7 @@ class Dialect:
     # intrinsics that the language's library computes well enough
     functions: dict[str, str] = {}
     call_bytes = 16          # widest vector given to a library function
+    inline_fma = False       # print fma as a * b + c with contraction on
     # compiler builtins on vectors by intrinsic (and "any", "all"); tested with HAS(name)
     vector_builtins: dict[str, str] = {}
 

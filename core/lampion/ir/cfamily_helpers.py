@@ -106,7 +106,9 @@ def _float(e: Emitter, op: str, args: list[Val], d: dtype, lanes: int) -> str:
     ctype = e.dialect.value_type(d)
     if op == "abs":
         return _without_sign(e, v[0], ctype, lanes)
-    if e.dialect.inline_rounding and op in ("floor", "ceil", "trunc", "round", "fma", "ldexp"):
+    if e.dialect.inline_rounding and op in ("floor", "ceil", "trunc", "round", "ldexp"):
+        return f"{_float_helper(e, op, ctype, lanes)}({', '.join(v)})"
+    if op == "fma" and e.dialect.inline_fma:
         return f"{_float_helper(e, op, ctype, lanes)}({', '.join(v)})"
     if op == "ldexp":
         return _call(e, "ldexp", ctype, lanes,
