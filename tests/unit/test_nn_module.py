@@ -270,20 +270,18 @@ def test_backward_hooks_see_and_change_gradients():
 
 def test_process_wide_hooks():
     seen = []
-    handle = module_file.register_module_forward_hook(
-        lambda module, args, out: seen.append(type(module).__name__))
-    nn.Sequential(nn.ReLU())(lampion.ones(1))
-    handle.remove()
+    with module_file.register_module_forward_hook(
+            lambda module, args, out: seen.append(type(module).__name__)):
+        nn.Sequential(nn.ReLU())(lampion.ones(1))
     nn.ReLU()(lampion.ones(1))
     assert seen == ["ReLU", "Sequential"]
 
 
 def test_registration_hooks():
     seen = []
-    handle = module_file.register_module_parameter_registration_hook(
-        lambda module, name, param: seen.append(name))
-    nn.Linear(1, 1)
-    handle.remove()
+    with module_file.register_module_parameter_registration_hook(
+            lambda module, name, param: seen.append(name)):
+        nn.Linear(1, 1)
     nn.Linear(1, 1)
     assert seen == ["weight", "bias"]
 

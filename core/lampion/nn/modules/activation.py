@@ -409,6 +409,10 @@ class LogSoftmax(_AlongDim):
         return F.log_softmax(input, self.dim, _stacklevel=5)
 
 
+_PROJECTIONS = ("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight",
+                "v_proj_weight")
+
+
 class MultiheadAttention(Module):
     """softmax(Q Kᵀ / sqrt(head)) V per head, with projections in and out.
 
@@ -489,16 +493,24 @@ class MultiheadAttention(Module):
         swap = self.batch_first and query.dim() == 3
         if swap:
             query, key, value = _transposed_once(query, key, value)
+        joint, joint_bias, q_weight, k_weight, v_weight = self._projections()
+        out_proj = self.out_proj
         out, weights = F.multi_head_attention_forward(
-            query, key, value, self.embed_dim, self.num_heads, self.in_proj_weight,
-            self.in_proj_bias, self.bias_k, self.bias_v, self.add_zero_attn, self.dropout,
-            self.out_proj.weight, self.out_proj.bias, training=self.training,
-            key_padding_mask=key_padding_mask, need_weights=need_weights, attn_mask=attn_mask,
-            use_separate_proj_weight=not self._qkv_same_embed_dim,
-            q_proj_weight=self.q_proj_weight, k_proj_weight=self.k_proj_weight,
-            v_proj_weight=self.v_proj_weight, average_attn_weights=average_attn_weights,
-            is_causal=is_causal)
+            query, key, value, self.embed_dim, self.num_heads, joint, joint_bias, self.bias_k,
+            self.bias_v, self.add_zero_attn, self.dropout, out_proj.weight, out_proj.bias,
+            training=self.training, key_padding_mask=key_padding_mask, need_weights=need_weights,
+            attn_mask=attn_mask, use_separate_proj_weight=not self._qkv_same_embed_dim,
+            q_proj_weight=q_weight, k_proj_weight=k_weight, v_proj_weight=v_weight,
+            average_attn_weights=average_attn_weights, is_causal=is_causal)
         return (out.transpose(1, 0) if swap else out), weights
+
+    def _projections(self) -> list[Tensor | None]:
+        """The weights of the projections in (see Linear.forward for the table)."""
+        params = self._parameters
+        try:
+            return [params[name] for name in _PROJECTIONS]
+        except KeyError:
+            return [getattr(self, name) for name in _PROJECTIONS]
 
     def merge_masks(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None,
                     query: Tensor) -> tuple[Tensor | None, int | None]:

@@ -93,15 +93,17 @@ class _BatchNorm(_NormBase):
             params, buffers = self._parameters, self._buffers
             weight, bias = params["weight"], params["bias"]
             mean, var = buffers["running_mean"], buffers["running_var"]
+            count = buffers["num_batches_tracked"]
         except KeyError:
             weight, bias = self.weight, self.bias
             mean, var = self.running_mean, self.running_var
+            count = self.num_batches_tracked
         training = self.training
         momentum = 0.0 if self.momentum is None else self.momentum
-        if training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        if training and self.track_running_stats and count is not None:
+            count.add_(1)
             if self.momentum is None:  # cumulative average
-                momentum = 1.0 / float(self.num_batches_tracked)
+                momentum = 1.0 / float(count)
         use_batch = training or (mean is None and var is None)
         if training and not self.track_running_stats:
             mean = var = None

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
-from lampion.nn.modules.module import Module, _indented, typename
+from lampion.nn.modules.module import Module, _addindent, typename
 from lampion.nn.parameter import Parameter
 from lampion.tensor import Tensor
 
@@ -194,7 +194,7 @@ class ModuleList(_Numbered):
         for first, last, text in runs:
             head = f"({first}): " if first == last \
                 else f"({first}-{last}): {last - first + 1} x "
-            lines.append(_indented(head + text))
+            lines.append(_addindent(head + text))
         return "{}(\n  {}\n)".format(self._get_name(), "\n  ".join(lines))
 
 

@@ -538,7 +538,7 @@ class Module(HookRegistration, StateDict):
     def __repr__(self) -> str:
         extra = self.extra_repr()
         extra_lines = extra.split("\n") if extra else []
-        children = [f"({name}): {_indented(repr(module))}"
+        children = [f"({name}): {_addindent(repr(module))}"
                     for name, module in self._modules.items()]
         lines = extra_lines + children
         if not lines:
@@ -548,9 +548,9 @@ class Module(HookRegistration, StateDict):
         return "{}(\n  {}\n)".format(self._get_name(), "\n  ".join(lines))
 
 
-def _indented(text: str) -> str:
-    """`text` with every line but the first moved right by two."""
-    return text.replace("\n", "\n  ")
+def _addindent(s_: str, numSpaces: int = 2) -> str:
+    """`s_` with every line but the first moved right; torch's name, which programs import."""
+    return s_.replace("\n", "\n" + " " * numSpaces)
 
 
 def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, bool, Any]:

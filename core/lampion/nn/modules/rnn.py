@@ -193,7 +193,7 @@ class RNNBase(Module):
             outputs = []
             for direction in range(self._directions):
                 index = layer * self._directions + direction
-                weights = [getattr(self, name) for name in self._all_weights[index]]
+                weights = self._weights_of(index)
                 output, final = _recurrence.run(
                     self.mode, layer_input, states[index], weights, self.bias, self.proj_size > 0,
                     direction == 1, sizes)
@@ -203,6 +203,14 @@ class RNNBase(Module):
             if self.dropout and self.training and layer < self.num_layers - 1:
                 layer_input = F.dropout(layer_input, self.dropout, True)
         return (layer_input.transpose(0, 1) if swap else layer_input), self._join_state(finals)
+
+    def _weights_of(self, index: int) -> list[Tensor]:
+        """The weights of one layer and direction (see Linear.forward for the table)."""
+        names, params = self._all_weights[index], self._parameters
+        try:
+            return [params[name] for name in names]
+        except KeyError:
+            return [getattr(self, name) for name in names]
 
     def _split_state(self, hx: Any) -> list[Any]:
         return list(hx.unbind(0))
