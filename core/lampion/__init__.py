@@ -18,6 +18,10 @@ from .autograd.modes import (enable_grad, inference_mode, is_grad_enabled,
                              is_inference_mode_enabled, no_grad, set_grad_enabled)
 from . import library as _library  # declares every op
 from .library import *  # noqa: F403
+from .interop import from_dlpack, from_numpy, frombuffer
+from .printing import set_printoptions
+from .runtime.devices import get_default_device, set_default_device
+from .runtime.fallback import fallbacks, reset_fallbacks
 
 __version__ = "0.1.0"
 

@@ -1,32 +1,477 @@
 """NumPy, DLPack, pickling and copying: tensors in and out of the host's world.
 
-Floor 6; imports tensor.
+Floor 6; imports tensor, conversion. Sharing is zero-copy wherever the device's memory is the
+host's: a NumPy array or a DLPack capsule keeps the storage alive, and a wrapped array is kept
+alive by the storage.
 """
 
 from __future__ import annotations
 
+import copy
+import ctypes
+import warnings
 from typing import Any
 
 import numpy as np
 
+from .base import dtype as dt
+from .base.meta import meta
+from .conversion import raw_copy
 from .ops import plans as P
+from .runtime.devices import resolve
+from .tensor import Tensor, empty_meta, make_tensor
 
 
-def host_array(t: Any) -> Any:
+# ---------------------------------------------------------------- NumPy
+
+def host_array(t: Tensor) -> Any:
     """A NumPy array of a tensor's values; shares memory if the host can see the storage."""
     m = t.meta
     backend = P.backend_of(m.device)
     strides = tuple(s * m.dtype.itemsize for s in m.strides)
+    if not m.numel:
+        return np.empty(m.shape, m.dtype.np)
     view = backend.host_view(t.data_)
     if view is None:
-        raw = backend.copy_to_host(t.data_, m.span)
-        return np.ndarray(m.shape, m.dtype.np, raw, strides=strides)
-    return np.ndarray(m.shape, m.dtype.np, view, strides=strides)
+        return np.ndarray(m.shape, m.dtype.np, backend.copy_to_host(t.data_, m.span),
+                          strides=strides)
+    return np.ndarray(m.shape, m.dtype.np, _kept(view, t.data_), strides=strides)
 
 
-def to_numpy(t: Any, force: bool) -> Any:
-    """Tensor.numpy()."""
-    if t.node is not None and not force:
+def _kept(view: memoryview, storage: Any) -> Any:
+    """A buffer over a storage's memory that keeps the storage alive."""
+    array = (ctypes.c_char * view.nbytes).from_buffer(view)
+    array.owner = storage  # type: ignore[attr-defined]
+    return array
+
+
+def to_numpy(t: Tensor, force: bool) -> Any:
+    """Tensor.numpy(): shares memory; RuntimeError for tensors that require gradients, TypeError
+    off the host and for dtypes NumPy lacks (unless force, which detaches and copies)."""
+    if force:
+        t = t.detach()
+        if P.backend_of(t.meta.device).host_view(t.data_) is None:
+            t = t.cpu()  # type: ignore[attr-defined]
+        return host_array(t)
+    if t.node is not None:
         raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use "
                            "tensor.detach().numpy() instead.")
-    return host_array(t.detach())
+    if "host-memory" not in P.backend_of(t.meta.device).capabilities(0).features:
+        raise TypeError(f"can't convert {t.meta.device} device type tensor to numpy. Use "
+                        "Tensor.cpu() to copy the tensor to host memory first.")
+    if t.meta.dtype is dt.bfloat16:
+        raise TypeError("Got unsupported ScalarType BFloat16: NumPy has no such type. Convert "
+                        "with .float() first.")
+    return host_array(t)
+
+
+def from_numpy(ndarray: Any) -> Tensor:
+    """A tensor that shares memory with a NumPy array (on the host's device).
+
+    TypeError for unsupported dtypes, ValueError for negative strides. Writing to a tensor of a
+    read-only array is not prevented, so a warning says it once.
+    """
+    if not isinstance(ndarray, np.ndarray):
+        raise TypeError(f"expected np.ndarray (got {type(ndarray).__name__})")
+    d = dt.from_numpy(ndarray.dtype)
+    item = d.itemsize
+    if any(s < 0 for s in ndarray.strides):
+        raise ValueError("At least one stride in the given numpy array is negative, and tensors "
+                         "with negative strides are not currently supported. (You can probably "
+                         "work around this by making a copy of your array with array.copy().) ")
+    if any(s % item for s in ndarray.strides) or ndarray.dtype.byteorder == ">":
+        raise ValueError("given numpy array has byte order or strides that tensors do not support")
+    if not ndarray.flags.writeable:
+        warnings.warn("The given NumPy array is not writable, and tensors cannot be read-only: "
+                      "writing to this tensor writes to the array. Copy the array to be safe.",
+                      UserWarning, stacklevel=2)
+    m = meta(d, ndarray.shape, [s // item for s in ndarray.strides], host_device())
+    pointer = ndarray.__array_interface__["data"][0]
+    return _over(pointer, m, ndarray)
+
+
+def _over(pointer: int, m: Any, owner: Any) -> Tensor:
+    backend = P.backend_of(m.device)
+    if not m.numel:
+        return empty_meta(m)
+    storage = backend.wrap_host(pointer, m.span, owner, m.device)
+    return make_tensor(storage, m, None)
+
+
+_host: list[Any] = []
+
+
+def host_device() -> Any:
+    """The first device whose memory the host addresses."""
+    if not _host:
+        from . import plugins
+
+        for name in ("cpu", *plugins.backend_names()):
+            try:
+                d = resolve(name)
+            except Exception:
+                continue
+            if "host-memory" in d.backend.capabilities(0).features:
+                _host.append(d)
+                break
+        else:
+            raise RuntimeError("no installed device shares the host's memory; install one, for "
+                               "example with: pip install lampion")
+    return _host[0]
+
+
+def frombuffer(buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0,
+               requires_grad: bool = False) -> Tensor:
+    """A 1-d tensor over the memory of an object with the buffer protocol."""
+    view = memoryview(buffer).cast("B")
+    if not view.nbytes:
+        raise ValueError(f"both buffer length ({view.nbytes}) and count ({count}) must not be 0")
+    if not 0 <= offset < view.nbytes:
+        raise ValueError(f"offset ({offset} bytes) must be non-negative and no greater than "
+                         f"buffer length ({view.nbytes} bytes) minus 1")
+    n = (view.nbytes - offset) // dtype.itemsize if count < 0 else count
+    if count < 0 and (view.nbytes - offset) % dtype.itemsize:
+        raise ValueError(f"buffer length ({view.nbytes - offset} bytes) after offset ({offset} "
+                         f"bytes) must be a multiple of element size ({dtype.itemsize})")
+    if offset + n * dtype.itemsize > view.nbytes:
+        raise ValueError(f"requested buffer length ({n} * {dtype.itemsize} bytes) after offset "
+                         f"({offset} bytes) must not be greater than actual buffer length "
+                         f"({view.nbytes} bytes)")
+    array = np.frombuffer(view, np.uint8)
+    pointer = array.__array_interface__["data"][0] + offset
+    if view.readonly:
+        warnings.warn("The given buffer is not writable, and tensors cannot be read-only: copy it "
+                      "to be safe.", UserWarning, stacklevel=2)
+    t = _over(pointer, meta(dtype, (n,), None, host_device()), (array, buffer))
+    return t.requires_grad_() if requires_grad else t
+
+
+# ---------------------------------------------------------------- DLPack
+
+class _DLDevice(ctypes.Structure):
+    _fields_ = [("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32)]
+
+
+class _DLDataType(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16)]
+
+
+class _DLTensor(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("device", _DLDevice), ("ndim", ctypes.c_int32),
+                ("dtype", _DLDataType), ("shape", ctypes.POINTER(ctypes.c_int64)),
+                ("strides", ctypes.POINTER(ctypes.c_int64)), ("byte_offset", ctypes.c_uint64)]
+
+
+class _DLManaged(ctypes.Structure):
+    pass
+
+
+_Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_DLManaged._fields_ = [("dl_tensor", _DLTensor), ("manager_ctx", ctypes.c_void_p),
+                       ("deleter", _Deleter)]
+_CODES = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}
+_exported: dict[int, Any] = {}
+_api = ctypes.pythonapi
+_api.PyCapsule_New.restype = ctypes.py_object
+_api.PyCapsule_New.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+_api.PyCapsule_IsValid.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_api.PyCapsule_GetPointer.restype = ctypes.c_void_p
+_api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_api.PyCapsule_SetName.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_USED = b"used_dltensor"
+
+
+@_Deleter
+def _release(address: int) -> None:
+    _exported.pop(address, None)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def _capsule_gone(capsule: int) -> None:
+    """A capsule that nobody consumed frees its tensor."""
+    raw = _raw_is_valid(capsule, b"dltensor")
+    if raw:
+        _release(_raw_pointer(capsule, b"dltensor"))
+
+
+_raw_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", ctypes.pythonapi))
+_raw_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi))
+
+
+def to_dlpack(t: Tensor) -> Any:
+    """A DLPack capsule that shares a host tensor's memory. BufferError otherwise."""
+    if t.node is not None:
+        raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+    m = t.meta
+    if "host-memory" not in P.backend_of(m.device).capabilities(0).features:
+        raise BufferError(f"a tensor on {m.device} has no host address to share; use .cpu()")
+    n = max(m.ndim, 1)
+    sizes = (ctypes.c_int64 * n)(*m.shape)
+    strides = (ctypes.c_int64 * n)(*m.strides)
+    managed = _DLManaged()
+    kind = _DLDataType(4 if m.dtype is dt.bfloat16 else _CODES[m.dtype.kind],
+                       8 * m.dtype.itemsize, 1)
+    managed.dl_tensor = _DLTensor(t.data_ptr(), _DLDevice(1, 0), m.ndim, kind, sizes, strides, 0)
+    managed.deleter = _release
+    address = ctypes.addressof(managed)
+    _exported[address] = (managed, sizes, strides, t.data_)
+    return _api.PyCapsule_New(address, b"dltensor", ctypes.cast(_capsule_gone, ctypes.c_void_p))
+
+
+class _Borrowed:
+    """Keeps an imported DLPack tensor alive and frees it with the last user."""
+
+    def __init__(self, address: int, capsule: Any) -> None:
+        self.address, self.capsule = address, capsule
+
+    def __del__(self) -> None:
+        managed = _DLManaged.from_address(self.address)
+        if managed.deleter:
+            managed.deleter(self.address)
+
+
+def from_dlpack(ext_tensor: Any) -> Tensor:
+    """A tensor that shares memory with another library's host array.
+
+    Takes an object with `__dlpack__` or a capsule. BufferError if the memory is not the host's.
+    """
+    if isinstance(ext_tensor, Tensor):
+        return ext_tensor.detach()
+    capsule = ext_tensor
+    if hasattr(ext_tensor, "__dlpack__"):
+        kind = ext_tensor.__dlpack_device__()[0] if hasattr(ext_tensor, "__dlpack_device__") else 1
+        if int(kind) != 1:
+            raise BufferError(f"from_dlpack: memory of DLPack device type {int(kind)} cannot be "
+                              "shared; copy it to the host first")
+        capsule = ext_tensor.__dlpack__()
+    if not _api.PyCapsule_IsValid(capsule, b"dltensor"):
+        raise RuntimeError("from_dlpack received an invalid capsule. Note that DLTensor capsules "
+                           "can be consumed only once, so you might have already constructed a "
+                           "tensor from it once.")
+    address = _api.PyCapsule_GetPointer(capsule, b"dltensor")
+    _api.PyCapsule_SetName(capsule, _USED)
+    d = _DLManaged.from_address(address).dl_tensor
+    if d.device.device_type != 1:
+        raise BufferError("from_dlpack: the capsule's memory is not the host's")
+    kind = "bfloat16" if d.dtype.code == 4 else {
+        v: k for k, v in _CODES.items()}[d.dtype.code]
+    found = dt.bfloat16 if kind == "bfloat16" else next(
+        x for x in dt.ALL if x.kind == kind and x.itemsize * 8 == d.dtype.bits
+        and x is not dt.bfloat16)
+    shape = [d.shape[k] for k in range(d.ndim)]
+    strides = [d.strides[k] for k in range(d.ndim)] if d.strides else None
+    owner = _Borrowed(address, capsule)
+    return _over((d.data or 0) + d.byte_offset, meta(found, shape, strides, host_device()), owner)
+
+
+def _dlpack(self: Tensor, *, stream: Any = None, max_version: Any = None, dl_device: Any = None,
+            copy: Any = None) -> Any:
+    """The DLPack protocol."""
+    return to_dlpack(self.clone() if copy else self)  # type: ignore[attr-defined]
+
+
+def _dlpack_device(self: Tensor) -> tuple[int, int]:
+    """The DLPack protocol: (device type, index); 1 is host memory, 12 an extension device."""
+    host = "host-memory" in P.backend_of(self.meta.device).capabilities(0).features
+    return (1, 0) if host else (12, self.meta.device.index or 0)
+
+
+Tensor.__dlpack__ = _dlpack  # type: ignore[attr-defined]
+Tensor.__dlpack_device__ = _dlpack_device  # type: ignore[attr-defined]
+
+
+# ---------------------------------------------------------------- storages
+
+class UntypedStorage:
+    """The bytes behind tensors: identity, size, address; indexable by byte."""
+
+    def __init__(self, base: Any, device: Any) -> None:
+        self.base, self.device = base, device
+
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return int(self.base.nbytes)
+
+    size = __len__ = nbytes
+
+    def data_ptr(self) -> int:
+        """Address of the first byte (0 where the device has none)."""
+        return int(getattr(self.base, "ptr", 0))
+
+    @property
+    def _cdata(self) -> int:
+        return id(self.base)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UntypedStorage) and other.base is self.base
+
+    def __hash__(self) -> int:
+        return id(self.base)
+
+    def tobytes(self) -> bytes:
+        """A copy of the bytes."""
+        return bytes(P.backend_of(self.device).copy_to_host(self.base, self.nbytes()))
+
+    def tolist(self) -> list[int]:
+        """The bytes as integers."""
+        return list(self.tobytes())
+
+    def __getitem__(self, k: Any) -> Any:
+        return self.tobytes()[k]
+
+    def is_shared(self) -> bool:
+        """Whether other processes see this memory (never for ordinary storages)."""
+        return False
+
+
+def untyped_storage(self: Tensor) -> UntypedStorage:
+    """The storage that this tensor and its views share."""
+    return UntypedStorage(self.data_.base, self.meta.device)
+
+
+def set_(self: Tensor, source: Any = None, storage_offset: int = 0, size: Any = None,
+         stride: Any = None) -> Tensor:
+    """Make this tensor show another storage (or tensor), without recording."""
+    m = self.meta
+    if source is None:
+        self.data_ = P.backend_of(m.device).allocate(0, m.device)
+        self.meta = meta(m.dtype, (0,), None, m.device)
+    elif isinstance(source, Tensor):
+        self.data_, self.meta = source.data_, source.meta
+        if size is not None:
+            self.data_ = source.data_.base.view(storage_offset * m.dtype.itemsize)
+            self.meta = meta(m.dtype, tuple(size), stride, source.meta.device)
+    else:
+        item = m.dtype.itemsize
+        shape = (source.nbytes() // item,) if size is None else tuple(size)
+        new = meta(m.dtype, shape, stride, source.device)
+        if storage_offset * item + new.span > source.nbytes():
+            raise RuntimeError(f"setStorage: sizes {list(shape)} with offset {storage_offset} "
+                               f"need more than the storage's {source.nbytes()} bytes")
+        self.data_ = source.base.view(storage_offset * item) if storage_offset else source.base
+        self.meta = new
+    return self
+
+
+def resize_(self: Tensor, *size: Any, memory_format: Any = None) -> Tensor:
+    """Change the shape in place; grows the storage if it is too small (new elements are
+    uninitialised)."""
+    from .ops.movement import sizes
+
+    if self.node is not None:
+        raise RuntimeError("cannot resize variables that require grad")
+    m = self.meta
+    new = meta(m.dtype, sizes(size, "resize_"), None, m.device)
+    if self.data_.offset + new.span > self.data_.base.nbytes:
+        grown = empty_meta(new)
+        keep = min(m.span, new.span)
+        if keep:
+            n = keep // m.dtype.itemsize
+            raw_copy(make_tensor(self.data_, meta(m.dtype, (n,), None, m.device), None),
+                     make_tensor(grown.data_, meta(m.dtype, (n,), None, m.device), None))
+        self.data_ = grown.data_
+    self.meta = new
+    return self
+
+
+def resize_as_(self: Tensor, other: Tensor) -> Tensor:
+    """`resize_` to the shape of another tensor."""
+    return resize_(self, other.meta.shape)
+
+
+def is_shared(self: Tensor) -> bool:
+    """Whether other processes see this memory."""
+    return False
+
+
+def share_memory_(self: Tensor) -> Tensor:
+    """Move the values to memory that forked and spawned processes share."""
+    from multiprocessing import shared_memory
+
+    m = self.meta
+    block = shared_memory.SharedMemory(create=True, size=max(m.nbytes, 1))
+    array = np.ndarray(m.shape, m.dtype.np, block.buf)
+    array[...] = self.detach().host()
+    pointer = array.__array_interface__["data"][0]
+    shared = meta(m.dtype, m.shape, None, m.device)
+    self.data_ = P.backend_of(m.device).wrap_host(pointer, max(m.nbytes, 1), (block, array),
+                                                  m.device)
+    self.meta = shared
+    return self
+
+
+def pin_memory(self: Tensor, device: Any = None) -> Tensor:
+    """The tensor itself: pageable host memory is what the installed devices copy from."""
+    return self
+
+
+for _name, _fn in (("untyped_storage", untyped_storage), ("set_", set_), ("resize_", resize_),
+                   ("resize_as_", resize_as_), ("is_shared", is_shared),
+                   ("share_memory_", share_memory_), ("pin_memory", pin_memory),
+                   ("is_pinned", lambda self, device=None: False)):
+    setattr(Tensor, _name, _fn)
+
+
+# ---------------------------------------------------------------- copying and pickling
+
+def deepcopy(t: Tensor, memo: dict[int, Any]) -> Any:
+    """copy.deepcopy of a leaf: storages shared within the copied object stay shared."""
+    if id(t) in memo:
+        return memo[id(t)]
+    if not t.is_leaf:
+        raise RuntimeError(
+            "Only Tensors created explicitly by the user (graph leaves) support the deepcopy "
+            "protocol at the moment. If you were attempting to deepcopy a module, this may be "
+            "because of a weight that an op produced.")
+    m = t.meta.plain
+    base = t.data_.base
+    key = ("storage", id(base))
+    fresh = memo.get(key)  # type: ignore[call-overload]
+    if fresh is None:
+        whole = meta(dt.uint8, (base.nbytes,), None, m.device)
+        fresh = empty_meta(whole).data_
+        if base.nbytes:
+            raw_copy(make_tensor(base, whole, None), make_tensor(fresh, whole, None))
+        memo[key] = fresh  # type: ignore[index]
+        memo[id(fresh)] = base  # keeps the key's id in use while the copy goes on
+    data = fresh.view(t.data_.offset) if t.data_.offset else fresh
+    r = make_tensor(data, m, None)
+    if type(t) is not Tensor:
+        r = r.as_subclass(type(t))
+    memo[id(t)] = r
+    if t.node is not None:
+        r.requires_grad_()
+        if t.grad is not None:
+            r.grad = copy.deepcopy(t.grad, memo)
+    for k, v in t.__dict__.items():
+        if not k.startswith("_"):
+            setattr(r, k, copy.deepcopy(v, memo))
+    return r
+
+
+def reduce_tensor(t: Tensor, protocol: int) -> Any:
+    """Pickling: dtype, geometry, the bytes, the device's name and requires_grad."""
+    if not t.is_leaf:
+        raise RuntimeError("Cannot pickle a tensor that is not a graph leaf; detach() it first")
+    m = t.meta.plain
+    dense = t.detach()
+    if m.span != m.nbytes or m.overlapping:
+        dense = dense.clone()  # type: ignore[attr-defined]
+        m = dense.meta
+    raw = bytes(P.backend_of(m.device).copy_to_host(dense.data_, m.span)) if m.numel else b""
+    state = {k: v for k, v in t.__dict__.items() if not k.startswith("_")} or None
+    return (rebuild_tensor, (type(t), m.dtype, m.shape, m.strides, str(m.device), raw,
+                             t.requires_grad), state)
+
+
+def rebuild_tensor(cls: type, d: dt.dtype, shape: Any, strides: Any, where: str, raw: bytes,
+                   requires_grad: bool) -> Any:
+    """Unpickling."""
+    r = empty_meta(meta(d, shape, strides, resolve(where)))
+    if raw:
+        P.backend_of(r.meta.device).copy_from_host(bytearray(raw), r.data_)
+    if cls is not Tensor:
+        r = r.as_subclass(cls)
+    return r.requires_grad_() if requires_grad else r

@@ -56,7 +56,8 @@ def public(where: str) -> dict[str, Any]:
     return _public.get(where, {})
 
 
-importlib.import_module(".conversion", __package__)
+for _module in ("conversion", "interop"):  # attach Tensor methods
+    importlib.import_module(f".{_module}", __package__)
 importlib.import_module(".updating", __package__)
 importlib.import_module(".indexing", __package__)
 _factories = importlib.import_module(".creation", __package__)

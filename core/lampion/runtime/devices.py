@@ -63,3 +63,8 @@ def set_default_device(where: Any) -> None:
     del _default[:]
     if where is not None:
         _default.append(resolve(where))
+
+
+def get_default_device() -> device:
+    """The device of factory functions (see `default_device`)."""
+    return default_device()
