@@ -89,6 +89,11 @@ class _Run:
                 best = _first_extreme(s.op, flat)
                 self.refs[s.name] = np.take_along_axis(where, best[..., None], -1)[..., 0]
                 self.refs[s.name + "_value"] = np.take_along_axis(flat, best[..., None], -1)[..., 0]
+            elif s.imag is not None:
+                other = np.broadcast_to(self.get(s.imag, inside), shape).reshape(flat.shape)
+                total = np.prod(flat + 1j * other, axis=-1)
+                self.refs[s.name] = total.real.astype(flat.dtype)
+                self.refs[s.name + ".imag"] = total.imag.astype(flat.dtype)
             else:
                 self.refs[s.name] = reduce_last(s.op, flat)
         assert all(np.shape(v) == tuple(self.grid) for v in self.refs.values()), g
@@ -122,6 +127,14 @@ class _Run:
                     assert isinstance(s, (Scan, Reduce)), "arg-reductions do not scan"
                     v = np.broadcast_to(self.get(s.value, refs), g)
                     old = state.get(s.name)
+                    if s.imag is not None:
+                        w = np.broadcast_to(self.get(s.imag, refs), g)
+                        if old is not None:
+                            mate = state[s.name + ".imag"]
+                            v, w = old * v - mate * w, old * w + mate * v
+                        state[s.name], state[s.name + ".imag"] = v, w
+                        refs.update(state)
+                        continue
                     state[s.name] = v if old is None else combine(s.op, old, v)
                     refs[s.name] = state[s.name]
         self.refs.update(state)

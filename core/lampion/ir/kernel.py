@@ -17,12 +17,13 @@ which is how a printer sees what is broadcast and what is contiguous.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
-from typing import Any, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..base import dtype as dt
 from ..base.dtype import dtype
-from .expr import Expr, const, index, is_const, param, show, walk, wrap
+from .expr import Expr, const, is_const, param, show, walk, wrap
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,14 @@ class Reduce:
     """`name op= value` over the stage's ranges; `ref(name)` is usable in later stages.
 
     op: sum, prod, max, min (NaN wins), and, or. dtype is the accumulator's type (value's type).
+    With `imag` (op "prod" only) value + i imag are complex numbers: `ref(name)` is the real part
+    of their product and `ref(name + ".imag")` the imaginary one.
     """
 
     name: str
     op: str
     value: Expr
+    imag: Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,12 @@ class ArgReduce:
 @dataclass(frozen=True)
 class Scan:
     """Running `name op= value`; `ref(name)` in later statements of the same stage is the
-    inclusive result at this point. op as in Reduce. Sequential along the ranges."""
+    inclusive result at this point. op and `imag` as in Reduce. Sequential along the ranges."""
 
     name: str
     op: str
     value: Expr
+    imag: Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -155,8 +160,18 @@ def statement_exprs(s: Statement) -> list[Expr]:
     if isinstance(s, ArgReduce):
         return [s.value, s.position]
     if isinstance(s, (Reduce, Scan)):
-        return [s.value]
+        return [s.value] + ([s.imag] if s.imag is not None else [])
     return [s.index, s.value] + ([s.mask] if s.mask is not None else [])
+
+
+def map_statement(s: Statement, f: Callable[[Expr], Expr]) -> Statement:
+    """The statement with `f` applied to each of its expressions."""
+    if isinstance(s, ArgReduce):
+        return replace(s, value=f(s.value), position=f(s.position))
+    if isinstance(s, (Reduce, Scan)):
+        return replace(s, value=f(s.value), imag=None if s.imag is None else f(s.imag))
+    return replace(s, index=f(s.index), value=f(s.value),
+                   mask=None if s.mask is None else f(s.mask))
 
 
 def _key(kernel: Kernel) -> str:

@@ -27,6 +27,7 @@ from .kernel import (
     Statement,
     Store,
     coefficient,
+    map_statement,
     statement_exprs,
 )
 
@@ -63,7 +64,8 @@ def split(program: Program) -> Program:
 def wanted(call: KernelCall) -> bool:
     """Whether a call has a large range over too few grid points to be split usefully."""
     kernel = call.kernel
-    if any(isinstance(s, (Scan, Scatter)) for st in kernel.stages for s in st.body):
+    if any(isinstance(s, (Scan, Scatter)) or (isinstance(s, Reduce) and s.imag is not None)
+           for st in kernel.stages for s in st.body):
         return False
     grid = 1
     for e in kernel.grid:
@@ -276,15 +278,7 @@ def _renumber(e: Expr, axes: dict[int, Expr]) -> Expr:
 
 
 def _move(s: Statement, axes: dict[int, Expr]) -> Statement:
-    def f(e: Expr) -> Expr:
-        return _renumber(e, axes)
-
-    if isinstance(s, ArgReduce):
-        return replace(s, value=f(s.value), position=f(s.position))
-    if isinstance(s, (Store, Scatter)):
-        return replace(s, index=f(s.index), value=f(s.value),
-                       mask=None if s.mask is None else f(s.mask))
-    return replace(s, value=f(s.value))
+    return map_statement(s, lambda e: _renumber(e, axes))
 
 
 def _move_stage(st: Stage, axes: dict[int, Expr]) -> Stage:

@@ -18,7 +18,7 @@ from lampion.ir.kernel import Kernel, Program
 from .. import jit
 from .expand import expand_kernel
 from .lower import Lowering
-from .plan import GRAIN_WORK, Plan, choose, units_grain
+from .plan import GRAIN_WORK, Plan, choose, evaluate, units_grain
 
 __all__ = ["Compiled", "compile_kernel", "kernel_text", "steps", "work_of"]
 
@@ -76,6 +76,8 @@ def steps(program: Program) -> list["Step"]:  # noqa: F821 - imported late
 
     out = []
     for call in program.calls:
+        if any(evaluate(n, call.params) == 0 for n in call.kernel.grid):
+            continue  # an empty grid: nothing to run
         compiled = compile_kernel(call.kernel, call.params)
         units, grain = compiled.units_grain(call.params)
         out.append(Step(compiled.address, tuple(call.params), tuple(call.slots), units, grain))

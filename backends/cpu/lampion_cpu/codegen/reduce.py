@@ -5,6 +5,8 @@ May import: lampion, emit, intrinsics, types.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lampion.base import dtype as dt
 from lampion.base.dtype import dtype
 from lampion.ir.kernel import ArgReduce, Reduce, Scan
@@ -17,7 +19,8 @@ from .intrinsics import COMBINE, Site, apply, combine
 class Accumulator:
     """The running state of one statement.
 
-    `parts` registers a vector: 1, or 2 (value and position) for an arg-reduction. In a loop whose
+    `parts` registers a vector: 1, or 2 for an arg-reduction (value and position) and a complex
+    product (real and imaginary part). In a loop whose
     lanes are being reduced, `vector` is the lanes' state between loops and `scalar` that of
     single elements.
     """
@@ -28,7 +31,10 @@ class Accumulator:
         self.dtype: dtype = statement.value.dtype
         self.op = statement.op
         self.arg = isinstance(statement, ArgReduce)
-        self.parts = 2 if self.arg else 1
+        self.imag = getattr(statement, "imag", None)
+        self.kinds = [self.dtype, dt.int64] if self.arg else [self.dtype] * (
+            1 if self.imag is None else 2)
+        self.parts = len(self.kinds)
         self.vector: list[str] = []
         self.scalar: list[str] = []
         self.flushes = (isinstance(statement, Reduce) and self.op == "sum"
@@ -38,16 +44,15 @@ class Accumulator:
 
     def types(self, w: int) -> list[str]:
         """The type of each part."""
-        out = [ty.vec(ty.reg(self.dtype), w)]
-        return out + [ty.vec("i64", w)] if self.arg else out
+        return [ty.vec(ty.reg(d), w) for d in self.kinds]
 
     def empty(self, w: int) -> list[str]:
-        """The neutral state: identity, and position -1."""
-        one = ty.literal(ty.identity(self.op, self.dtype), self.dtype)
+        """The neutral state: identity, and position -1 or imaginary part 0."""
+        values = [ty.identity(self.op, self.dtype), -1 if self.arg else 0][:self.parts]
+        words = [ty.literal(v, d) for v, d in zip(values, self.kinds)]
         if w == 1:
-            return [one, "-1"] if self.arg else [one]
-        out = [f"splat ({ty.reg(self.dtype)} {one})"]
-        return out + ["splat (i64 -1)"] if self.arg else out
+            return words
+        return [f"splat ({ty.reg(d)} {x})" for x, d in zip(words, self.kinds)]
 
     def fresh(self, em: Emitter, w: int, u: int) -> list[tuple[str, str]]:
         """(type, neutral register) of U states, part by part."""
@@ -98,11 +103,27 @@ class Accumulator:
             pos = [site.put(f"select {c} {k}, {it} {x}, {it} {i}")
                    for k, x, i in zip(takes, where, at)]
             return new + pos
-        new = [apply(site, COMBINE[self.op], (h, x), self.dtype) for h, x in zip(held, values)]
+        if self.imag is not None:
+            other = em.value(self.imag)
+            second = em.vectors(other, self.dtype) if vec else other.regs
+            pairs = [self.product(site, (held[k], held[u + k]), (values[k], second[k]))
+                     for k in range(u)]
+            new = [p[0] for p in pairs] + [p[1] for p in pairs]
+        else:
+            new = [apply(site, COMBINE[self.op], (h, x), self.dtype)
+                   for h, x in zip(held, values)]
         if mask is not None:
             c, t = site.raw("i1"), site.t(self.dtype)
             new = [site.put(f"select {c} {mask}, {t} {x}, {t} {h}") for x, h in zip(new, held)]
         return new
+
+    def product(self, s: Site, x: Sequence[str], y: Sequence[str]) -> list[str]:
+        """(ac - bd, ad + bc)."""
+        def f(op: str, a: str, b: str) -> str:
+            return apply(s, op, (a, b), self.dtype)
+
+        return [f("sub", f("mul", x[0], y[0]), f("mul", x[1], y[1])),
+                f("add", f("mul", x[0], y[1]), f("mul", x[1], y[0]))]
 
     def fold(self, em: Emitter, regs: list[str], w: int, u: int) -> None:
         """Join the U states of a finished loop (as a tree) into the lanes' state."""
@@ -115,6 +136,8 @@ class Accumulator:
 
     def merge(self, em: Emitter, a: list[str], b: list[str], w: int) -> list[str]:
         """Two states to one; of equal extremes the smaller position is kept."""
+        if self.imag is not None:
+            return self.product(Site(em, em.here, False, w), a, b)
         if not self.arg:
             return [combine(em, self.op, a[0], b[0], self.dtype, w)]
         s = Site(em, em.here, False, w)
@@ -131,7 +154,7 @@ class Accumulator:
 
     def finish(self, em: Emitter, w: int) -> None:
         """Reduce the lanes (as a tree), add the single elements, and bind the result."""
-        state, types = self.vector, [ty.reg(self.dtype), "i64"][:self.parts]
+        state, types = self.vector, [ty.reg(d) for d in self.kinds]
         while w > 1:
             half = w // 2
             parts: list[list[str]] = []
@@ -150,7 +173,9 @@ class Accumulator:
         """Make the state readable as `ref(name)`."""
         name, n = self.statement.name, len(regs) // self.parts
         if not self.arg:
-            em.bind(("r", name), Val(tuple(regs), vec, em.here))
+            em.bind(("r", name), Val(tuple(regs[:n]), vec, em.here))
+            if self.imag is not None:
+                em.bind(("r", name + ".imag"), Val(tuple(regs[n:]), vec, em.here))
             return
         em.bind(("r", name + "_value"), Val(tuple(regs[:n]), vec, em.here))
         em.bind(("r", name), Val(tuple(regs[n:]), vec, em.here))
