@@ -327,6 +327,7 @@ class KernelOp(Op):
     normalize: Callable[..., Any] | None = field(default=None, repr=False)
     update: Callable[[OpCall], Any] | None = field(default=None, repr=False)
     explain: Callable[..., None] | None = field(default=None, repr=False)
+    detour: "Detour | None" = None
     diff_outputs: int = 99  # how many of the outputs, from the first on, have gradients
     save: tuple[str, ...] = ()
     noutputs: int = 1
@@ -462,9 +463,8 @@ def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
     """Declare an op by a class block with `meta`, `lower` and/or `compose`, `vjp`, `save`."""
     def deco(cls: type) -> Op:
         parts = _block(cls, _COMMON + ("meta", "lower", "vjp", "jvp", "compose", "through",
-                                       "normalize",
-                                       "save", "noutputs", "update", "explain",
-                                       "diff_outputs"))
+                                       "normalize", "save", "noutputs", "update", "explain",
+                                       "diff_outputs", "detour"))
         parts.setdefault("name", cls.__name__)
         parts["save"] = tuple(parts.get("save", ()))
         if "differentiable" not in parts:
