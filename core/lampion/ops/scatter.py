@@ -50,15 +50,18 @@ def same_layout(m):
 
 def put_ranges(call):
     x, out = call.args["input"], []
+    full = index_geometry(x.shape, call.dims, [i.shape for i in call.args["indices"]])[0]
+    if 0 in full:
+        return out
     for j, d in enumerate(call.dims):
         out.append((1 + j, d, x.shape[d], -x.shape[d] if call.negative else 0))
     return out
 
 
-@kernel_op("input: T, indices: T[], dims, op, negative, values: TS")
+@kernel_op("input: T, indices: T[], dims, combine, negative, values: TS")
 class index_put_at:
-    """`input` with `values` (broadcast) combined in at advanced indices; op as in the kernel IR's
-    Scatter ("set", "sum", "prod", "max", "min")."""
+    """`input` with `values` (broadcast) combined in at advanced indices; `combine` is
+    an op of the kernel IR's Scatter ("set", "sum", "prod", "max", "min")."""
 
     where = ()
     out = False
@@ -66,7 +69,7 @@ class index_put_at:
     inplace = True
     explain = checks.explain_by(put_ranges)
 
-    def meta(input, indices, dims, op, negative, values):
+    def meta(input, indices, dims, combine, negative, values):
         value_dtype("Index put", input, values)
         full, _, common = index_geometry(input.shape, dims, [i.shape for i in indices])
         for i, d in zip(indices, dims):
@@ -92,7 +95,7 @@ class index_put_at:
 
     def vjp(ctx, g):
         values = ctx.plan.call.args["values"]
-        gi = g if ctx.op == "sum" else index_put_at.fn(g, ctx.indices, ctx.dims, "set", True, 0)
+        gi = g if ctx.combine == "sum" else index_put_at.fn(g, ctx.indices, ctx.dims, "set", True, 0)
         gv = None
         if isinstance(values, Meta) and ctx.needs("values"):
             from ..autograd.node import sum_to_shape
@@ -106,14 +109,14 @@ def put_call(call):
     out, metas, dims = call.outputs[0], call.args["indices"], call.dims
     full, at, common = index_geometry(out.shape, dims, [i.shape for i in metas])
     k = len(common)
-    n = Nest(f"index_put_{call.op}", full, range(at, at + k), compute=out.dtype)
+    n = Nest(f"index_put_{call.combine}", full, range(at, at + k), compute=out.dtype)
     o = n.output(out, index_layout(out, dims, at, k, full), kind="inout")
     idx = [n.input(i, index_strides(i, at, k, full)) for i in metas]
     v = operand(n, call.args["values"], out.dtype)
     n.start()
     where = index_offset(n, o.offset, idx, [out.shape[d] for d in dims],
                          [out.strides[d] for d in dims])
-    n.scatter(o, where, call.args["op"], v())
+    n.scatter(o, where, call.combine, v())
     return n.call((0, *range(2, 2 + len(metas) + 1)))
 
 
@@ -125,7 +128,7 @@ def scatter_ranges(call):
     return [(1, d, x.shape[d] if x.ndim else 1, 0)]
 
 
-@kernel_op("input: T, dim, index: T, op, src: TS")
+@kernel_op("input: T, dim, index: T, combine, src: TS")
 class scatter_at:
     """`input` with src[i][j] combined in at [index[i][j]][j] (dim 0), and so on for other dims."""
 
@@ -135,7 +138,7 @@ class scatter_at:
     save = ("input", "index", "src", "out")
     explain = checks.explain_by(scatter_ranges)
 
-    def meta(input, dim, index, op, src):
+    def meta(input, dim, index, combine, src):
         value_dtype("scatter()", input, src)
         d = check_gather("scatter", input, dim, index)
         if isinstance(src, Meta) and index.numel:
@@ -164,20 +167,20 @@ def scatter_call(call):
     """The kernel call that combines src into the output slot, line by line."""
     out, i, src = call.outputs[0], call.args["index"], call.args["src"]
     d, shape = wrap_dim(call.dim, out.ndim), line_shape(i)
-    n = Nest(f"scatter_{call.args['op']}", shape, [d], compute=out.dtype)
+    n = Nest(f"scatter_{call.combine}", shape, [d], compute=out.dtype)
     o = n.output(out, line_strides(out, shape, d), kind="inout")
     idx = n.input(i, own_strides(i))
     v = operand(n, src, out.dtype, own_strides(src) if isinstance(src, Meta) else None)
     n.start()
     size, step = (out.shape[d], out.strides[d]) if out.ndim else (1, 1)
     where = o.offset + checks.clamped(idx(), n.of(size)) * n.params.stride(step)
-    n.scatter(o, where, call.args["op"], v())
+    n.scatter(o, where, call.combine, v())
     return n.call((0, 2, 3))
 
 
 def scatter_vjp(ctx, g):
     """Gradients of scatter_at with respect to input and src."""
-    dim, index, op = ctx.dim, ctx.index, ctx.plan.call.args["op"]
+    dim, index, op = ctx.dim, ctx.index, ctx.combine
     src = ctx.src if isinstance(ctx.plan.call.args["src"], Meta) else None
     if op == "sum":
         return g, None, (g.gather(dim, index) if src is not None else None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..base.meta import (broadcast_shapes, expand_strides, infer_size, view_strides, wrap_dim)
 from .registry import view_op
+from .region import place_like
 
 
 @view_op("input: T, dim0, dim1")
@@ -218,12 +219,10 @@ class select:
                              f"{list(m.shape)} at dimension {d}")
         at = index % n
         return (m.shape[:d] + m.shape[d + 1:], m.strides[:d] + m.strides[d + 1:],
-                at * m.strides[d])
+                at * m.strides[d] if m.numel else 0)
 
     def vjp(ctx, g):
-        m = ctx.meta("input")
-        full = g.new_zeros(m.shape)
-        return g.select_scatter_into(full, ctx.dim, ctx.index)
+        return place_like(g, ctx.meta("input"), select.view, ctx.dim, ctx.index)
 
 
 @view_op("input: T, dim, start, stop, step")
@@ -237,11 +236,11 @@ class slice_dim:
         n = max(0, -(-(stop - start) // step))
         shape, strides = list(m.shape), list(m.strides)
         shape[dim], strides[dim] = n, strides[dim] * step
-        return shape, strides, start * m.strides[dim] if n else 0
+        return shape, strides, start * m.strides[dim] if 0 not in shape else 0
 
     def vjp(ctx, g):
-        full = g.new_zeros(ctx.meta("input").shape)
-        return g.slice_scatter_into(full, ctx.dim, ctx.start, ctx.stop, ctx.step)
+        return place_like(g, ctx.meta("input"), slice_dim.view, ctx.dim, ctx.start, ctx.stop,
+                          ctx.step)
 
 
 @view_op("input: T, size, stride, offset=0")
@@ -277,14 +276,12 @@ class diagonal:
         row, col = max(-offset, 0), max(offset, 0)
         n = max(0, min(m.shape[a] - row, m.shape[b] - col))
         keep = [d for d in range(m.ndim) if d not in (a, b)]
-        start = row * m.strides[a] + col * m.strides[b] if n else 0
+        start = row * m.strides[a] + col * m.strides[b] if n and m.numel else 0
         return ([m.shape[d] for d in keep] + [n],
                 [m.strides[d] for d in keep] + [m.strides[a] + m.strides[b]], start)
 
     def vjp(ctx, g):
-        full = g.new_zeros(ctx.meta("input").shape)
-        full.diagonal(ctx.offset, ctx.dim1, ctx.dim2).copy_(g)
-        return full
+        return place_like(g, ctx.meta("input"), diagonal.view, ctx.offset, ctx.dim1, ctx.dim2)
 
 
 @view_op("input: T, dimension, size, step")
