@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lampion.tensor import Tensor
+
 
 class _Ops:
     """Attribute access looks an op up once and keeps it."""
@@ -20,17 +22,23 @@ class _Ops:
         return found
 
 
+# Names that mean something else outside nn.functional.
+_OWN_MEANING = frozenset({"unfold"})
+
+
 def find(name: str) -> Any:
-    """The op `name`: that of nn.functional, else one without a public name, else the top
-    level's.
-    """
-    from lampion.library import lookup
+    """The op `name` of nn.functional, else one without a public name, else the top level's."""
+    from lampion.library import lookup, public
     from lampion.ops.registry import REGISTRY
-    try:
-        return lookup("lampion.nn.functional", name)
-    except AttributeError:
+    found = public("nn.functional").get(name)
+    if found is None and name in _OWN_MEANING:
+        raise AttributeError(f"no op {name!r} is declared for nn.functional")
+    if found is None:
         declared = REGISTRY.get(name)
-        return lookup("lampion", name) if declared is None else declared.fn
+        if declared is not None and not declared.where:
+            return declared.fn
+        return lookup("lampion", name)
+    return getattr(Tensor, found) if isinstance(found, str) else found.fn
 
 
 ops = _Ops()

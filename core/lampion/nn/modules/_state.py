@@ -154,7 +154,7 @@ class StateDict:
             error_msgs.append(f"size mismatch for {key}: copying a param with shape {value.shape} "
                               f"from checkpoint, the shape in current model is {param.shape}.")
             return
-        if param.is_meta and not value.is_meta and not assign:
+        if _on_meta(param) and not _on_meta(value) and not assign:
             warnings.warn(f"for {key}: copying from a non-meta parameter in the checkpoint to a "
                           f"meta "
                           "parameter in the current model, which is a no-op. (Did you mean to pass "
@@ -248,6 +248,10 @@ class _Load:
 
 def _overrides(module: Any, method: str) -> bool:
     return getattr(type(module), method) is not getattr(StateDict, method)
+
+
+def _on_meta(tensor: Tensor) -> bool:
+    return tensor.device.type == "meta"
 
 
 def _is_lazy(param: Any) -> bool:

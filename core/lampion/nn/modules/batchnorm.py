@@ -79,7 +79,7 @@ class _NormBase(Module):
             key = prefix + "num_batches_tracked"
             own = self.num_batches_tracked
             if key not in state_dict:
-                state_dict[key] = own if own is not None and not own.is_meta \
+                state_dict[key] = own if own is not None and own.device.type != "meta" \
                     else lampion.tensor(0, dtype=lampion.long)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 

@@ -517,7 +517,7 @@ class Module(HookRegistration, StateDict):
             try:
                 return tensor.to(device=device, dtype=cast, non_blocking=non_blocking, **extra)
             except NotImplementedError as error:
-                if not tensor.is_meta:
+                if tensor.device.type != "meta":
                     raise
                 raise NotImplementedError(
                     f"{error} Please use lampion.nn.Module.to_empty() instead of "
