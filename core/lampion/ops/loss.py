@@ -269,7 +269,8 @@ def _program(call, rows_call, x, target, axis, acc, ninputs):
 
 @kernel_op("input: T, target: T, weight: T?, label_smoothing: S, ignore_index, reduction")
 class cross_entropy_classes:
-    """(loss, logsumexp of every row, total weight) for class targets.
+    """(loss, logsumexp of every row, total weight) for class targets; the total weight is only
+    written for the mean.
 
     The loss of a row is w_t (1 - s) (lse - x_t) + s / C sum_c w_c (lse - x_c); ignored rows
     count neither in the sum nor in the mean's divisor.
@@ -382,7 +383,7 @@ class cross_entropy_backward:
         one = wt * (1.0 - smoothing)
         rest = smoothing / classes
         value = p * (one + rest * sum_w) - E.select(hit, one, 0.0) - rest * here
-        scale = g.outer() / total.outer()
+        scale = g.outer() / total.outer() if call.reduction == "mean" else g.outer()
         n.store(o, E.select(ok, value * scale, 0.0))
         return n.program()
 
@@ -401,7 +402,9 @@ class cross_entropy_backward:
         rest = label_smoothing / c
         sum_w = c if w is None else w.sum()
         value = p * (one + rest * sum_w) - hot * one - (rest if w is None else rest * w)
-        scale = (grad / total) if not grad.meta.ndim else (grad / total).unsqueeze(axis)
+        scale = grad / total if reduction == "mean" else grad
+        if grad.meta.ndim:
+            scale = scale.unsqueeze(axis)
         return value * ok.unsqueeze(axis).to(input.meta.dtype) * scale
 
 

@@ -1,0 +1,229 @@
+"""Reductions built on the basic ones: products, norms, distances, counts, NaN-ignoring sums.
+
+Floor 3.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..base import dtype as dt
+from ..base.meta import wrap_dim, wrap_dims
+from ..ir import expr as E
+from ..runtime.lowering import Nest, convert, reduced_strides
+from .reduce import (expand_reduced, float_only, lower_reduction, need_elements,
+                     reduced_shape, sum_dtype)
+from .registry import REGISTRY, composite, kernel_op
+
+
+def _where(condition, a, b):
+    return REGISTRY["where"].fn(condition, a, b)
+
+
+@kernel_op("input: T, dims, keepdim=False, *, dtype=None")
+class prod_dims:
+    """Product over dims; integers and bool give int64."""
+
+    where = ()
+    save = ("input", "out")
+
+    def meta(input, dims, keepdim, dtype):
+        return [(sum_dtype(input.dtype, dtype), reduced_shape(input.shape, dims, keepdim))]
+
+    def lower(call):
+        acc = dt.opmath(call.outputs[0].dtype)
+        return lower_reduction(call, "prod", call.dims, call.keepdim, acc,
+                               lambda v: convert(v, acc))
+
+    def vjp(ctx, g):
+        m, x = ctx.meta("input"), ctx.input
+        dims = ctx.dims
+        if not m.ndim or not dims:
+            return (g.to(m.dtype),)
+        g = expand_reduced(g, m, dims, ctx.keepdim)
+        if not (x.detach() == 0).any().item():
+            y = expand_reduced(ctx.out, m, dims, ctx.keepdim)
+            return ((g * y / x).to(m.dtype),)
+        return ((g * _others(x.to(g.meta.dtype), dims)).to(m.dtype),)
+
+
+def _others(x, dims):
+    """For every element the product of the others in its group, without dividing: running
+    products from both ends."""
+    keep = [d for d in range(x.meta.ndim) if d not in dims]
+    order = keep + list(dims)
+    rows = x.permute(*order)
+    shape = rows.meta.shape
+    rows = rows.reshape(*shape[:len(keep)], -1)
+    n = rows.meta.shape[-1]
+    one = rows.narrow(-1, 0, 1) * 0 + 1
+    cat = REGISTRY["cat"].fn
+    before = cat([one, rows.narrow(-1, 0, n - 1).cumprod(-1)], -1)
+    after = cat([rows.narrow(-1, 1, n - 1).flip(-1).cumprod(-1).flip(-1), one], -1)
+    back = [order.index(d) for d in range(x.meta.ndim)]
+    return (before * after).reshape(*shape).permute(*back)
+
+
+@composite(method=True)
+def prod(input, dim=None, keepdim=False, *, dtype=None):
+    """Product of all elements or along one dim."""
+    n = input.meta.ndim
+    dims = wrap_dims(dim, n, op="prod")
+    return prod_dims.fn(input, dims, keepdim, dtype=dtype)
+
+
+@composite(method=True)
+def nansum(input, dim=None, keepdim=False, *, dtype=None):
+    """Sum with NaN as 0."""
+    if input.meta.dtype.kind == "c":
+        raise RuntimeError("nansum does not support complex inputs")
+    x = _where(input.isnan(), 0.0, input) if input.meta.dtype.kind == "f" else input
+    return REGISTRY["sum"].fn(x, dim, keepdim, dtype=dtype)
+
+
+@composite(method=True)
+def nanmean(input, dim=None, keepdim=False, *, dtype=None):
+    """Mean of the elements that are not NaN."""
+    float_only("nanmean", input.meta.dtype, "expected input to have floating point or complex "
+               "dtype.")
+    count = (~input.isnan()).sum(dim, keepdim)
+    return nansum.fn(input, dim, keepdim, dtype=dtype) / count
+
+
+@composite(method=True)
+def count_nonzero(input, dim=None):
+    """How many elements are not zero."""
+    return (input != 0).sum(dim)
+
+
+@composite(method=True, out=False)
+def aminmax(input, *, dim=None, keepdim=False):
+    """(smallest, largest) over one dim or all."""
+    from collections import namedtuple
+
+    pair = namedtuple("aminmax", ("min", "max"))
+    dims = () if dim is None else dim
+    return pair(REGISTRY["amin"].fn(input, dims, keepdim),
+                REGISTRY["amax"].fn(input, dims, keepdim))
+
+
+@composite(method=True, out=False)
+def trace(input):
+    """Sum of a matrix's diagonal."""
+    if input.meta.ndim != 2:
+        raise RuntimeError(f"trace: expected a matrix, but got tensor with dim {input.meta.ndim}")
+    return input.diagonal().sum()
+
+
+# ---------------------------------------------------------------- norms
+
+@kernel_op("input: T, dims, keepdim, kind, p: S")
+class norm_dims:
+    """The p-norm over dims in one pass; kind is "two", "one", "max", "min", "zero" or "power"."""
+
+    where = ()
+    save = ("input", "out", "p")
+
+    def meta(input, dims, keepdim, kind, p):
+        if kind in ("max", "min"):
+            need_elements("linalg.vector_norm", input, dims)
+        return [(input.dtype.to_real(), reduced_shape(input.shape, dims, keepdim))]
+
+    def lower(call):
+        x, out = call.inputs[0], call.outputs[0]
+        acc = dt.opmath(out.dtype)
+        n = Nest(f"norm_{call.kind}", x.shape, call.dims, compute=acc)
+        o = n.output(out, reduced_strides(out, x.shape, call.dims, call.keepdim))
+        a = n.input(x)
+        p = E.cast(n.scalar(), acc)
+        n.start()
+        v = E.abs_(a())
+        value = {"two": lambda: E.sqrt(n.reduce("sum", v * v)),
+                 "one": lambda: n.reduce("sum", v),
+                 "max": lambda: n.reduce("max", v), "min": lambda: n.reduce("min", v),
+                 "zero": lambda: n.reduce("sum", E.select(E.eq(v, 0.0), 0.0, 1.0)),
+                 "power": lambda: E.op("pow", n.reduce("sum", E.op("pow", v, p)), 1.0 / p),
+                 }[call.kind]()
+        n.store(o, value, inner=False)
+        return n.program()
+
+    def vjp(ctx, g):
+        m, x, p = ctx.meta("input"), ctx.input, ctx.p
+        y = expand_reduced(ctx.out, m, ctx.dims, ctx.keepdim)
+        g = expand_reduced(g, m, ctx.dims, ctx.keepdim)
+        kind = ctx.kind
+        if kind == "zero":
+            return (x * 0,)
+        if kind == "one":
+            return (g * x.sgn(),)
+        if kind == "two":
+            return (_where(y == 0, 0.0, x * (g / y)),)
+        size = x.abs()
+        if kind in ("max", "min"):
+            hit = (size == y).to(size.meta.dtype)
+            return (x.sgn() * hit * (g / hit.sum(ctx.dims, True)),)
+        if p < 1:
+            slope = _where(size == 0, 0.0, size ** (p - 1))
+        else:
+            slope = size ** (p - 1)
+        return (_where(y == 0, 0.0, x.sgn() * slope * (g / y ** (p - 1))),)
+
+
+def _kind(p):
+    return {2.0: "two", 1.0: "one", math.inf: "max", -math.inf: "min", 0.0: "zero"}.get(
+        float(p), "power")
+
+
+@composite(where=("linalg",))
+def vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
+    """(sum |x|**ord) ** (1/ord) over `dim`; inf and -inf give extremes, 0 counts nonzeros."""
+    float_only("linalg.vector_norm", dtype or x.meta.dtype, "expected a floating point or complex "
+               "tensor as input.")
+    if dtype is not None:
+        x = x.to(dtype)
+    return norm_dims.fn(x, wrap_dims(dim, x.meta.ndim), keepdim, _kind(ord), float(ord))
+
+
+@composite(method=True)
+def norm(input, p="fro", dim=None, keepdim=False, dtype=None):
+    """Vector norm over `dim` (all dims if None); "fro" is the 2-norm, "nuc" needs two dims."""
+    if p == "nuc":
+        s = REGISTRY["linalg_svdvals"].fn(input)
+        return s.sum(-1)
+    return vector_norm.fn(input, 2 if p in ("fro", None) else p, dim, keepdim, dtype=dtype)
+
+
+@composite(method=True)
+def dist(input, other, p=2):
+    """p-norm of input - other."""
+    return vector_norm.fn(input - other, p)
+
+
+@composite
+def cdist(x1, x2, p=2.0, compute_mode="use_mm_for_euclid_dist_if_necessary"):
+    """Distances between all rows of x1 [..., P, M] and x2 [..., R, M]."""
+    if x1.meta.shape[-1] != x2.meta.shape[-1]:
+        raise RuntimeError(f"X1 and X2 must have the same number of columns. X1: "
+                           f"{x1.meta.shape[-1]} X2: {x2.meta.shape[-1]}")
+    return vector_norm.fn(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+
+
+@composite
+def pdist(input, p=2.0):
+    """Distances between all pairs of rows, i < j, as one dim."""
+    n = input.meta.shape[0]
+    full = cdist.fn(input, input, p)
+    at = REGISTRY["triu_indices"].fn(n, n, 1, device=input.meta.device)
+    return full[at[0], at[1]]
+
+
+@composite(method=True)
+def renorm(input, p, dim, maxnorm):
+    """Scale down every slice along `dim` whose p-norm exceeds `maxnorm`."""
+    d = wrap_dim(dim, input.meta.ndim)
+    others = tuple(k for k in range(input.meta.ndim) if k != d)
+    size = vector_norm.fn(input, p, others, True)
+    return input * _where(size > maxnorm, maxnorm / (size + 1e-7), 1.0)
+
+
+
