@@ -1,0 +1,170 @@
+"""Scaled dot product attention.
+
+Floor 3. Two products around `attention_softmax`, one kernel that scales, masks and normalises the
+scores. Grouped heads share keys and values through broadcast batch dims, without copies.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..base import dtype as dt
+from ..base.meta import broadcast_shapes
+from ..ir import expr as E
+from ..runtime.lowering import Nest, convert
+from .contract import fitted, gemm
+from .registry import REGISTRY, composite, kernel_op
+
+
+def _rows(call, x):
+    """A nest over rows of scores: the last dim is the inner loop."""
+    return Nest(call.op, x.shape, [x.ndim - 1], compute=dt.opmath(x.dtype), merge=False)
+
+
+@kernel_op("scores: T, mask: T?, scale, causal")
+class attention_softmax:
+    """softmax(scores * scale) over the last dim, where allowed: a bool mask says where, a float
+    mask is added, `causal` allows column <= row. A row with nothing allowed is 0."""
+
+    where = ()
+    out = False
+    save = ("out",)
+
+    def meta(scores, mask, scale, causal):
+        if mask is not None and broadcast_shapes(scores.shape, mask.shape) != scores.shape:
+            raise RuntimeError(f"The expanded size of the mask {list(mask.shape)} must match the "
+                               f"attention scores {list(scores.shape)}")
+        return [(scores.dtype, scores.shape)]
+
+    def lower(call):
+        x, out = call.scores, call.outputs[0]
+        n = _rows(call, x)
+        o, a = n.output(out, out.strides), n.input(x)
+        m = None if call.mask is None else n.input(call.mask)
+        n.start()
+        value = convert(a(), n.compute) * call.scale
+        if m is not None:
+            value = E.select(m(), value, -math.inf) if m.dtype.kind == "b" \
+                else value + convert(m(), n.compute)
+        if call.causal:
+            value = E.select(n.coord(x.ndim - 1) <= n.coord(x.ndim - 2), value, -math.inf)
+        top = n.reduce("max", value)
+        top = E.select(E.eq(top, -math.inf), 0.0, top)
+        total = n.reduce("sum", E.exp(value - top))
+        n.store(o, E.select(E.eq(total, 0.0), 0.0, E.exp(value - top) / total))
+        return n.program()
+
+    def vjp(ctx, g):
+        gs = attention_softmax_backward.fn(g, ctx.out, ctx.scale)
+        gm = None
+        m = ctx.meta("mask")
+        if m is not None and m.dtype.kind == "f" and ctx.needs("mask"):
+            gm = fitted(gs / ctx.scale, _Like(m)).to(m.dtype)
+        return gs, gm
+
+
+class _Like:
+    def __init__(self, m):
+        self.meta = m
+
+
+@kernel_op("grad: T, output: T, scale")
+class attention_softmax_backward:
+    """scale * y * (g - sum(g * y)) over the last dim."""
+
+    where = ()
+    out = False
+    save = ("grad", "output")
+
+    def meta(grad, output, scale):
+        return [(output.dtype, output.shape)]
+
+    def lower(call):
+        g, y, out = call.grad, call.output, call.outputs[0]
+        n = Nest(call.op, y.shape, [y.ndim - 1], compute=dt.opmath(y.dtype))
+        o, a, b = n.output(out, out.strides), n.input(g), n.input(y)
+        n.start()
+        total = n.reduce("sum", convert(a(), n.compute) * convert(b(), n.compute))
+        n.store(o, convert(b(), n.compute) * (convert(a(), n.compute) - total) * call.scale)
+        return n.program()
+
+    def vjp(ctx, gg):
+        g, y = ctx.grad, ctx.output
+        inner = (g * y).sum(-1, True)
+        cross = (gg * y).sum(-1, True)
+        return (attention_softmax_backward.fn(gg, y, ctx.scale),
+                (gg * (g - inner) - g * cross) * ctx.scale)
+
+
+def check_attention(q, k, v, mask, causal):
+    """PyTorch's checks of ranks, dtypes, sizes and the mask."""
+    for name, m in (("Query", q), ("Key", k), ("Value", v)):
+        if m.ndim < 2:
+            raise RuntimeError(f"scaled_dot_product_attention: Expected query, key, and value to "
+                               f"all be  at least 2 dimensional, but got {name} dim: {m.ndim}")
+        if m.dtype.kind != "f":
+            raise RuntimeError(f"scaled_dot_product_attention: {name} must be floating point, not "
+                               f"{m.dtype!r}")
+    if not q.dtype is k.dtype is v.dtype:
+        raise RuntimeError("Expected query, key, and value to have the same dtype, but got "
+                           f"query.dtype: {q.dtype!r} key.dtype: {k.dtype!r} and value.dtype: "
+                           f"{v.dtype!r} instead.")
+    if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+        raise RuntimeError(
+            f"scaled_dot_product_attention: query {list(q.shape)}, key {list(k.shape)} and value "
+            f"{list(v.shape)} do not fit: query and key share the last dim, key and value the "
+            "second to last")
+    if mask is None:
+        return
+    if causal:
+        raise RuntimeError("_scaled_dot_product_attention: Explicit attn_mask should not be set "
+                           "when is_causal=True")
+    if mask.dtype.kind != "b" and mask.dtype is not q.dtype:
+        raise RuntimeError("Expected attn_mask dtype to be bool or float or to match query dtype, "
+                           f"but got attn_mask.dtype: {mask.dtype!r} and  query.dtype: "
+                           f"{q.dtype!r} instead.")
+
+
+def grouped(query, key, value, mask):
+    """Operands of shape (..., groups, repeats, rows, width): heads that share a key side by side."""
+    heads, shared = query.meta.shape[-3], key.meta.shape[-3]
+    if shared == 0 or heads % shared or value.meta.shape[-3] != shared:
+        raise RuntimeError("Number of heads in key and value must divide the number of heads in "
+                           f"query: got {heads} and {shared}")
+    repeats = heads // shared
+    query = query.unflatten(-3, (shared, repeats))
+    key, value = key.unsqueeze(-3), value.unsqueeze(-3)
+    if mask is not None and mask.meta.ndim > 2:
+        mask = mask.unflatten(-3, (shared, repeats)) if mask.meta.shape[-3] == heads \
+            else mask.unsqueeze(-3)
+    return query, key, value, mask
+
+
+@composite(where=("nn.functional",), out=False)
+def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0,
+                                 is_causal=False, scale=None, enable_gqa=False):
+    """softmax(query @ key.T * scale + mask) @ value.
+
+    query (..., heads, L, E), key (..., heads, S, E), value (..., heads, S, V) give
+    (..., heads, L, V). A bool `attn_mask` is True where a query may look; a float one is added.
+    `scale` is 1 / sqrt(E) unless given. With enable_gqa, key and value may have fewer heads.
+
+    >>> q = lampion.ones(1, 2, 3, 4)
+    >>> lampion.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).shape
+    Size([1, 2, 3, 4])
+    """
+    check_attention(query.meta, key.meta, value.meta,
+                    None if attn_mask is None else attn_mask.meta, is_causal)
+    if scale is None:
+        width = query.meta.shape[-1]
+        scale = 1.0 / math.sqrt(width) if width else 1.0
+    regroup = enable_gqa and query.meta.ndim > 2 and (
+        query.meta.shape[-3] != key.meta.shape[-3])
+    if regroup:
+        query, key, value, attn_mask = grouped(query, key, value, attn_mask)
+    scores = gemm.fn(query, key, False, True)
+    weights = attention_softmax.fn(scores, attn_mask, float(scale), bool(is_causal))
+    if dropout_p > 0.0:
+        weights = REGISTRY["dropout"].fn(weights, dropout_p, True)
+    out = gemm.fn(weights, value, False, False)
+    return out.flatten(-4, -3) if regroup else out
