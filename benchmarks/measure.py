@@ -1,0 +1,83 @@
+"""Timing two implementations against each other: interleaved in one process, medians, ratios.
+
+A lone time on a shared machine proves nothing; a ratio of medians of alternating runs does.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+
+class Row(NamedTuple):
+    """One line of a table: seconds a call of ours and of the rival's."""
+
+    name: str
+    ours: float
+    theirs: float
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster we are."""
+        return self.theirs / self.ours
+
+
+def repetitions(fn: Callable[[], Any], target: float) -> int:
+    """How many calls take about `target` seconds."""
+    fn()
+    n = 1
+    while True:
+        start = time.perf_counter()
+        for _ in range(n):
+            fn()
+        spent = time.perf_counter() - start
+        if spent > target / 4 or n >= 1 << 20:
+            return max(1, int(n * target / max(spent, 1e-9)))
+        n *= 4
+
+
+def versus(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], *, rounds: int = 11,
+           target: float = 2e-3, note: str = "") -> Row:
+    """Alternate the two for `rounds` rounds of about `target` seconds each; medians."""
+    counts = [repetitions(f, target) for f in (ours, theirs)]
+    spent: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for k, f in enumerate((ours, theirs)):
+            n = counts[k]
+            start = time.perf_counter()
+            for _ in range(n):
+                f()
+            spent[k].append((time.perf_counter() - start) / n)
+    return Row(name, statistics.median(spent[0]), statistics.median(spent[1]), note)
+
+
+def geomean(values: Sequence[float]) -> float:
+    """Geometric mean."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def duration(seconds: float) -> str:
+    """A time with three digits and a unit."""
+    for unit, scale in (("ns", 1e9), ("µs", 1e6), ("ms", 1e3)):
+        if seconds * scale < 1000:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def table(title: str, rows: Sequence[Row], floor: float) -> str:
+    """A Markdown table with the geometric mean; rows under `floor` are marked."""
+    lines = [f"### {title}", "", "| what | lampion | torch | torch / lampion | |",
+             "|---|---:|---:|---:|---|"]
+    for r in rows:
+        mark = r.note if r.ratio >= floor else f"**below {floor:g}** {r.note}"
+        lines.append(f"| {r.name} | {duration(r.ours)} | {duration(r.theirs)} | "
+                     f"{r.ratio:.2f} | {mark} |")
+    mean = geomean([r.ratio for r in rows])
+    worst = min(rows, key=lambda r: r.ratio)
+    lines += ["", f"Geometric mean **{mean:.2f}x** over {len(rows)}; worst {worst.ratio:.2f}x "
+              f"({worst.name}).", ""]
+    return "\n".join(lines)

@@ -1,0 +1,143 @@
+"""Run the benchmarks: `python benchmarks/run.py [calls|kernels|library|training|opencl|start]`.
+
+Everything is measured against torch in the same process, alternating; prints Markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from measure import Row, table, versus
+
+SUITES = ("calls", "kernels", "library", "training", "opencl", "start")
+
+
+def calls(lampion: Any, torch: Any) -> None:
+    """Call cost at 4 elements."""
+    import calls as module
+
+    for record in (False, True):
+        print(table(f"Calls on 4 elements, {'recording' if record else 'not recording'}",
+                    module.rows(lampion, torch, record), 1 / 1.5), flush=True)
+
+
+def kernels(lampion: Any, torch: Any) -> None:
+    """Eager kernels by size."""
+    import kernels as module
+
+    for size in module.SIZES:
+        print(table(f"Eager kernels, {size} float32 elements",
+                    module.rows(lampion, torch, size), 0.8), flush=True)
+
+
+def library(lampion: Any, torch: Any) -> None:
+    """Matrix products and convolutions."""
+    import kernels as module
+
+    print(table("Matrix products and convolutions, float32", module.library(lampion, torch), 0.95))
+
+
+def training(lampion: Any, torch: Any) -> None:
+    """Whole training steps, and the memory they take at their peak."""
+    import training as module
+
+    print(table("Training steps, float32", module.rows(lampion, torch), 1.0))
+    print(module.memory())
+
+
+def opencl(lampion: Any, torch: Any) -> None:
+    """The OpenCL device against torch on the CPU, and the cost of a launch."""
+    import numpy as np
+
+    rows: list[Row] = []
+    source = np.random.default_rng(0).standard_normal((2, 1 << 20)).astype("float32")
+    x, y = (lampion.from_numpy(s).to("opencl") for s in source)
+    tx, ty = (torch.from_numpy(s) for s in source)
+    sync = lambda: lampion.synchronize("opencl")  # noqa: E731
+
+    def done(f: Any) -> Any:
+        def run() -> None:
+            f()
+            sync()
+        return run
+
+    for name, f, g in (("add", lambda: x + y, lambda: tx + ty),
+                       ("mul", lambda: x * y, lambda: tx * ty),
+                       ("exp", lambda: x.exp(), lambda: tx.exp()),
+                       ("relu", lambda: x.relu(), lambda: tx.relu()),
+                       ("tanh", lambda: x.tanh(), lambda: tx.tanh()),
+                       ("sum", lambda: x.sum(), lambda: tx.sum())):
+        rows.append(versus(f"{name}, 1M", done(f), g, rounds=9, target=2e-2))
+    print(table("OpenCL device against torch on the CPU", rows, 1.0))
+    a, b = x[:4].clone(), y[:4].clone()
+    spent = []
+    for _ in range(15):
+        start = time.perf_counter()
+        for _ in range(500):
+            a + b
+        spent.append((time.perf_counter() - start) / 500)
+        sync()
+    print(f"add of 4 elements, call and enqueue: {statistics.median(spent) * 1e6:.2f} µs\n")
+
+
+def start(lampion: Any, torch: Any) -> None:
+    """Import time of both, in fresh processes, and the size of what is installed."""
+    code = {"lampion": "import lampion", "torch": "import torch"}
+    times: dict[str, list[float]] = {n: [] for n in code}
+    for _ in range(7):
+        for n, c in code.items():
+            t = time.perf_counter()
+            subprocess.run([sys.executable, "-c", c], check=True)
+            times[n].append(time.perf_counter() - t)
+    empty = []
+    for _ in range(7):
+        t = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        empty.append(time.perf_counter() - t)
+    base = statistics.median(empty)
+    print("### Start\n")
+    for n in code:
+        print(f"- `import {n}`: {statistics.median(times[n]) - base:.3f} s over an empty process")
+    for n in ("lampion", "lampion_cpu", "torch", "llvmlite", "scipy", "numpy"):
+        size = installed_size(n)
+        if size:
+            print(f"- installed size of {n}: {size / 1e6:.0f} MB")
+    print()
+
+
+def installed_size(name: str) -> int:
+    """Bytes of a package's folder."""
+    import importlib.util
+
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return 0
+    return sum(f.stat().st_size for root in spec.submodule_search_locations
+               for f in Path(root).rglob("*") if f.is_file() and "__pycache__" not in f.parts)
+
+
+def main() -> None:
+    """Parse arguments and run the suites asked for."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("suite", nargs="*", choices=[*SUITES, []], help="default: all but opencl")
+    args = p.parse_args()
+    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+    import lampion
+    import torch
+
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, "
+          f"{torch.get_num_threads()} threads, {platform.machine()}\n")
+    for name in args.suite or [s for s in SUITES if s != "opencl"]:
+        globals()[name](lampion, torch)
+
+
+if __name__ == "__main__":
+    main()
