@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from .base.dtype import by_name, dtype
-from .utils._pt.storages import StoredMemory, allocate, of_tensor
+from .base.dtype import dtype
+from .utils._pt.storages import StoredMemory
 
 
 def _rebuild_tensor(storage: StoredMemory, storage_offset: int, size: Any, stride: Any) -> Any:
@@ -99,53 +99,6 @@ def _rebuild_from_type_v2(func: Any, new_type: type, args: Any, state: Any) -> A
     else:
         _set_tensor_state(made, state)
     return made
-
-
-# -- pickle.dumps and copies between processes: the bytes travel inside the pickle ----------------
-
-
-def _rebuild_storage(data: Any, dtype_name: str, device: str, nbytes: int) -> StoredMemory:
-    """Memory filled with `data`, on the device it came from."""
-    made = allocate(nbytes, by_name(dtype_name), device)
-    made.fill(data)
-    return made
-
-
-class _Bytes:
-    """Pickles as the call that makes memory with the same bytes."""
-
-    __slots__ = ("memory",)
-
-    def __init__(self, memory: StoredMemory) -> None:
-        self.memory = memory
-
-    def __reduce__(self) -> Any:
-        memory = self.memory
-        kind = memory.dtype.name  # type: ignore[union-attr]
-        return _rebuild_storage, (bytes(memory.host_bytes()), kind, memory.location, memory.nbytes)
-
-
-def reduce_tensor(tensor: Any, protocol: int = 2) -> Any:
-    """What `Tensor.__reduce_ex__` returns: tensors pickle with the bytes of their storage.
-
-    The value, dtype, strides, device, requires_grad and attributes survive. A tensor that covers
-    only part of its storage takes just its own elements along, and tensors that share memory are
-    separate afterwards (`lampion.save` keeps the sharing).
-    """
-    plain = tensor.detach()
-    if plain.meta.span != plain.data_.base.nbytes or plain.data_.offset:
-        plain = plain.clone()
-    memory = of_tensor(plain)
-    geometry = plain.meta
-    args = (
-        _Bytes(memory),
-        0,
-        tuple(geometry.shape),
-        tuple(geometry.strides),
-        tensor.requires_grad,
-        OrderedDict(),
-    )
-    return wrap_reduce(tensor, _rebuild_tensor_v2, args)
 
 
 def wrap_reduce(tensor: Any, func: Any, args: tuple[Any, ...]) -> Any:
