@@ -167,8 +167,8 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None,
         padding_idx = _padding_row(padding_idx, weight)
     if max_norm is not None:
         _renormalize(weight, input, max_norm, norm_type)
-    return ops.embedding(input, weight, padding_idx=padding_idx,
-                         scale_grad_by_freq=scale_grad_by_freq)
+    return ops.embedding(weight, input, -1 if padding_idx is None else padding_idx,
+                         scale_grad_by_freq)
 
 
 def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
@@ -201,7 +201,7 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
         flat, bag_of = flat.index_select(0, kept), bag_of.index_select(0, kept)
         if per_sample_weights is not None:
             per_sample_weights = per_sample_weights.index_select(0, kept)
-    rows = ops.embedding(flat, weight, padding_idx=None, scale_grad_by_freq=scale_grad_by_freq)
+    rows = ops.embedding(weight, flat, -1, scale_grad_by_freq)
     if per_sample_weights is not None:
         rows = rows * per_sample_weights.unsqueeze(1)
     return _reduce_bags(rows, bag_of, len(starts) - 1, mode)
