@@ -249,6 +249,12 @@ eq, ne, select, abs_ = (_function("eq"), _function("ne"), _function("select"), _
 complex_, real, imag = _function("complex"), _function("real"), _function("imag")
 
 
+def rarely(condition: Any, seldom: Any, usual: Any) -> Expr:
+    """select(condition, seldom, usual), where the condition hardly ever holds and `seldom` is
+    long: a printer may branch around it."""
+    return node("select", tuple(map(wrap, (condition, seldom, usual))), "rare")
+
+
 def cast(x: Any, d: dtype) -> Expr:
     """Convert to dtype `d` (float -> int saturates, NaN -> 0)."""
     return node("cast", (wrap(x),), d)
@@ -268,12 +274,27 @@ def by_type(**cases: Any) -> Expr:
     return node("by_type", tuple(map(wrap, cases.values())), tuple(cases))
 
 
-def resolve(roots: Sequence[Expr], d: dtype) -> list[Expr]:
-    """Settle every `by_type` for computation in dtype `d`."""
-    if not any(e.op == "by_type" for e in walk(roots)):
-        return list(roots)
+# name -> (definition in expressions, derivative rule (adjoint, node) -> adjoints of the operands)
+FUNCTIONS: dict[str, tuple[Callable[..., Expr], Callable[..., tuple[Expr, ...]]]] = {}
 
+
+def call(name: str, *args: Any) -> Expr:
+    """A function of `FUNCTIONS` as one node: it is differentiated by its own rule, and replaced
+    by its definition when a kernel is typed."""
+    return node("call", tuple(map(wrap, args)), name)
+
+
+def resolve(roots: Sequence[Expr], d: dtype) -> list[Expr]:
+    """Settle every `by_type` for computation in dtype `d`, and expand every `call`."""
+    while any(e.op in ("by_type", "call") for e in walk(roots)):
+        roots = _resolve(roots, d)
+    return list(roots)
+
+
+def _resolve(roots: Sequence[Expr], d: dtype) -> list[Expr]:
     def pick(e: Expr, args: tuple[Expr, ...]) -> Expr:
+        if e.op == "call":
+            return FUNCTIONS[e.value][0](*args)
         if e.op != "by_type":
             return rebuild(e, args)
         for match in (lambda k: k == d.name, lambda k: k != "other" and d.kind in k
@@ -433,7 +454,7 @@ def typed(roots: Sequence[Expr], env: Mapping[str, dtype], compute: dtype) -> li
         if e.op == "select":
             d = join(args[1:])
             return node("select", (convert(args[0], dt.bool_), convert(args[1], d),
-                                   convert(args[2], d)), None, d)
+                                   convert(args[2], d)), e.value, d)
         d = join(args)
         if kind == "float" and d.kind not in "fc":
             d = floating

@@ -8,7 +8,7 @@ are in docs/accuracy.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..base import dtype as dt
 from ..base.dtype import dtype
@@ -129,22 +129,31 @@ def expm1(x: Expr, f: Format) -> Expr:
 
 # ---- logarithms ----
 
-def split(x: Expr, f: Format) -> tuple[Expr, Expr]:
-    """(m, e) with x = m 2**e and sqrt(1/2) <= m < sqrt(2), for positive finite x."""
-    small = x < f.smallest_normal
-    scaled = select(small, x * 2.0**f.mantissa, x)
-    bits = bitcast(scaled, f.int)
+def split_normal(x: Expr, f: Format) -> tuple[Expr, Expr]:
+    """(m, e) with x = m 2**e and sqrt(1/2) <= m < sqrt(2), for positive normal x."""
+    bits = bitcast(x, f.int)
     root_half = {F32: 0x3F3504F3, F64: 0x3FE6A09E667F3BCD}[f]
     k = op("shr", bits - const(root_half, f.int), const(f.mantissa, f.int))
     m = bitcast(bits - op("shl", k, const(f.mantissa, f.int)), f.dtype)
-    e = E.cast(k, f.dtype)
+    return m, E.cast(k, f.dtype)
+
+
+def split(x: Expr, f: Format) -> tuple[Expr, Expr]:
+    """The same for any positive finite x."""
+    small = x < f.smallest_normal
+    m, e = split_normal(select(small, x * 2.0**f.mantissa, x), f)
     return m, select(small, e - float(f.mantissa), e)
 
 
-def log_specials(y: Expr, x: Expr) -> Expr:
-    """-inf at 0, NaN below, inf at inf."""
+def of_logarithm(x: Expr, f: Format, finish: Callable[[Expr, Expr], Expr]) -> Expr:
+    """`finish(m, e)` of the parts of x; -inf at 0, NaN below, inf at inf.
+
+    Zero, subnormal, negative and infinite numbers are rare enough for a path of their own.
+    """
+    usual = op("and", x >= f.smallest_normal, x < INF)
     special = select(E.eq(x, 0.0), -INF, select(x > 0.0, x, NAN))
-    return select(op("and", x > 0.0, x < INF), y, special)
+    slow = select(op("and", x > 0.0, x < INF), finish(*split(x, f)), special)
+    return E.rarely(op("not", usual), slow, finish(*split_normal(x, f)))
 
 
 def log_reduced(frac: Expr, e: Expr, f: Format) -> Expr:
@@ -167,15 +176,13 @@ def log_reduced(frac: Expr, e: Expr, f: Format) -> Expr:
 
 def log(x: Expr, f: Format) -> Expr:
     """Mantissa around 1 and exponent from the bits; see `log_reduced`."""
-    m, e = split(x, f)
-    return log_specials(log_reduced(m - 1.0, e, f), x)
+    return of_logarithm(x, f, lambda m, e: log_reduced(m - 1.0, e, f))
 
 
 def log1p(x: Expr, f: Format) -> Expr:
     """The exponent comes from 1 + x, the fraction from x itself: 2**-e x + (2**-e - 1)."""
     u = 1.0 + x
-    _, e = split(u, f)
-    e = select(u < INF, e, 0.0)
+    _, e = split_normal(u, f)
     scale = ldexp(const(1.0), -e)
     frac = fma(x, scale, scale - 1.0)
     y = select(E.eq(x, 0.0), x, log_reduced(frac, e, f))  # keeps -0
@@ -184,36 +191,47 @@ def log1p(x: Expr, f: Format) -> Expr:
 
 
 def log2(x: Expr, f: Format) -> Expr:
-    """e + t p(t) (float32); e + log(m)/ln 2 with a two-part 1/ln 2 (float64)."""
-    m, e = split(x, f)
-    t = m - 1.0
+    """e + (t + t p(t)) (float32); e + log(m)/ln 2 with a two-part 1/ln 2 (float64)."""
     if f is F32:
-        return log_specials(fma(t, polynomial(t, f.table("LOG2")), e), x)
-    hi, lo = log_mantissa(m, f)
-    high, low = 1.4426950408889634, 2.0355273740931033e-17
-    p, q = times(hi, const(high))
-    q = q + fma(hi, const(low), lo * high)
-    s, r = quick_sum(e, p)
-    s2, r2 = quick_sum(p, e)
-    big = E.ne(e, 0.0)
-    return log_specials(select(big, s, s2) + (select(big, r, r2) + q), x)
+        def short(m: Expr, e: Expr) -> Expr:
+            t = m - 1.0
+            return e + fma(t, polynomial(t, f.table("LOG2")), t)
+
+        return of_logarithm(x, f, short)
+
+    def finish(m: Expr, e: Expr) -> Expr:
+        p, q = scaled_log(m, (1.4426950408889634, 2.0355273740931033e-17), f)
+        s, r = two_sum(e, p)
+        return s + (r + q)
+
+    return of_logarithm(x, f, finish)
 
 
 def log10(x: Expr, f: Format) -> Expr:
-    """e log10(2) + t p(t), log10(2) in two parts."""
-    m, e = split(x, f)
-    t = m - 1.0
+    """e log10(2) + (t/2 + t p(t)), log10(2) in two parts."""
     if f is F32:
-        y = fma(e, const(7.9034151667e-07), t * polynomial(t, f.table("LOG10")))
-        return log_specials(fma(e, const(3.0102920532e-01), y), x)
+        def short(m: Expr, e: Expr) -> Expr:
+            t = m - 1.0
+            y = fma(t, polynomial(t, f.table("LOG10")), 0.5 * t)
+            y = fma(e, const(7.9034151667e-07), y)
+            return fma(e, const(3.0102920532e-01), y)
+
+        return of_logarithm(x, f, short)
+
+    def finish(m: Expr, e: Expr) -> Expr:
+        p, q = scaled_log(m, (0.4342944819032518, 1.098319650216765e-17), f)
+        y = fma(e, const(3.69423907715893078616e-13), q)
+        s, r = two_sum(e * 3.01029995663611771306e-01, p)  # exact: 32 bits times 11
+        return s + (r + y)
+
+    return of_logarithm(x, f, finish)
+
+
+def scaled_log(m: Expr, scale: tuple[float, float], f: Format) -> tuple[Expr, Expr]:
+    """log(m) times a two-part constant, in double length."""
     hi, lo = log_mantissa(m, f)
-    high, low = 0.4342944819032518, 1.098319650216765e-17
-    p, q = times(hi, const(high))
-    q = q + fma(hi, const(low), lo * high)
-    y = fma(e, const(3.69423907715893078616e-13), q)
-    top = e * 3.01029995663611771306e-01  # exact: 32 bits times 11
-    s, r = two_sum(top, p)
-    return log_specials(s + (r + y), x)
+    p, q = times(hi, const(scale[0]))
+    return p, q + fma(hi, const(scale[1]), lo * scale[0])
 
 
 # ---- double-length arithmetic ----
@@ -268,29 +286,47 @@ def log_mantissa(m: Expr, f: Format) -> tuple[Expr, Expr]:
 
 def power(x: Expr, y: Expr, f: Format) -> Expr:
     """x**y = 2**(y log2|x|), the logarithm and its product with y in double length; the special
-    cases are C's."""
-    a = E.abs_(x)
-    m, e = split(a, f)
-    hi, lo = log_mantissa(m, f)
-    # log2: times 1/ln 2 in two parts, then plus the exponent
-    high, low = {F32: (1.4426950216293335, 1.925963033500e-08),
-                 F64: (1.4426950408889634, 2.0355273740931033e-17)}[f]
-    p, q = times(hi, const(high))
-    q = q + fma(hi, const(low), lo * high)
+    cases are C's, and have a path of their own."""
+    limit = 120.0 if f is F32 else 1000.0
+    m, e = split_normal(x, f)
+    t, u = _times_log2(y, m, e, f)
+    usual = op("and", op("and", x >= f.smallest_normal, x < INF), E.abs_(t) < limit)
+    return E.rarely(op("not", usual), _power_slow(x, y, f), _exp2_sum(t, u, f))
+
+
+def _times_log2(y: Expr, m: Expr, e: Expr, f: Format) -> tuple[Expr, Expr]:
+    """y log2(m 2**e) in double length."""
+    hi, lo = _log2_sum(m, e, f)
+    t, u = times(y, hi)
+    return t, fma(y, lo, u)
+
+
+def _log2_sum(m: Expr, e: Expr, f: Format) -> tuple[Expr, Expr]:
+    scale = {F32: (1.4426950216293335, 1.925963033500e-08),
+             F64: (1.4426950408889634, 2.0355273740931033e-17)}[f]
+    p, q = scaled_log(m, scale, f)
     s, r = two_sum(e, p)
-    l_hi, l_lo = quick_sum(s, r + q)
-    l_hi = select(E.eq(a, 0.0), -INF, select(a < INF, l_hi, a))  # NaN passes as a
-    finite = op("and", a > 0.0, a < INF)
-    l_lo = select(finite, l_lo, 0.0)
-    t, u = times(y, l_hi)
-    u = fma(y, l_lo, u)
-    limit = 160.0 if f is F32 else 1200.0
-    inside = E.abs_(t) < limit
-    t = select(t > limit, limit, select(t < -limit, -limit, t))
-    u = select(inside, u, 0.0)
+    return quick_sum(s, r + q)
+
+
+def _exp2_sum(t: Expr, u: Expr, f: Format) -> Expr:
+    """2**(t + u), u small."""
     n = E.round_(t)
     v = (t - n) + u
-    magnitude = ldexp(fma(v, polynomial(v, f.table("EXP2")), const(1.0)), n)
+    return ldexp(fma(v, polynomial(v, f.table("EXP2")), const(1.0)), n)
+
+
+def _power_slow(x: Expr, y: Expr, f: Format) -> Expr:
+    """x**y for every x and y."""
+    a = E.abs_(x)
+    hi, lo = _log2_sum(*split(a, f), f)
+    hi = select(E.eq(a, 0.0), -INF, select(a < INF, hi, a))  # NaN passes as a
+    lo = select(op("and", a > 0.0, a < INF), lo, 0.0)
+    t, u = times(y, hi)
+    u = fma(y, lo, u)
+    limit = 160.0 if f is F32 else 1200.0
+    u = select(E.abs_(t) < limit, u, 0.0)
+    magnitude = _exp2_sum(clamp(t, -limit, limit), u, f)
     return _power_specials(x, y, a, magnitude)
 
 

@@ -16,17 +16,19 @@ from .math_trig import sinpi_magnitude
 
 
 def erf(x: Expr, f: Format) -> Expr:
-    """Below 1 an odd polynomial; beyond, 1 - exp(p(|x|)) with p fitted to log(erfc) (float32) or
-    1 - erfc (float64)."""
+    """float32: -expm1(-(a + a p(a))), a = |x|, p fitted to -log(erfc(a))/a - 1: relative precision down to 0
+    without a second branch. float64: below 1 an odd polynomial, beyond it 1 - erfc."""
     a = E.abs_(x)
+    if f is F32:
+        b = select(a > 3.95, 3.95, a)
+        y = fma(b, polynomial(b, f.table("ERF_Q")), b)
+        n, r = reduce_exp(-y, f)
+        p = fma(r * r, polynomial(r, f.table("EXP")), r)
+        scale = ldexp(const(1.0), n)
+        return copysign(E.abs_(fma(scale, p, scale - 1.0)), x, f)
     z = x * x
     small = fma(x, polynomial(z, f.table("ERF")), x)
-    if f is F32:
-        b = select(a > 4.0, 1.5, a - 2.5)
-        n, r = reduce_exp(polynomial(b, f.table("LOG_ERFC")), f)
-        big = 1.0 - ldexp(exp_mantissa(r, f), n)
-    else:
-        big = 1.0 - _erfc_positive(select(a > 7.0, 7.0, a), f)
+    big = 1.0 - _erfc_positive(select(a > 7.0, 7.0, a), f)
     return select(a < 1.0, small, select(E.ne(x, x), x, copysign(big, x, f)))
 
 
@@ -70,7 +72,7 @@ def lgamma(x: Expr, f: Format) -> Expr:
     reflected = select(y < 2.0 ** -(f.mantissa + 10), -log(y, f),
                        math.log(math.pi) - log(y * sine, f) - positive)
     reflected = select(E.eq(E.trunc(x), x), INF, reflected)
-    result = select(x > 0.0, positive, reflected)
+    result = E.rarely(x < 0.0, reflected, positive)
     return select(E.eq(y, INF), INF, select(E.ne(x, x), x, result))
 
 
@@ -116,7 +118,7 @@ def integer_power(x: Expr, n: Expr, d: dtype) -> Expr:
         result = select(bit, result * square, result)
         square = square * square
     if bits > 6:
-        result = select(E.ne(op("shr", e, const(6, wide)), zero), result, short)
+        result = E.rarely(E.ne(op("shr", e, const(6, wide)), zero), result, short)
     if d.kind == "i":
         odd = E.ne(op("and", e, one), zero)
         unit = select(E.eq(base, one), one, select(

@@ -147,7 +147,7 @@ def _circular(x: Expr, f: Format, finish: Callable[[Expr, Expr], Expr]) -> Expr:
     q = select(negative, -q, q)
     r = select(negative, -r, r)
     far = select(a < INF, finish(q, r), NAN)
-    return select(a > NEAR[f.name], far, near)
+    return E.rarely(a > NEAR[f.name], far, near)
 
 
 def sin(x: Expr, f: Format) -> Expr:

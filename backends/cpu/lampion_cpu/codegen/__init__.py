@@ -36,6 +36,7 @@ class Compiled(NamedTuple):
 
 
 _compiled: dict[tuple[str, Plan], Compiled] = {}
+_expanded: dict[str, Kernel] = {}
 _lock = threading.Lock()
 
 
@@ -54,19 +55,21 @@ def compile_kernel(kernel: Kernel, params: Sequence[int], plan: Plan | None = No
     The code is right for every `params`; the sizes only steer which axis is vectorised. Raises
     ValueError for an intrinsic or type that cannot be printed.
     """
+    expanded = _expanded.get(kernel.key)
+    if expanded is None:
+        expanded = _expanded[kernel.key] = expand_kernel(kernel)
     if plan is None:
-        plan = choose(kernel, params, jit.host_vector_bits())
+        plan = choose(expanded, params, jit.host_vector_bits())
     key = (kernel.key, plan)
     found = _compiled.get(key)
     if found is None:
         with _lock:
             found = _compiled.get(key)
             if found is None:
-                expanded = expand_kernel(kernel)
                 symbol, text, needs = kernel_text(expanded, plan)
                 symbols = {name: _libm(name) for name in sorted(needs)}
                 address = jit.compile_ir(text, [symbol], symbols)[symbol]
-                found = _compiled[key] = Compiled(address, kernel, plan)
+                found = _compiled[key] = Compiled(address, expanded, plan)
     return found
 
 

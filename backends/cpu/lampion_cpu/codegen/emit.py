@@ -73,7 +73,6 @@ class Emitter:
         self.bits, self.features = bits, features
         self.declares: set[str] = set()
         self.symbols: set[str] = set()
-        self.rare: dict[int, int] = {}
         self.spare = False
         self.stream = False  # stores of the loop being written go around the caches
         self.used_stream = False

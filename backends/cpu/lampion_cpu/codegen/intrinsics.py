@@ -16,6 +16,7 @@ from lampion.ir.expr import Expr
 from . import memory
 from . import types as ty
 from .emit import Emitter, Scope, Val
+from .plan import is_rare
 
 _FLOAT = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _INT = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor"}
@@ -24,47 +25,13 @@ _BOOL = {"add": "or", "mul": "and", "maximum": "or", "minimum": "and", "and": "a
 _FCMP = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
 _UNARY = {"sqrt": "llvm.sqrt", "floor": "llvm.floor", "ceil": "llvm.ceil", "trunc": "llvm.trunc",
           "round": "llvm.roundeven"}
-RARE_COST = 24  # a select arm this much work long, used nowhere else, gets a branch around it
 
 
 def operands(em: Emitter, e: Expr) -> Sequence[Expr]:
     """The operands that must be emitted before `e` (loads address their own)."""
     if e.op == "load":
         return ()
-    if e.op == "select":
-        rare = rare_arm(em, e)
-        if rare:
-            return (e.args[0], e.args[3 - rare])
-    return e.args
-
-
-def rare_arm(em: Emitter, e: Expr) -> int:
-    """1 or 2 if that arm of a select is long and exclusive (so worth a branch), else 0."""
-    found = em.rare.get(id(e))
-    if found is None:
-        found = em.rare[id(e)] = _rare_arm(e)
-    return found
-
-
-def _rare_arm(e: Expr) -> int:
-    _, a, b = e.args
-    na, nb = _reach(a, set()), _reach(b, set())
-    only_a, only_b = len(na - nb), len(nb - na)
-    if only_a >= RARE_COST and only_a >= only_b:
-        return 1
-    if only_b >= RARE_COST:
-        return 2
-    return 0
-
-
-def _reach(e: Expr, seen: set[int]) -> set[int]:
-    stack = [e]
-    while stack:
-        x = stack.pop()
-        if id(x) not in seen and x.args:
-            seen.add(id(x))
-            stack.extend(x.args)
-    return seen
+    return (e.args[0], e.args[2]) if is_rare(e) else e.args
 
 
 class Site:
@@ -124,10 +91,8 @@ def emit_node(em: Emitter, e: Expr, scope: Scope) -> Val:
     if e.op == "load":
         return memory.load(em, e, scope, vec)
     site = Site(em, scope, vec)
-    if e.op == "select":
-        rare = rare_arm(em, e)
-        if rare:
-            return _lazy_select(site, e, rare)
+    if is_rare(e):
+        return _lazy_select(site, e)
     parts = [site.get(a) for a in e.args]
     ds = [a.dtype for a in e.args]
     written = 1 if vec and em.alike(e) else site.count
@@ -151,14 +116,11 @@ def _index(em: Emitter, e: Expr, scope: Scope, vec: bool) -> Val:
     return Val(tuple(out), True, scope)
 
 
-def _lazy_select(site: Site, e: Expr, rare: int) -> Val:
+def _lazy_select(site: Site, e: Expr) -> Val:
     """The rare arm runs only if some lane wants it."""
     em, scope = site.em, site.scope
     assert e.dtype is not None
-    cond, common = site.get(e.args[0]), site.get(e.args[3 - rare])
-    arm = e.args[rare]
-    wanted = [c if rare == 1 else site.put(f"xor {site.raw('i1')} {c}, {site.lit(1, dt.bool_)}")
-              for c in cond]
+    wanted, arm, common = site.get(e.args[0]), e.args[1], site.get(e.args[2])
     condition = wanted[0]
     for w in wanted[1:]:
         condition = site.put(f"or {site.raw('i1')} {condition}, {w}")

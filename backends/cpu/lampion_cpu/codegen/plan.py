@@ -89,8 +89,14 @@ def data_roots(kernel: Kernel) -> list[Expr]:
     return roots
 
 
+def is_rare(e: Expr) -> bool:
+    """Whether `e` is a select whose first arm is worth a branch around it."""
+    return e.op == "select" and e.value == "rare"
+
+
 def data_nodes(roots: Iterable[Expr]) -> list[Expr]:
-    """Nodes that compute data: walks from the roots without entering load indices."""
+    """Nodes that usually compute data: walks from the roots without entering load indices or
+    arms of selects that rarely run."""
     seen: set[int] = set()
     out: list[Expr] = []
     stack = list(roots)
@@ -100,7 +106,10 @@ def data_nodes(roots: Iterable[Expr]) -> list[Expr]:
             continue
         seen.add(id(e))
         out.append(e)
-        stack.extend(e.args[1:] if e.op == "load" else e.args)
+        if is_rare(e):
+            stack += [e.args[0], e.args[2]]
+        else:
+            stack.extend(e.args[1:] if e.op == "load" else e.args)
     return out
 
 
@@ -148,7 +157,8 @@ def lane_width(kernel: Kernel, bits: int) -> int:
 
 
 def _is_index(e: Expr) -> bool:
-    return all(x.op in ("index", "param", "const") for x in walk([e]) if not x.args)
+    return all(x.op != "load" and (x.args or x.op in ("index", "param", "const"))
+               for x in walk([e]))
 
 
 def choose(kernel: Kernel, params: Sequence[int], bits: int) -> Plan:
