@@ -151,6 +151,19 @@ def test_hooks_wrap_the_step_of_a_users_subclass():
     assert optimizer.step() == "mine" and calls == [1]
 
 
+def test_hooks_run_once_around_a_step_that_calls_its_base():
+    class Mine(SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            return "mine"
+
+    optimizer, calls = Mine([leaf(1)]), []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("post"))
+    assert optimizer.step() == "mine" and calls == ["pre", "post"]
+    assert optimizer.step() == "mine" and len(calls) == 4
+
+
 def trained(steps=3):
     a, b = leaf(1, 2), leaf(3)
     optimizer = Adam([{"params": [a]}, {"params": [b], "lr": 0.5}], lr=0.1)

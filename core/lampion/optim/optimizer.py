@@ -67,22 +67,30 @@ def register_optimizer_step_post_hook(hook: Callable[..., Any]) -> RemovableHand
 
 
 def _with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a class's `step` so that hooks run around it; without hooks it costs two tests."""
+    """Wrap a class's `step` so that hooks run around it; without hooks it costs four tests.
+
+    A subclass's step that calls the base's runs them once, around the outer one.
+    """
 
     @functools.wraps(step)
     def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        if _global_pre_hooks or self._optimizer_step_pre_hooks:
-            hooks = itertools.chain(
-                list(_global_pre_hooks.values()), list(self._optimizer_step_pre_hooks.values())
-            )
-            for hook in hooks:
+        hooked = (
+            _global_pre_hooks
+            or _global_post_hooks
+            or self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+        )
+        if not hooked or self._stepping:
+            return step(self, *args, **kwargs)
+        self._stepping = True
+        try:
+            for hook in [*_global_pre_hooks.values(), *self._optimizer_step_pre_hooks.values()]:
                 args, kwargs = _replaced_arguments(self, step, hook, args, kwargs)
-        result = step(self, *args, **kwargs)
-        if _global_post_hooks or self._optimizer_step_post_hooks:
-            for hook in itertools.chain(
-                list(self._optimizer_step_post_hooks.values()), list(_global_post_hooks.values())
-            ):
+            result = step(self, *args, **kwargs)
+            for hook in [*self._optimizer_step_post_hooks.values(), *_global_post_hooks.values()]:
                 hook(self, (self, *args), kwargs)
+        finally:
+            self._stepping = False
         return result
 
     wrapper.hooked = True  # type: ignore[attr-defined]
@@ -126,6 +134,8 @@ class Optimizer:
         "_optimizer_load_state_dict_pre_hooks",
         "_optimizer_load_state_dict_post_hooks",
     )
+
+    _stepping = False  # inside a step whose hooks run already
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
