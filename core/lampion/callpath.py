@@ -180,6 +180,9 @@ def _launch_body(op: R.Op, launch: list[str], nodes: list[str], slow: str) -> li
         lines += [f"    return finish_many(p, p.launch({args}), ({edges}{',' if edges else ''}), "
                   f"{values})"]
         return lines
+    if op.differentiable and len(nodes) <= 4 and [n[0] for n in nodes].count("?") == 1 \
+            and not any(n[0] == "*" for n in nodes):
+        return lines + _optional_body(launch, nodes, values)
     lines += ["    r = new(Tensor)", f"    r.data_ = p.launch({args})", "    r.meta = p.meta",
               "    r.root = r.kids = None"]
     live = [n for n in nodes if n != "None"]
@@ -207,6 +210,28 @@ def _launch_body(op: R.Op, launch: list[str], nodes: list[str], slow: str) -> li
         return lines
     edges = _gather(nodes, "node", [])
     return lines + [f"    return finish_one(p, r, ({edges},), {values})"]
+
+
+def _optional_body(launch: list[str], nodes: list[str], values: str) -> list[str]:
+    """A call with one optional tensor, branching on whether it is there."""
+    at = next(n for n in nodes if n[0] == "?")
+    x = at[1:]
+    present = ", ".join(f"{x}.data_" if a == at else a for a in launch)
+    absent = ", ".join(a for a in launch if a != at)
+    edges = [f"e{k}" for k in range(len(nodes))]
+    own = edges[nodes.index(at)]
+    lines = ["    r = new(Tensor)", "    r.meta = p.meta", "    r.root = r.kids = None"]
+    lines += [f"    {e} = {n}" for e, n in zip(edges, nodes) if n != at]
+    lines += [f"    if {x} is None:", f"        r.data_ = p.launch({absent})",
+              f"        {own} = None",
+              "    else:", f"        r.data_ = p.launch({present})", f"        {own} = {x}.node",
+              f"    if ({' or '.join(e + ' is not None' for e in edges)}) and p.diff "
+              "and mode.enabled:",
+              f"        edges = ({', '.join(e for e in edges if e != own)},) if {x} is None "
+              f"else ({', '.join(edges)},)",
+              f"        r.node = record(p, edges, {values}, (r,), True)",
+              "    else:", "        r.node = None", "    return r"]
+    return lines
 
 
 def _view_body(op: R.Op) -> list[str]:
