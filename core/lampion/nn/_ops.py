@@ -22,8 +22,9 @@ class _Ops:
         return found
 
 
-# Names that mean something else outside nn.functional.
-_OWN_MEANING = frozenset({"unfold"})
+# Compositions of nn._resize, which stand in where no op of that name is declared for nn.functional
+# (unfold means something else outside of it).
+_COMPOSED = frozenset({"fold", "interpolate", "unfold"})
 
 
 def find(name: str) -> Any:
@@ -31,8 +32,9 @@ def find(name: str) -> Any:
     from lampion.library import lookup, public
     from lampion.ops.registry import REGISTRY
     found = public("nn.functional").get(name)
-    if found is None and name in _OWN_MEANING:
-        raise AttributeError(f"no op {name!r} is declared for nn.functional")
+    if found is None and name in _COMPOSED:
+        from lampion.nn import _resize
+        return getattr(_resize, name)
     if found is None:
         declared = REGISTRY.get(name)
         if declared is not None and not declared.where:
