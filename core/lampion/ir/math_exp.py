@@ -148,12 +148,13 @@ def split(x: Expr, f: Format) -> tuple[Expr, Expr]:
 def of_logarithm(x: Expr, f: Format, finish: Callable[[Expr, Expr], Expr]) -> Expr:
     """`finish(m, e)` of the parts of x; -inf at 0, NaN below, inf at inf.
 
-    Zero, subnormal, negative and infinite numbers are rare enough for a path of their own.
+    Subnormal numbers are rare enough for a path of their own.
     """
-    usual = op("and", x >= f.smallest_normal, x < INF)
-    special = select(E.eq(x, 0.0), -INF, select(x > 0.0, x, NAN))
-    slow = select(op("and", x > 0.0, x < INF), finish(*split(x, f)), special)
-    return E.rarely(op("not", usual), slow, finish(*split_normal(x, f)))
+    positive = x > 0.0
+    subnormal = op("and", positive, x < f.smallest_normal)
+    y = E.rarely(subnormal, finish(*split(x, f)), finish(*split_normal(x, f)))
+    special = select(E.eq(x, 0.0), -INF, select(positive, x, NAN))
+    return select(op("and", positive, x < INF), y, special)
 
 
 def log_reduced(frac: Expr, e: Expr, f: Format) -> Expr:
@@ -288,10 +289,19 @@ def power(x: Expr, y: Expr, f: Format) -> Expr:
     """x**y = 2**(y log2|x|), the logarithm and its product with y in double length; the special
     cases are C's, and have a path of their own."""
     limit = 120.0 if f is F32 else 1000.0
-    m, e = split_normal(x, f)
-    t, u = _times_log2(y, m, e, f)
-    usual = op("and", op("and", x >= f.smallest_normal, x < INF), E.abs_(t) < limit)
-    return E.rarely(op("not", usual), _power_slow(x, y, f), _exp2_sum(t, u, f))
+    a = E.abs_(x)
+    t, u = _times_log2(y, *split_normal(a, f), f)
+    usual = op("and", op("and", a >= f.smallest_normal, a < INF), E.abs_(t) < limit)
+    z = _exp2_sum(t, u, f)
+    whole, odd = _parity(y)
+    signed = select(x < 0.0, select(whole, select(odd, -z, z), NAN), z)
+    return E.rarely(op("not", usual), _power_slow(x, y, f), signed)
+
+
+def _parity(y: Expr) -> tuple[Expr, Expr]:
+    """(y is an integer, y is an odd integer)."""
+    whole, half = E.eq(E.trunc(y), y), y * 0.5
+    return whole, op("and", whole, E.ne(E.trunc(half), half))
 
 
 def _times_log2(y: Expr, m: Expr, e: Expr, f: Format) -> tuple[Expr, Expr]:
@@ -331,9 +341,7 @@ def _power_slow(x: Expr, y: Expr, f: Format) -> Expr:
 
 
 def _power_specials(x: Expr, y: Expr, a: Expr, magnitude: Expr) -> Expr:
-    whole = E.eq(E.trunc(y), y)
-    half = y * 0.5
-    odd = op("and", whole, E.ne(E.trunc(half), half))
+    whole, odd = _parity(y)
     # the sign of x matters where it is negative, -0 included: 1/x tells
     negative = op("or", x < 0.0, op("and", E.eq(x, 0.0), 1.0 / x < 0.0))
     result = select(op("and", odd, negative), -magnitude, magnitude)

@@ -16,8 +16,8 @@ from .math_trig import sinpi_magnitude
 
 
 def erf(x: Expr, f: Format) -> Expr:
-    """float32: -expm1(-(a + a p(a))), a = |x|, p fitted to -log(erfc(a))/a - 1: relative precision down to 0
-    without a second branch. float64: below 1 an odd polynomial, beyond it 1 - erfc."""
+    """float32: -expm1(-(a + a p(a))), a = |x|, p fitted to -log(erfc(a))/a - 1, which is precise
+    down to 0 without a second branch. float64: below 1 an odd polynomial, beyond it 1 - erfc."""
     a = E.abs_(x)
     if f is F32:
         b = select(a > 3.95, 3.95, a)
