@@ -12,8 +12,20 @@ from lampion.base import dtype as dt
 from lampion.base.device import device
 from lampion.ir import expr as E
 from lampion.ir import interpret
-from lampion.ir.kernel import (Arg, ArgReduce, Kernel, KernelCall, Params, Program, Reduce, Scan,
-                               Scatter, Stage, Store, dot)
+from lampion.ir.kernel import (
+    Arg,
+    ArgReduce,
+    Kernel,
+    KernelCall,
+    Params,
+    Program,
+    Reduce,
+    Scan,
+    Scatter,
+    Stage,
+    Store,
+    dot,
+)
 
 REAL = [d for d in dt.ALL if d.kind != "c"]
 NUMBERS = [d for d in REAL if d.kind != "b"]

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lampion.base.dtype import dtype
-from lampion.ir import cfamily_lanes, cfamily_threads, expr as E
+from lampion.ir import cfamily_lanes, cfamily_threads
+from lampion.ir import expr as E
 from lampion.ir.expr import Expr
 from lampion.ir.kernel import Kernel, Stage
 from lampion.ir.math import expand

@@ -215,7 +215,7 @@ def _pack_source(device: "Device", d: dtype, nr: int, nb: int, strides: Sequence
     """
     memory, arithmetic, load = _source_type(d)
     turned = d is dt.float32 and strides[0] == 1 and strides[1] != 1
-    integers = ["n", "k", "bk", "bn"] + [f"d{j}" for j in range(nb)] + [f"bs{j}" for j in range(nb)]
+    integers = ["n", "k", "bk", "bn", *(f"{x}{j}" for x in ("d", "bs") for j in range(nb))]
     item = load.format("b[i * bk + j * bn]" if strides[1] != 1 else "b[i * bk + j]")
     blocks = [f"    for (; i + 8 <= k1; i += 8) for (int j = 0; j < {nr}; j += 8)",
               f"      turn(b + i + j * bn, bn, p + i * {nr} + j, {nr});"] if turned else []

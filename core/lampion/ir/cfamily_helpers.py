@@ -450,12 +450,13 @@ def bitcast(e: Emitter, v: Val, d: dtype) -> str:
         u = e.dialect.vector("ushort", v.lanes)
         return f"{_half_in(e, d, v.lanes)}({e.dialect.bits(u, text)})"
     if src.kind == "b":
-        text = e.dialect.convert("uchar", v.lanes, text) + (" & 1" if v.lanes == 1 else
-                                                            f" & ({e.dialect.vector('uchar', v.lanes)})1")
+        one = f"({e.dialect.vector('uchar', v.lanes)})1"
+        text = f"({e.dialect.vector('uchar', v.lanes)})({e.dialect.convert('uchar', v.lanes, text)}"
+        text += f" & {one})"
     return e.dialect.bits(e.dialect.vector(e.dialect.value_type(d), v.lanes), text)
 
 
-# -- 16-bit floats: words in memory, float in registers ---------------------------------------------
+# -- 16-bit floats: words in memory, float in registers -------------------------------------------
 
 _BF16_OUT = """{inline} {H} {name}({F} x) {{
   const {U} u = {bits};

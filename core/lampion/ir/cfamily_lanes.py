@@ -13,7 +13,8 @@ with the square root of the length at worst.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from ..base import dtype as dt
@@ -40,12 +41,13 @@ TILE = 16        # rows that are walked together where reads are transposed
 
 class Variant(NamedTuple):
     """Which loops to print: shape "grid" or "row", the vector axis (a grid axis, or -1), lanes,
-    and the grid axis that is tiled with it (-1: none)."""
+    the grid axis that is tiled with it (-1: none), and how many vectors a loop step takes."""
 
     shape: str
     axis: int
     lanes: int
     tile: int = -1
+    unroll: int = 1
 
 
 _SIZE_OPS = ("add", "sub", "mul", "neg", "idiv", "fmod", "maximum", "minimum")
@@ -129,6 +131,8 @@ def choose(kernel: Kernel, params: Sequence[int], max_lanes: int = 16) -> Varian
     lanes = min(max_lanes, 8 if widest(kernel) == 8 else 16)
     if ordered(kernel):
         return Variant("grid", len(grid) - 1, 1)
+    if any(x.op == "index" for s in kernel.stages for x in walk(list(s.ranges))):
+        return Variant("row", -1, 1)  # ranges differ between grid points
     inner = _row_length(kernel, ranges)
     fits = [k for k, n in enumerate(grid) if n >= lanes]
     best = max(fits, key=lambda k: (unit_strides(kernel, k), k), default=-1)
@@ -139,10 +143,27 @@ def choose(kernel: Kernel, params: Sequence[int], max_lanes: int = 16) -> Varian
         row = inner >= lanes and (best < 0 or along >= unit_strides(kernel, best)
                                   or points < 2 * lanes)
         if row or best < 0:
-            return Variant("row", -1, lanes if inner >= lanes else 1)
+            wide = _unroll(kernel, lanes, inner)
+            return Variant("row", -1, lanes if inner >= lanes else 1, -1, wide)
     if best < 0:
         return Variant("grid", len(grid) - 1, 1)
-    return Variant("grid", best, lanes, _tile_axis(kernel, grid, best))
+    wide = _unroll(kernel, lanes, grid[best]) if inner else 1
+    return Variant("grid", best, lanes, _tile_axis(kernel, grid, best), wide)
+
+
+def _unroll(kernel: Kernel, lanes: int, length: int) -> int:
+    """Vectors a step: several where the work is short, to hide latencies."""
+    cost = 0
+    for stage in kernel.stages:
+        if sequential(stage) or any(isinstance(s, ArgReduce) for s in stage.body):
+            return 1
+        if not stage.ranges and not all(isinstance(s, Store) for s in stage.body):
+            return 1
+        if stage.ranges:
+            values = [s.value for s in stage.body if isinstance(s, (Reduce, Store))]
+            cost += sum(1 for e in walk(values) if e.args and e.dtype is not dt.int64)
+    n = 4 if cost <= 8 else 2 if cost <= 24 else 1
+    return n if length >= 2 * n * lanes else 1
 
 
 def _row_length(kernel: Kernel, ranges: Sequence[Sequence[int]]) -> int:
@@ -188,7 +209,8 @@ def geometry(kernel: Kernel, variant: Variant, params: Sequence[int], units: int
     outer = _product(grid) // max(n, 1)
     width = min(n, max(variant.lanes, -(-GRAIN // work)))
     if width < n:
-        width = -(-width // variant.lanes) * variant.lanes
+        step = variant.lanes * variant.unroll
+        width = -(-width // step) * step
     height = 1
     if width >= n:
         width = n
@@ -212,6 +234,8 @@ class _Printer:
         self.kernel, self.dialect, self.variant = kernel, dialect, variant
         self.e = Emitter(kernel, dialect)
         self.first_range = len(kernel.grid)
+        self.copies = 1      # vectors that the current block handles side by side
+        self.copy_refs: list[dict[str, Val]] = [self.e.refs]
 
     def print(self) -> None:
         e = self.e
@@ -233,9 +257,10 @@ class _Printer:
             return
         self._outer_loop(outer, grid)
         e.line("long x = x0;")
-        if self.variant.lanes > 1:
-            e.open(f"for (; x + {self.variant.lanes} <= x1; x += {self.variant.lanes})")
-            self._grid_points(axis, self.variant.lanes)
+        for copies in {self.variant.unroll: 0, 1: 0} if self.variant.lanes > 1 else ():
+            step = copies * self.variant.lanes
+            e.open(f"for (; x + {step} <= x1; x += {step})")
+            self._grid_points(axis, self.variant.lanes, copies)
             e.close()
         e.open("for (; x < x1; ++x)")
         self._grid_points(axis, 1)
@@ -254,11 +279,31 @@ class _Printer:
             self._close_outer(outer, grid)
             e.close()
 
-    def _grid_points(self, axis: int, lanes: int) -> None:
+    def _grid_points(self, axis: int, lanes: int, copies: int = 1) -> None:
         self.e.bind(axis, "x")
         self._set_lanes(lanes, axis)
+        self.copies, self.copy_refs = copies, [{} for _ in range(copies)]
+        self.e.refs = self.copy_refs[0]
         self._points()
+        self.copies, self.copy_refs = 1, [self.e.refs]
         self._set_lanes(1, None)
+
+    def _each_copy(self, axis: int, name: str, body: Callable[[int], None]) -> None:
+        """Print `body(k)` for every vector that the block handles, `axis` moved along."""
+        e = self.e
+        if self.copies == 1:
+            body(0)
+            return
+        own = self.copy_refs[0] is not self.copy_refs[1]
+        for k in range(self.copies):
+            e.open("")
+            e.bind(axis, f"({name} + {k * self.variant.lanes})")
+            # what follows from a vector's own results must not be shared with the others
+            e.refs = {n: v._replace(level=e.level) for n, v in self.copy_refs[k].items()
+                      } if own else self.copy_refs[k]
+            body(k)
+            e.close()
+        e.bind(axis, name)
 
     def _set_lanes(self, lanes: int, axis: int | None) -> None:
         self.e.lanes, self.e.vaxis = lanes, axis
@@ -305,95 +350,115 @@ class _Printer:
     def _points(self) -> None:
         for stage in self.kernel.stages:
             if not stage.ranges:
-                for s in stage.body:
-                    self._statement(s)
+                self._each_copy(self.variant.axis, "x", partial(self._statements, stage.body))
             elif self.variant.shape == "row" and not sequential(stage):
                 self._row_stage(stage)
             else:
                 self._looped_stage(stage)
 
+    def _statements(self, body: Sequence[Statement], _: int) -> None:
+        for s in body:
+            self._statement(s)
+
     def _looped_stage(self, stage: Stage) -> None:
         """All ranges one by one; in a grid variant every lane has its own grid point."""
-        accumulators = _Accumulators(self, stage, self.e.lanes)
+        sums = [_Accumulators(self, stage, self.e.lanes) for _ in range(self.copies)]
         scans = {s.name: self._begin_scan(s) for s in stage.body if isinstance(s, Scan)}
-        depth = self._open_ranges(stage, len(stage.ranges))
-        accumulators.open_block(depth)
-        for s in stage.body:
-            if isinstance(s, Scan):
-                self._step_scan(s, scans[s.name])
-            elif not accumulators.step(s):
-                self._statement(s)
-        self._close_ranges(depth, accumulators)
-        accumulators.finish()
 
-    def _open_ranges(self, stage: Stage, count: int) -> int:
-        """Open loops over the first `count` ranges (the innermost in blocks of BLOCK)."""
-        e, opened = self.e, 0
-        for k in range(count):
-            n = e.value(stage.ranges[k]).text
-            r = e.fresh("r")
-            if k == len(stage.ranges) - 1:
-                end = e.fresh("e")
-                e.open(f"for (long {r} = 0; {r} < {n};)")
-                e.line(f"const long {end} = {least(f'{r} + {BLOCK}', n)};")
-                self._block = (f"for (; {r} < {end}; ++{r})", self.first_range + k, r)
-                opened += 1
-            else:
-                e.open(f"for (long {r} = 0; {r} < {n}; ++{r})")
-                e.bind(self.first_range + k, r)
-                opened += 1
-        return opened
+        def body(k: int) -> None:
+            for s in stage.body:
+                if isinstance(s, Scan):
+                    self._step_scan(s, scans[s.name])
+                elif not sums[k].step(s):
+                    self._statement(s)
 
-    def _close_ranges(self, depth: int, accumulators: "_Accumulators") -> None:
+        depth, inner = self._open_ranges(stage)
+        for a in sums:
+            a.open_block()
+        self._open_inner(inner)
+        self._each_copy(self.variant.axis, "x", body)
         self.e.close()
-        accumulators.close_block()
+        for a in sums:
+            a.close_block()
         for _ in range(depth):
             self.e.close()
+        for a, refs in zip(sums, self.copy_refs):
+            self.e.refs = refs
+            a.finish()
+        self.e.refs = self.copy_refs[0]
+
+    def _open_ranges(self, stage: Stage) -> tuple[int, tuple[str, int, str]]:
+        """Open the loops over the ranges, the innermost only over blocks of BLOCK points. Gives
+        the number of loops, and (header, axis, name) of the loop inside a block."""
+        e = self.e
+        *outer, last = stage.ranges
+        self._open_plain(outer)
+        n, r, end = e.value(last).text, e.fresh("r"), e.fresh("e")
+        e.open(f"for (long {r} = 0; {r} < {n};)")
+        e.line(f"const long {end} = {least(f'{r} + {BLOCK}', n)};")
+        return len(stage.ranges), (f"for (; {r} < {end}; ++{r})", self.first_range + len(outer), r)
+
+    def _open_plain(self, ranges: Sequence[Expr]) -> None:
+        e = self.e
+        for k, size in enumerate(ranges):
+            n, r = e.value(size).text, e.fresh("r")
+            e.open(f"for (long {r} = 0; {r} < {n}; ++{r})")
+            e.bind(self.first_range + k, r)
+
+    def _open_inner(self, inner: tuple[str, int, str]) -> None:
+        header, axis, name = inner
+        self.e.open(header)
+        self.e.bind(axis, name)
 
     def _row_stage(self, stage: Stage) -> None:
-        """Lanes along the innermost range, then the tail one by one."""
+        """Lanes along the innermost range, several vectors a step, then one, then the tail."""
         e, lanes = self.e, self.variant.lanes
-        last = len(stage.ranges) - 1
-        axis = self.first_range + last
-        n = e.value(stage.ranges[last]).text
-        vector = _Accumulators(self, stage, lanes) if lanes > 1 else None
+        *outer, last = stage.ranges
+        n = e.value(last).text
+        reducing = all(isinstance(s, Reduce) for s in stage.body)
+        copies = self.variant.unroll if reducing and lanes > 1 else 1
+        vectors = [_Accumulators(self, stage, lanes) for _ in range(copies)] if lanes > 1 else []
         single = _Accumulators(self, stage, 1)
-        for k in range(last):
-            size = e.value(stage.ranges[k]).text
-            r = e.fresh("r")
-            e.open(f"for (long {r} = 0; {r} < {size}; ++{r})")
-            e.bind(self.first_range + k, r)
+        self._open_plain(outer)
         r = e.fresh("r")
         e.line(f"long {r} = 0;")
-        if vector is not None:
-            end = e.fresh("e")
-            e.open(f"for (; {r} + {lanes} <= {n};)")
-            e.line(f"const long {end} = {least(f'{r} + {BLOCK * lanes}', f'{n} - {lanes - 1}')};")
-            self._block = (f"for (; {r} < {end}; {r} += {lanes})", axis, r)
-            self._row_block(stage, vector, lanes, axis)
+        for count in {copies: 0, 1: 0} if vectors else ():
+            self._row_blocks(stage, vectors[:count], lanes, r, n)
+        self._row_blocks(stage, [single], 1, r, n)
+        for _ in outer:
             e.close()
-        end = e.fresh("e")
-        e.open(f"for (; {r} < {n};)")
-        e.line(f"const long {end} = {least(f'{r} + {BLOCK}', n)};")
-        self._block = (f"for (; {r} < {end}; ++{r})", axis, r)
-        self._row_block(stage, single, 1, axis)
-        e.close()
-        for _ in range(last):
-            e.close()
-        if vector is not None:
-            vector.reduce_into(single)
+        for other in vectors[1:]:
+            other.add_into(vectors[0])
+        if vectors:
+            vectors[0].reduce_into(single)
         single.finish()
 
-    def _row_block(self, stage: Stage, accumulators: "_Accumulators", lanes: int,
-                   axis: int) -> None:
+    def _row_blocks(self, stage: Stage, sums: Sequence[_Accumulators], lanes: int, r: str,
+                    n: str) -> None:
+        """The loops from `r` on that take one vector for each of `sums` a step."""
+        e, axis = self.e, self.first_range + len(stage.ranges) - 1
+        step, end = lanes * len(sums), e.fresh("e")
+        e.open(f"for (; {r} + {step} <= {n};)")
+        e.line(f"const long {end} = {least(f'{r} + {BLOCK * step}', f'{n} - {step - 1}')};")
         self._set_lanes(lanes, axis)
-        accumulators.open_block(0)
-        for s in stage.body:
-            if not accumulators.step(s):
-                self._statement(s)
-        self.e.close()
-        accumulators.close_block()
+        for a in sums:
+            a.open_block()
+        self._open_inner((f"for (; {r} < {end}; {r} += {step})", axis, r))
+
+        def body(k: int) -> None:
+            for s in stage.body:
+                if not sums[k].step(s):
+                    self._statement(s)
+
+        refs = e.refs
+        self.copies, self.copy_refs = len(sums), [refs] * len(sums)
+        self._each_copy(axis, r, body)
+        self.copies, self.copy_refs = 1, [refs]
+        e.close()
+        for a in sums:
+            a.close_block()
         self._set_lanes(1, None)
+        e.close()
 
     # -- statements -----------------------------------------------------------------------------
 
@@ -474,17 +539,14 @@ class _Accumulators:
                 minus = e.vec(Val("-1l", dt.int64), lanes)
                 e.line(f"{e.ctype(at)} {at.text} = {minus};")
 
-    def open_block(self, depth: int) -> None:
-        """Open the innermost loop, with fresh block sums before it."""
+    def open_block(self) -> None:
+        """Before the innermost loop: fresh block sums."""
         e = self.e
         for s in self.statements:
             d = s.value.dtype
             if isinstance(s, Reduce) and s.op == "sum" and d is not None and d.kind == "f":
                 v = self.blocks[s.name] = accumulator(e, d, self.lanes)
                 e.line(f"{e.ctype(v)} {v.text} = {start_text(e, 'sum', v)};")
-        header, axis, name = self.p._block
-        e.open(header)
-        e.bind(axis, name)
 
     def step(self, s: Statement) -> bool:
         """Print a reduction's update; False if `s` is not one."""
@@ -506,7 +568,14 @@ class _Accumulators:
             self.e.line(f"{total.text} = {helpers.combine(self.e, 'sum', total, block)};")
         self.blocks = {}
 
-    def reduce_into(self, single: "_Accumulators") -> None:
+    def add_into(self, other: _Accumulators) -> None:
+        """Combine lane by lane with accumulators of the same shape."""
+        for s in self.statements:
+            total = other.totals[s.name]
+            text = helpers.combine(self.e, s.op, total, self.totals[s.name])
+            self.e.line(f"{total.text} = {text};")
+
+    def reduce_into(self, single: _Accumulators) -> None:
         """Fold the lanes into one-lane accumulators."""
         e = self.e
         for s in self.statements:
@@ -578,7 +647,7 @@ def update_arg(e: Emitter, op: str, best: Val, position: Val, v: Val, at: Val,
 
 
 def _as_number(e: Emitter, v: Val, lanes: int) -> Val:
-    n = helpers.convert(e, v if v.lanes == lanes else v, dt.uint8)
+    n = helpers.convert(e, v, dt.uint8)
     return e.define(e.vec(n, lanes), dt.uint8, lanes, e.level, 0, True)
 
 
