@@ -36,46 +36,56 @@ def _run(roots: Sequence[tuple[Node, Any]], retain: bool, create: bool,
     captured: dict[int, Any] = {}
     buffers: dict[Node, list[Any]] = {}
     for node, g in roots:
-        _put(buffers, node, 0, g)
+        have = buffers.get(node)
+        buffers[node] = [g if have is None else have[0] + g]
     ready = [n for n in dict.fromkeys(n for n, _ in roots) if pending[n] == 0]
     while ready:
         node = ready.pop()
         grads = buffers.pop(node, None)
-        if grads is None:
-            grads = [None] * node.noutputs
         extra = node.extra
-        if extra is not None:
+        if grads is not None and extra is not None:
             grads = _before(node, extra, grads)
-        if id(node) in wanted:
+        if wanted and grads is not None and id(node) in wanted:
             captured[id(node)] = grads[0]
-        if type(node) is AccumulateGrad:
-            if accumulate and grads[0] is not None:
+        kind = type(node)
+        if kind is AccumulateGrad:
+            if accumulate and grads is not None:
                 _accumulate(node, grads[0], create)
             continue
-        if needed is not None and node not in needed:
-            outs: Any = [None] * len(node.edges)
-        elif type(node) is Select:
+        edges = node.edges
+        if grads is None or (needed is not None and node not in needed):
+            outs: Any = None
+        elif kind is Select:
             outs = grads
-        elif all(g is None for g in grads):
-            outs = [None] * len(node.edges)
         else:
-            outs = _apply(node, grads)
+            outs = _apply(node, grads) if anomaly[0] else node.apply(grads)
             if extra is not None and extra.post_hooks:
                 outs = _after(extra, outs, grads)
             if not retain:
                 node.release()
-        del grads
-        select = node.index if type(node) is Select else 0  # type: ignore[attr-defined]
-        k = 0
-        for edge in node.edges:
-            if edge is not None:
+        grads = None
+        slot = node.index if kind is Select else 0  # type: ignore[attr-defined]
+        for k in range(len(edges)):
+            edge = edges[k]
+            if edge is None:
+                continue
+            if outs is not None:
                 g = outs[k]
                 if g is not None:
-                    _put(buffers, edge, select, g)
-                pending[edge] -= 1
-                if pending[edge] == 0:
-                    ready.append(edge)
-            k += 1
+                    buf = buffers.get(edge)
+                    if buf is None:
+                        if kind is Select:
+                            buffers[edge] = buf = [None] * edge.noutputs
+                            buf[slot] = g
+                        else:  # only a Select feeds a node of several outputs
+                            buffers[edge] = [g]
+                    else:
+                        have = buf[slot]
+                        buf[slot] = g if have is None else have + g
+            left = pending[edge] - 1
+            pending[edge] = left
+            if not left:
+                ready.append(edge)
     return [captured.get(id(c)) for c in captures]
 
 
@@ -117,17 +127,7 @@ def _needed(order: Sequence[Node], captures: Sequence[Any]) -> set[Node]:
     return seen
 
 
-def _put(buffers: dict[Node, list[Any]], node: Node, k: int, g: Any) -> None:
-    buf = buffers.get(node)
-    if buf is None:
-        n = node.noutputs
-        buffers[node] = buf = [None] * n
-    buf[k] = g if buf[k] is None else buf[k] + g
-
-
 def _apply(node: Node, grads: list[Any]) -> Any:
-    if not anomaly[0]:
-        return node.apply(grads)
     from .anomaly import apply_checked
 
     return apply_checked(node, grads)

@@ -40,7 +40,7 @@ class Extra:
 class Node:
     """One recorded call. `apply(grads)` gives one gradient (or None) per edge."""
 
-    __slots__ = ("plan", "edges", "saved", "epoch", "extra", "__weakref__")
+    __slots__ = ("plan", "edges", "saved", "epoch", "extra", "needs", "__weakref__")
     plan: Any
     edges: tuple[Any, ...]
     saved: Any
@@ -237,6 +237,7 @@ def record(plan: Any, edges: tuple[Any, ...], args: tuple[Any, ...], outs: tuple
     n.saved = plan.packs[needs](args, outs)
     n.epoch = clock[0]
     n.extra = None
+    n.needs = needs
     return n
 
 
@@ -289,66 +290,108 @@ class Context:
 def saved_output(node: Node, data: Any, k: int) -> Any:
     """A saved output as a tensor again, attached to the graph if a graph is being built."""
     owner = None
-    if mode.enabled:
+    if mode.enabled and k < getattr(node.plan.op, "diff_outputs", 99):
         owner = node if node.noutputs == 1 else Select(node, k)
     return make_tensor(data, node.plan.metas[k], owner)
 
 
+class Recipe:
+    """How one elementwise plan computes its gradients for one set of needed operands.
+
+    `kinds` says of every saved item whether it is a tensor ("t"), the storage of output k (k), or
+    a number (""). `targets` are the operands that the derived op `fn` gives gradients for,
+    `same` those that get an output's gradient itself, `zero` those whose gradient vanishes,
+    `shapes` those to sum back after broadcasting. `only` is the one target of the common case
+    in which nothing else is to be done.
+    """
+
+    __slots__ = ("fn", "kinds", "grads", "targets", "same", "zero", "shapes", "dtypes", "width",
+                 "only")
+
+    def __init__(self, op: R.ElementwiseOp, plan: Any, edges: tuple[Any, ...]) -> None:
+        needs = tuple([e is not None for e in edges])
+        is_complex = any(m.dtype.kind == "c" for m in (*plan.metas, *plan.call.inputs)
+                         if isinstance(m, Meta))
+        b = op.backward(plan.attrs, needs, is_complex)
+        operands = [plan.call.args[p.name] for p in op.operands]
+        names = [p.name for p in op.operands]
+        self.fn = None if b.op is None else b.op.fn
+        self.kinds = tuple(R.output_number(n) if n not in names else
+                           "t" if isinstance(operands[names.index(n)], Meta) else ""
+                           for n in b.saved)
+        self.grads, self.targets = b.grads, b.targets
+        self.same = tuple((k, j, operands[k].dtype) for k, j in b.same)
+        self.zero = tuple((k, operands[k]) for k in b.zero)
+        self.dtypes = tuple(operands[k].dtype for k in b.targets)
+        shape = plan.metas[0].shape
+        self.shapes = tuple((k, operands[k].shape) for k in (*b.targets, *[k for k, _ in b.same])
+                            if operands[k].shape != shape)
+        self.width = len(edges)
+        simple = len(b.targets) == 1 and not (self.same or self.zero or self.shapes) \
+            and b.grads == (0,)
+        self.only = b.targets[0] if simple else -1
+
+
 def elementwise_vjp(op: R.ElementwiseOp, node: Node, grads: list[Any]) -> list[Any]:
     """Run the derived gradient op of an elementwise call."""
-    plan, edges = node.plan, node.edges
-    recipe = plan.cache.get(edges_key(edges))
+    plan = node.plan
+    recipe = plan.cache.get(node.needs)
     if recipe is None:
-        recipe = _recipe(op, plan, edges)
-    b, dtypes, shapes, picks = recipe
-    if None in grads:
+        recipe = plan.cache[node.needs] = Recipe(op, plan, node.edges)
+    saved = node.saved
+    if recipe.kinds:
+        saved = _items(node, recipe.kinds)
+    if recipe.only >= 0:
+        g = recipe.fn(*saved, grads[0], recipe.dtypes)
+        if recipe.width == 1:
+            return [g]
+        result: list[Any] = [None] * recipe.width
+        result[recipe.only] = g
+        return result
+    if len(grads) > 1:
         grads = [zeros(m) if g is None else g for g, m in zip(grads, plan.metas)]
-    result: list[Any] = [None] * len(edges)
-    if b.op is not None:
-        saved = node.unpack()
-        if picks is not None:
-            saved = [saved_output(node, v, k) if k >= 0 and not hasattr(v, "data_") else v
-                     for v, k in zip(saved, picks)]
-        got = b.op.fn(*saved, *[grads[k] for k in b.grads], out_dtypes=dtypes)
-        for k, g in zip(b.targets, got if isinstance(got, tuple) else (got,)):
-            result[k] = g
-    for k, j in b.same:
+    result = [None] * recipe.width
+    if recipe.fn is not None:
+        got = recipe.fn(*saved, *[grads[k] for k in recipe.grads], recipe.dtypes)
+        if len(recipe.targets) == 1:
+            result[recipe.targets[0]] = got
+        else:
+            for k, g in zip(recipe.targets, got):
+                result[k] = g
+    for k, j, want in recipe.same:
         g = grads[j]
-        want = plan.call.args[op.operands[k].name].dtype
         result[k] = g if g.meta.dtype is want else g.to(want)
-    for k, shape in shapes:
+    for k, shape in recipe.shapes:
         result[k] = sum_to_shape(result[k], shape)
-    for k in b.zero:
-        result[k] = zeros(plan.call.args[op.operands[k].name])
+    for k, m in recipe.zero:
+        result[k] = zeros(m)
     return result
 
 
-def edges_key(edges: tuple[Any, ...]) -> tuple[bool, ...]:
-    """Which operands need gradients."""
-    return tuple([e is not None for e in edges])
-
-
-def _recipe(op: R.ElementwiseOp, plan: Any, edges: tuple[Any, ...]) -> Any:
-    needs = edges_key(edges)
-    is_complex = any(m.dtype.kind == "c" for m in (*plan.metas, *plan.call.inputs)
-                     if isinstance(m, Meta))
-    b = op.backward(plan.attrs, needs, is_complex)
-    operands = [plan.call.args[p.name] for p in op.operands]
-    dtypes = tuple(operands[k].dtype for k in b.targets)
-    shape = plan.metas[0].shape
-    shapes = tuple((k, operands[k].shape) for k in (*b.targets, *[k for k, _ in b.same])
-                   if operands[k].shape != shape)
-    names = {p.name for p in op.operands}
-    picks = [-1 if n in names else R.output_number(n) for n in b.saved]
-    recipe = (b, dtypes, shapes, picks if any(k >= 0 for k in picks) else None)
-    plan.cache[needs] = recipe
-    return recipe
+def _items(node: Node, kinds: tuple[Any, ...]) -> Any:
+    """The saved items, checked against later writes, with outputs as tensors."""
+    saved = node.saved
+    if saved is FREED or node.extra is not None:
+        saved = node.unpack()
+    epoch, out = node.epoch, []
+    for kind, item in zip(kinds, saved):
+        if kind == "t":
+            if item.data_.base.epoch > epoch:
+                modified(node, item.meta, item.data_.base)
+        elif kind != "" and not hasattr(item, "data_"):
+            if item.base.epoch > epoch:
+                modified(node, node.plan.metas[kind], item.base)
+            item = saved_output(node, item, kind)
+        out.append(item)
+    return out
 
 
 def kernel_vjp(op: Any, node: Node, grads: list[Any]) -> list[Any]:
     """Run a kernel op's or view's vjp and flatten its result to the edges."""
     grads = grads[:getattr(op, "diff_outputs", None)]
-    if None in grads:
+    if all(g is None for g in grads):
+        return [None] * len(node.edges)
+    if len(grads) > 1:
         grads = [zeros(m) if g is None and m.dtype.kind in "fc" else g
                  for g, m in zip(grads, node.plan.metas)]
     if op.vjp is None:
