@@ -16,8 +16,8 @@ import lampion
 from lampion.nn._ops import ops
 from lampion.tensor import Tensor
 
-# Modes in which an axis of equal size is copied.
-_KEEPING = frozenset({"nearest", "linear", "bilinear", "trilinear"})
+# Modes in which an axis of equal size is copied; nearest does so with two axes alone.
+_KEEPING = frozenset({"linear", "bilinear", "trilinear"})
 _MODE_OF_AXES = {1: ("linear",), 2: ("bilinear", "bicubic"), 3: ("trilinear",)}
 
 
@@ -42,7 +42,8 @@ def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode:
         pool = getattr(ops, f"adaptive_avg_pool{axes}d")
         return pool(input, tuple(out))
     for axis in range(axes):
-        if input.size(2 + axis) == out[axis] and not antialias and mode in _KEEPING:
+        if input.size(2 + axis) == out[axis] and not antialias \
+                and (mode in _KEEPING or (mode, axes) == ("nearest", 2)):
             continue  # whatever the factor says
         taps = _taps(input.size(2 + axis), out[axis], mode, align, scales[axis], antialias)
         input = _along(input, 2 + axis, taps)
