@@ -1,6 +1,6 @@
 """Parameters and buffers: tensors that a module owns, and their uninitialized forms.
 
-May import: lampion.tensor. Imported by every module.
+May import: lampion.tensor, lampion.callpath. Imported by every module.
 """
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 import lampion
+from lampion import callpath
 from lampion.tensor import Tensor, disabled_torch_function
 
 
@@ -36,15 +37,16 @@ class Parameter(Tensor):
         _copy_attributes(self, copied, memo)
         return copied
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
-        return "Parameter containing:\n" + super().__repr__()
-
     def __reduce_ex__(self, proto: int) -> tuple[Any, ...]:
         state = _attributes(self)
         args = (self.detach(), self.requires_grad, OrderedDict())
         if not state:
             return _rebuild_parameter, args
         return _rebuild_parameter_with_state, (*args, state)
+
+
+# Ops that take tensors or numbers let parameters on their short path, by the exact type.
+callpath.NS["Parameter"] = Parameter
 
 
 def _attributes(tensor: Tensor) -> dict[str, Any]:
