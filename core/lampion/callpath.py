@@ -8,6 +8,7 @@ override ops, active modes, out=) goes to `slow`, which does all the checking.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import namedtuple
 from typing import Any, Callable, Sequence
@@ -76,11 +77,24 @@ def _signature(op: R.Op, *, skip_out: bool = False, extra: bool = True) -> tuple
     return ", ".join(parts), defaults
 
 
+_LOCALS = re.compile(r"[prdbfce]|root|kids|edges|out|op|plans|iplans|detour|[tmdne]\d+")
+
+
+def _arg(p: R.Param) -> str:
+    """The name of an argument inside the generated code, which has names of its own."""
+    return f"{p.name}_arg" if _LOCALS.fullmatch(p.name) else p.name
+
+
+def _aliases(op: R.Op) -> list[str]:
+    """Lines that free the generated code's own names."""
+    return [f"    {_arg(p)} = {p.name}" for p in op.params if _arg(p) != p.name]
+
+
 def _operand_code(op: R.Op, method: bool) -> tuple[list[str], list[str], list[str], list[str]]:
     """(setup lines, key parts, launch arguments, node names) of an op's arguments."""
     setup, key, launch, nodes = [], [], [], []
     for k, p in enumerate(op.params):
-        n = p.name
+        n = _arg(p)
         if p.kind == R.TENSOR or (method and k == 0 and p.kind != R.LIST):
             key.append(f"{n}.meta")
             launch.append(f"{n}.data_")
@@ -128,8 +142,8 @@ def _gather(items: list[str], attr: str, names: Sequence[str]) -> str:
 def function_source(op: R.Op, name: str, *, method: bool = False, dunder: bool = False) -> str:
     """Source of an op's function; `method` knows that the first argument is a tensor."""
     sig, _ = _signature(op, skip_out=method and dunder, extra=not dunder)
-    pos = ", ".join(p.name for p in op.positional)
-    kw = ", ".join(f"{p.name!r}: {p.name}" for p in op.params if p.kwonly)
+    pos = ", ".join(map(_arg, op.positional))
+    kw = ", ".join(f"{p.name!r}: {_arg(p)}" for p in op.params if p.kwonly)
     has_out = op.out and not (method and dunder)
     slow_kw = "{" + ", ".join(filter(None, (kw, "'out': out" if has_out else ""))) + "}"
     comma = "," if len(op.positional) == 1 else ""
@@ -139,7 +153,7 @@ def function_source(op: R.Op, name: str, *, method: bool = False, dunder: bool =
     setup, key, launch, nodes = _operand_code(op, method)
     keys = key[0] if len(key) == 1 else "(" + ", ".join(key) + ")"
     condition = "modes or out is not None" if has_out else "modes"
-    lines = [f"def {name}({sig}):", *_detour_code(op, "operator" if dunder else "function"),
+    lines = [f"def {name}({sig}):", *_aliases(op), *_detour_code(op, "operator" if dunder else "function"),
              f"    if {condition}:", f"        {slow}", "    try:"]
     lines += ["        " + s for s in setup]
     lines += [f"        p = plans[{keys}]",
@@ -156,7 +170,7 @@ def _detour_code(op: R.Op, form: str) -> list[str]:
     way = getattr(op, "detour", None)
     if way is None or (way.extra and form == "operator"):
         return []
-    args = [p.name if not p.kwonly else f"{p.name}={p.name}" for p in op.params]
+    args = [_arg(p) if not p.kwonly else f"{p.name}={_arg(p)}" for p in op.params]
     args += [f"{p.name}={p.name}" for p in way.extra]
     args += ["out=out"] if form == "function" and op.out else []
     when = way.when
@@ -168,10 +182,10 @@ def _detour_code(op: R.Op, form: str) -> list[str]:
 def _launch_body(op: R.Op, launch: list[str], nodes: list[str], slow: str) -> list[str]:
     args = _gather(launch, "data_", [])
     simple = not any(n[0] in "?*" for n in nodes)
-    packed = _gather([p.name if not (p.kind == R.LIST) else p.name for p in op.params], "", [])
+    packed = ", ".join(map(_arg, op.params))
     values = f"({packed},)" if op.params else "()"
     if op.kind == "elementwise":
-        operands = [p.name for p in op.params if p.kind != R.ATTR]  # type: ignore[attr-defined]
+        operands = [_arg(p) for p in op.params if p.kind != R.ATTR]  # type: ignore[attr-defined]
         values = "(" + ", ".join(operands) + ",)"
     many = getattr(op, "noutputs", 1) > 1
     lines = ["    if p.launch is None:", f"        {slow}"] if op.kind == "kernel" else []
@@ -236,8 +250,8 @@ def _optional_body(launch: list[str], nodes: list[str], values: str) -> list[str
 
 def _view_body(op: R.Op) -> list[str]:
     """A view: shares the storage, links to its base, is recorded if its source is."""
-    x = op.params[0].name
-    packed = ", ".join(p.name for p in op.params)
+    x = _arg(op.params[0])
+    packed = ", ".join(map(_arg, op.params))
     return [f"    d = {x}.data_", "    r = new(Tensor)",
             "    r.data_ = d if p.offset == 0 else d.view(p.offset)",
             "    r.meta = p.meta", "    r.kids = None", f"    e = {x}.node",
@@ -254,13 +268,13 @@ def inplace_source(op: R.Op, name: str) -> str:
     """Source of the in-place method of an elementwise op."""
     sig, _ = _signature(op, skip_out=True)
     setup, key, launch, nodes = _operand_code(op, True)
-    first = op.params[0].name
-    pos = ", ".join(p.name for p in op.positional)
+    first = _arg(op.params[0])
+    pos = ", ".join(map(_arg, op.positional))
     comma = "," if len(op.positional) == 1 else ""
-    kw = ", ".join(f"{p.name!r}: {p.name}" for p in op.params if p.kwonly)
+    kw = ", ".join(f"{p.name!r}: {_arg(p)}" for p in op.params if p.kwonly)
     slow = f"return slow_inplace(op, ({pos}{comma}), {{{kw}}})"
     keys = key[0] if len(key) == 1 else "(" + ", ".join(key) + ")"
-    lines = [f"def {name}({sig}):", *_detour_code(op, "inplace"),
+    lines = [f"def {name}({sig}):", *_aliases(op), *_detour_code(op, "inplace"),
              "    if modes:", f"        {slow}", "    try:"]
     lines += ["        " + s for s in setup]
     lines += [f"        p = iplans[{keys}]",
