@@ -116,11 +116,8 @@ _simple("erf", lambda x, y: 2.0 / math.sqrt(math.pi) * E.exp(-(x * x)))
 _simple("erfc", lambda x, y: -2.0 / math.sqrt(math.pi) * E.exp(-(x * x)))
 
 
-@rule("lgamma")
-def _lgamma(a: Expr, e: Expr) -> tuple[Expr, ...]:
-    from .special import digamma
-
-    return (a * digamma(e.args[0]),)
+RULES["lgamma"] = lambda a, e: (a * E.call("digamma", e.args[0]),)
+RULES["call"] = lambda a, e: E.FUNCTIONS[e.value][1](a, e)
 
 
 def vjp(outputs: Sequence[Expr], seeds: Sequence[Expr], wrt: Sequence[str],
@@ -181,5 +178,7 @@ def conj(e: Expr) -> Expr:
     """Complex conjugate."""
     return E.complex_(E.real(e), -E.imag(e))
 
+
+from . import special  # noqa: E402, F401  (fills E.FUNCTIONS)
 
 __all__ = ["vjp", "jvp", "conj", "rule", "RULES", "FLAT", "rewrite", "node", "op"]

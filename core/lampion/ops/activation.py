@@ -44,10 +44,10 @@ def _relu_grad(g, out, input):
     return select(out <= 0.0, 0.0, g)
 
 
-@elementwise(**LAYER)
+@elementwise(where=NN, method=False, inplace=True, kinds="uif")
 def relu6(input):
     """min(max(0, input), 6)."""
-    return E.minimum(E.maximum(input, 0.0), 6.0)
+    return E.minimum(E.maximum(input, 0), 6)
 
 
 @relu6.grad
@@ -55,7 +55,7 @@ def _relu6_grad(g, out, input):
     return select((out > 0.0) & (out < 6.0), g, 0.0)
 
 
-@elementwise(**LAYER)
+@elementwise(where=NN, method=False, inplace=True, kinds="uif")
 def hardtanh(input, min_val: Scalar = -1.0, max_val: Scalar = 1.0):
     """input limited to [min_val, max_val]."""
     return E.minimum(E.maximum(input, min_val), max_val)
@@ -206,7 +206,7 @@ def _softsign_grad(g, out, input):
     return g / (size * size)
 
 
-@elementwise(where=NN, method=False, inplace=False, kinds="buifc", promote="float")
+@elementwise(where=NN, method=False, inplace=False, kinds="uifc", promote="float")
 def tanhshrink(input):
     """x - tanh(x)."""
     return input - E.tanh(input)

@@ -138,7 +138,7 @@ def elementwise_plan(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[s
             check_write(op, m, k, shape)
     slot = dt.float64 if compute.kind in "fc" else dt.int64
     inputs = tuple(m if isinstance(m, Meta) else
-                   (dt.float64 if p.kind == R.SCALAR and compute.kind in "fc" else slot)
+                   (dt.float64 if p.kind == R.SCALAR and m is float else slot)
                    for p, m in zip(op.operands, operands))
     args = {p.name: m for p, m in zip(op.operands, operands)} | attrs
     call = OpCall(op.name, inputs, args, tuple(outputs), where)

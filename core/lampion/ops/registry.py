@@ -435,7 +435,8 @@ def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
             stay[p.name] = dt.bool_
         params.append(Param(p.name, kind, default, p.kind is p.KEYWORD_ONLY))
     return register(ElementwiseOp(
-        name=name or fn.__name__, kind="elementwise", params=tuple(params), doc=fn.__doc__ or "",
+        name=name or fn.__name__, kind="elementwise", params=tuple(params),
+        doc=options.pop("doc", fn.__doc__ or ""),
         method=method, inplace=(method if inplace is None else inplace) and noutputs == 1,
         where=tuple(where), body=fn,
         promote=promote, kinds=kinds, fixed=stay, noutputs=noutputs, namespace=_namespace,
