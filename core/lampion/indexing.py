@@ -455,20 +455,22 @@ def write_indices(y: Tensor, dims: list[int], indices: list[Any], value: Any) ->
     R.REGISTRY["index_put_at"].ifn(y, tuple(indices), tuple(dims), "set", True, value)
 
 
-def index_put(input: Tensor, indices: Any, values: Any, accumulate: bool = False) -> Tensor:
+@R.composite(method=True)
+def index_put(input: Any, indices: Any, values: Any, accumulate: Any = False) -> Tensor:
     """A copy of `input` with values written (or added) at a tuple of index tensors."""
-    basic, dims, found = parse(input, tuple(indices))
-    return R.REGISTRY["index_put_at"].fn(
-        take_view(input, basic), tuple(found), tuple(dims), "sum" if accumulate else "set", True,
-        values)
+    basic, dims, found = parse(input, tuple(slice(None) if k is None else k for k in indices))
+    if not all(k == _FULL for k in basic):
+        raise IndexError("index_put(): indices must be tensors (or None for a whole dim)")
+    return R.REGISTRY["index_put_at"].fn(input, tuple(found), tuple(dims),
+                                         "sum" if accumulate else "set", True, values)
 
 
-def index_put_(input: Tensor, indices: Any, values: Any, accumulate: bool = False) -> Tensor:
+@R.composite(method=True, out=False, name="index_put_")
+def index_put_inplace(input: Any, indices: Any, values: Any, accumulate: Any = False) -> Tensor:
     """Write (or add) values at a tuple of index tensors."""
-    basic, dims, found = parse(input, tuple(indices))
-    R.REGISTRY["index_put_at"].ifn(take_view(input, basic), tuple(found), tuple(dims),
-                                   "sum" if accumulate else "set", True, values)
-    return input
+    basic, dims, found = parse(input, tuple(slice(None) if k is None else k for k in indices))
+    return R.REGISTRY["index_put_at"].ifn(input, tuple(found), tuple(dims),
+                                          "sum" if accumulate else "set", True, values)
 
 
 NS["getitem"] = getitem

@@ -1,0 +1,347 @@
+"""Padding, sliding windows as columns (unfold, fold), and channel shuffles.
+
+Floor 3.
+"""
+
+from __future__ import annotations
+
+from ..base import dtype as dt
+from ..base.meta import meta
+from ..ir import expr as E
+from ..runtime.lowering import Nest, convert
+from . import views as V
+from .registry import composite, kernel_op
+from .region import place
+
+_MODES = ("reflect", "replicate", "circular")
+
+
+def pairs(pad, ndim):
+    """((before, after) per dim) from PyTorch's list, which starts at the last dim."""
+    pad = [int(p) for p in pad]
+    if len(pad) % 2:
+        raise RuntimeError("Padding length must be divisible by 2")
+    if len(pad) // 2 > ndim:
+        raise RuntimeError(f"Padding length should be less than or equal to two times the input "
+                           f"dimension but got padding length {len(pad)} and input of dimension "
+                           f"{ndim}")
+    out = [(0, 0)] * ndim
+    for k in range(len(pad) // 2):
+        out[ndim - 1 - k] = (pad[2 * k], pad[2 * k + 1])
+    return out
+
+
+@composite(out=False, where=("nn.functional",))
+def pad(input, pad, mode="constant", value=None):
+    """`input` with `pad` entries (last dim first: before, after, ...) around it; negative counts
+    cut off. mode "constant" (with `value`), "reflect", "replicate" or "circular".
+
+    >>> pad(tensor([1, 2, 3]), (1, 2)).tolist()
+    [0, 1, 2, 3, 0, 0]
+    """
+    if mode == "constant":
+        return constant_pad_nd.fn(input, pad, 0 if value is None else value)
+    if value is not None and value != 0:
+        raise ValueError(f"Padding mode '{mode}' doesn't take in value argument")
+    if mode not in _MODES:
+        raise NotImplementedError(f"Unrecognised padding mode {mode}")
+    around = pairs(pad, input.meta.ndim)
+    n = len(tuple(pad)) // 2
+    if not (n <= 3 and input.meta.ndim in (n + 1, n + 2)):
+        raise NotImplementedError(
+            "Only 2D, 3D, 4D, 5D padding with non-constant padding are supported for now")
+    for d, (a, b) in enumerate(around):
+        size = input.meta.shape[d]
+        if mode == "reflect" and (a >= size or b >= size) and (a or b):
+            raise RuntimeError(
+                "Argument #4: Padding size should be less than the corresponding input dimension, "
+                f"but got: padding ({a}, {b}) at dimension {d} of input {list(input.meta.shape)}")
+        if mode == "circular" and (a > size or b > size):
+            raise RuntimeError("Padding value causes wrapping around more than once.")
+        if (a or b) and size == 0:
+            raise RuntimeError(f"{mode} padding of dimension {d}, which has size 0")
+        if size + a + b < 1 and (a or b):
+            raise RuntimeError(f"The output size {size + a + b} of dimension {d} is not positive")
+    return pad_by.fn(input, tuple(around), mode)
+
+
+@composite
+def constant_pad_nd(input, pad, value=0):
+    """`input` with one number around it (last dim first: before, after, ...)."""
+    around = pairs(pad, input.meta.ndim)
+    for d, (a, b) in enumerate(around):
+        size = input.meta.shape[d]
+        if size + a + b < 0:
+            raise RuntimeError(f"The input size {size}, plus negative padding {a} and {b} resulted "
+                               "in a negative output size, which is invalid. Check dimension "
+                               f"{d} of your input.")
+        if a < 0 or b < 0:
+            start, stop = max(-a, 0), max(size - max(-b, 0), 0)
+            input = V.slice_dim.fn(input, d, min(start, stop), stop, 1)
+    grow = [(max(a, 0), max(b, 0)) for a, b in around]
+    if all(p == (0, 0) for p in grow):
+        return input.clone()
+    shape = tuple(n + a + b for n, (a, b) in zip(input.meta.shape, grow))
+    full = meta(input.meta.dtype, shape, None, input.meta.device)
+    offset = sum(a * s for (a, _), s in zip(grow, full.strides))
+    return place.fn(input, shape, full.strides, offset if input.meta.numel else 0, value)
+
+
+def source(i, before, size, mode, n):
+    """The input coordinate that padded coordinate `i` shows."""
+    p = i - n.of(before)
+    last = n.of(size - 1)
+    if mode == "replicate":
+        return E.maximum(E.minimum(p, last), E.const(0, dt.int64))
+    if mode == "reflect":
+        p = E.abs_(p)
+        return last - E.abs_(last - p)
+    return E.fmod(p + n.of(2 * size), n.of(size))
+
+
+@kernel_op("input: T, around, mode")
+class pad_by:
+    """Padding whose values come from the input: "reflect", "replicate" or "circular"."""
+
+    where = ()
+    out = False
+
+    def meta(input, around, mode):
+        return [(input.dtype, tuple(n + a + b for n, (a, b) in zip(input.shape, around)))]
+
+    def lower(call):
+        x, out = call.inputs[0], call.outputs[0]
+        n = Nest(f"pad_{call.mode}", out.shape, compute=out.dtype, merge=False)
+        o = n.output(out, out.strides)
+        a = n.input(x, tuple(0 if p != (0, 0) else s for p, s in zip(call.around, x.strides)))
+        n.start()
+        where = a.offset
+        for d, (before, after) in enumerate(call.around):
+            if (before, after) != (0, 0):
+                at = source(n.coord(d), before, x.shape[d], call.mode, n)
+                where = where + at * n.params.stride(x.strides[d])
+        n.store(o, a.at(where))
+        return n.program()
+
+    def vjp(ctx, g):
+        return (pad_by_backward.fn(g, ctx.meta("input").shape, ctx.around, ctx.mode),)
+
+
+@kernel_op("grad: T, shape, around, mode")
+class pad_by_backward:
+    """Gradient of `pad_by`: padded entries added back to where they came from."""
+
+    where = ()
+    out = False
+
+    def meta(grad, shape, around, mode):
+        return [(grad.dtype, shape)]
+
+    def lower(call):
+        return None  # composed: one deterministic addition per padded dim
+
+    def compose(grad, shape, around, mode):
+        for d, p in enumerate(around):
+            if p != (0, 0):
+                grad = fold_dim(grad, d, shape[d], *p, mode)
+        return grad
+
+    def vjp(ctx, g):
+        return (pad_by.fn(g, ctx.around, ctx.mode),)
+
+
+def fold_dim(g, d, size, before, after, mode):
+    """Add the padding of one dim back into `size` entries."""
+    def index(i):
+        p = i - before
+        if mode == "replicate":
+            return min(max(p, 0), size - 1)
+        if mode == "reflect":
+            p = abs(p)
+            return size - 1 - abs(size - 1 - p)
+        return p % size
+
+    rows = g.new_tensor([index(i) for i in range(size + before + after)], dtype=dt.int64)
+    shape = list(g.meta.shape)
+    shape[d] = size
+    return g.new_zeros(shape).index_add(d, rows, g)
+
+
+# ---- sliding windows ---------------------------------------------------------------------------------
+
+def pair(v, name, least):
+    """(a, b) of an int or a pair; RuntimeError below `least`."""
+    v = (v, v) if isinstance(v, int) else tuple(v)
+    if len(v) == 1:
+        v = v * 2
+    if len(v) != 2 or min(v) < least:
+        raise RuntimeError(f"{name} should be two numbers of at least {least}, but got {v}")
+    return v
+
+
+def windows(shape, kernel, dilation, padding, stride):
+    """Number of windows along each space dim. RuntimeError if there is none."""
+    out = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1
+                for n, k, d, p, s in zip(shape, kernel, dilation, padding, stride))
+    if min(out) < 1:
+        raise RuntimeError(
+            f"Given an input with spatial size {tuple(shape)}, kernel_size={kernel}, dilation="
+            f"{dilation}, padding={padding}, stride={stride}, calculated shape of the array of "
+            f"sliding blocks as {out}, but its components must be at least one.")
+    return out
+
+
+@composite(out=False, where=("nn.functional",), name="unfold_columns", aliases=("unfold",))
+def unfold_columns(input, kernel_size, dilation=1, padding=0, stride=1):
+    """Sliding windows of (N, C, H, W) or (C, H, W) as columns: (N, C * kh * kw, L)."""
+    kernel, dilation = pair(kernel_size, "kernel_size", 1), pair(dilation, "dilation", 1)
+    padding, stride = pair(padding, "padding", 0), pair(stride, "stride", 1)
+    m = input.meta
+    if m.ndim not in (3, 4):
+        raise RuntimeError("Expected 3D or 4D (batch mode) tensor with possibly 0 batch size and "
+                           f"other non-zero dimensions for input, but got: {list(m.shape)}")
+    if m.ndim == 3:
+        return columns.fn(input.unsqueeze(0), kernel, dilation, padding, stride).squeeze(0)
+    return columns.fn(input, kernel, dilation, padding, stride)
+
+
+@kernel_op("input: T, kernel, dilation, padding, stride")
+class columns:
+    """The windows of (N, C, H, W) as (N, C * kh * kw, L)."""
+
+    where = ()
+    out = False
+
+    def meta(input, kernel, dilation, padding, stride):
+        n, c, *space = input.shape
+        lh, lw = windows(space, kernel, dilation, padding, stride)
+        return [(input.dtype, (n, c * kernel[0] * kernel[1], lh * lw))]
+
+    def lower(call):
+        x, out = call.inputs[0], call.outputs[0]
+        b, c, h, w = x.shape
+        (kh, kw), (lh, lw) = call.kernel, windows((h, w), call.kernel, call.dilation,
+                                                  call.padding, call.stride)
+        shape = (b, c, kh, kw, lh, lw)
+        n = Nest("unfold", shape, compute=out.dtype, merge=False)
+        o = n.output(meta(out.dtype, shape, None, out.device),
+                     meta(out.dtype, shape, None, out.device).strides)
+        a = n.input(x, (x.strides[0], x.strides[1], 0, 0, 0, 0))
+        n.start()
+        where, inside = a.offset, None
+        for k, size in enumerate((h, w)):
+            at = n.coord(4 + k) * n.of(call.stride[k]) + n.coord(2 + k) * n.of(
+                call.dilation[k]) - n.of(call.padding[k])
+            where = where + at * n.params.stride(x.strides[2 + k])
+            if call.padding[k]:
+                ok = (at >= 0) & (at < n.of(size))
+                inside = ok if inside is None else inside & ok
+        n.store(o, a.at(where, mask=inside) if inside is not None else a.at(where))
+        return n.program()
+
+    def vjp(ctx, g):
+        return (uncolumns.fn(g, ctx.meta("input").shape[2:], ctx.kernel, ctx.dilation, ctx.padding,
+                             ctx.stride),)
+
+
+@composite(out=False, where=("nn.functional",))
+def fold(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
+    """Columns (N, C * kh * kw, L) added back into (N, C, H, W): the transpose of `unfold`."""
+    size, kernel = pair(output_size, "output_size", 1), pair(kernel_size, "kernel_size", 1)
+    dilation, padding = pair(dilation, "dilation", 1), pair(padding, "padding", 0)
+    stride, m = pair(stride, "stride", 1), input.meta
+    if m.ndim not in (2, 3):
+        raise RuntimeError("Expected 2D or 3D (batch mode) tensor for input with possibly 0 batch "
+                           f"size and non-zero dimensions for input, but got: {list(m.shape)}")
+    block = kernel[0] * kernel[1]
+    if m.shape[-2] % block:
+        raise RuntimeError("Expected size of input's dimension 1 to be divisible by the product of "
+                           f"kernel_size, but got input.size(1)={m.shape[-2]} and kernel_size="
+                           f"{kernel}.")
+    lh, lw = windows(size, kernel, dilation, padding, stride)
+    if m.shape[-1] != lh * lw:
+        raise RuntimeError(
+            f"Given output_size={size}, kernel_size={kernel}, dilation={dilation}, padding="
+            f"{padding}, stride={stride}, expected size of input's dimension 2 to match the "
+            f"calculated number of sliding blocks {lh} * {lw} = {lh * lw}, but got input.size(2)="
+            f"{m.shape[-1]}.")
+    if m.ndim == 2:
+        return uncolumns.fn(input.unsqueeze(0), size, kernel, dilation, padding, stride).squeeze(0)
+    return uncolumns.fn(input, size, kernel, dilation, padding, stride)
+
+
+@kernel_op("input: T, size, kernel, dilation, padding, stride")
+class uncolumns:
+    """Windows (N, C * kh * kw, L) added into (N, C, H, W), every point gathering its own."""
+
+    where = ()
+    out = False
+
+    def meta(input, size, kernel, dilation, padding, stride):
+        return [(input.dtype, (input.shape[0], input.shape[1] // (kernel[0] * kernel[1]), *size))]
+
+    def lower(call):
+        x, out = call.inputs[0], call.outputs[0]
+        b, c, h, w = out.shape
+        kh, kw = call.kernel
+        count = windows((h, w), call.kernel, call.dilation, call.padding, call.stride)
+        n = Nest("fold", (b, c, h, w, kh, kw), [4, 5], compute=dt.opmath(out.dtype), merge=False)
+        o = n.output(out, (*out.strides, 0, 0))
+        a = n.input(x, (x.strides[0], x.strides[1] * kh * kw, 0, 0, x.strides[1] * kw,
+                        x.strides[1]))
+        n.start()
+        where, inside = a.offset, None
+        for k, (size, step) in enumerate(zip(count, (count[1], 1))):
+            s = n.of(call.stride[k])
+            at = n.coord(2 + k) + n.of(call.padding[k]) - n.coord(4 + k) * n.of(call.dilation[k])
+            index = E.idiv(at, s)
+            ok = (at >= 0) & E.eq(index * s, at) & (index < n.of(size))
+            inside = ok if inside is None else inside & ok
+            where = where + index * n.params.stride(step * x.strides[2])
+        n.store(o, convert(n.reduce("sum", a.at(where, mask=inside)), out.dtype), inner=False)
+        return n.program()
+
+    def vjp(ctx, g):
+        return (columns.fn(g, ctx.kernel, ctx.dilation, ctx.padding, ctx.stride),)
+
+
+def _shuffle(name):
+    @composite(out=False, name=name)
+    def op(input, n):
+        """See nn.functional."""
+        from ..nn import functional
+
+        return getattr(functional, name)(input, n)
+
+    return op
+
+
+for _name in ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"):
+    _shuffle(_name)
+
+
+@composite(out=False, where=("nn.functional",))
+def one_hot(tensor, num_classes=-1):
+    """(*,) class numbers as (*, classes) of 0 and 1 (int64). RuntimeError for a class number that
+    is negative or at least `num_classes` (-1: the largest plus one).
+
+    >>> one_hot(tensor([0, 2])).tolist()
+    [[1, 0, 0], [0, 0, 1]]
+    """
+    m = tensor.meta
+    if m.dtype is not dt.int64:
+        raise RuntimeError("one_hot is only applicable to index tensor of type LongTensor.")
+    if not m.numel:
+        if num_classes <= 0:
+            raise RuntimeError("Can not infer total number of classes from empty tensor.")
+        return tensor.new_empty((*m.shape, num_classes))
+    low, high = (int(v) for v in (tensor.min().item(), tensor.max().item()))
+    if low < 0:
+        raise RuntimeError("Class values must be non-negative.")
+    if num_classes == -1:
+        num_classes = high + 1
+    elif num_classes < 1:
+        raise RuntimeError("num_classes should be positive")
+    elif num_classes <= high:
+        raise RuntimeError("Class values must be smaller than num_classes.")
+    return (tensor.unsqueeze(-1) == tensor.new_arange(num_classes)).to(dt.int64)

@@ -1,0 +1,308 @@
+"""Finding and counting values: searchsorted, unique, isin, bincount, histograms.
+
+Floor 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+
+from ..base import dtype as dt
+from ..base.meta import meta, wrap_dim
+from ..ir import expr as E
+from ..runtime.lowering import Nest, convert
+from .join import cat
+from .registry import REGISTRY, composite, kernel_op
+from .sort import argsort, sort
+
+
+@kernel_op("sorted_sequence: T, input: T, right, out_int32")
+class search_lines:
+    """Where each value belongs in its sorted line: the number of entries before it (or, `right`,
+    before or equal)."""
+
+    where = ()
+    out = False
+    differentiable = False
+
+    def meta(sorted_sequence, input, right, out_int32):
+        return [(dt.int32 if out_int32 else dt.int64, input.shape)]
+
+    def lower(call):
+        seq, x = call.inputs
+        out = call.outputs[0]
+        size = seq.shape[-1]
+        shape = x.shape or (1,)
+        n = Nest("searchsorted", shape, compute=dt.int64, merge=False)
+        o = n.output(out, out.strides or (0,))
+        lines = (0,) * len(shape) if seq.ndim == 1 else seq.strides[:-1] + (0,)
+        s, v = n.input(seq, lines), n.input(x, x.strides or (0,))
+        n.start()
+        value, step, total = n.typed(v()), n.params.stride(seq.strides[-1]), n.of(size)
+        position = E.const(0, dt.int64)
+        for bit in reversed(range(size.bit_length())):
+            probe = position + E.const(1 << bit, dt.int64)
+            entry = s.at(s.offset + (E.minimum(probe, total) - 1) * step)
+            hit = E.op("gt" if call.right else "ge", *comparable(entry, value))
+            position = n.typed(E.select(E.op("le", probe, total) & ~hit, probe, position))
+        n.store(o, position)
+        return n.program()
+
+
+def comparable(a, b):
+    """Two values in a type that has an order."""
+    return (convert(a, dt.uint8), convert(b, dt.uint8)) if a.dtype.kind == "b" else (a, b)
+
+
+@composite
+def searchsorted(sorted_sequence, input, *, out_int32=False, right=False, side=None, sorter=None):
+    """Positions at which values would be inserted into sorted lines (the last dim).
+
+    `right` (or side="right") puts them after equal entries. `sorter` are indices that sort the
+    lines.
+    """
+    if side is not None and side not in ("left", "right"):
+        raise RuntimeError("torch.searchsorted(): side can only be 'left' or 'right' but got "
+                           f"{side}")
+    if side == "left" and right:
+        raise RuntimeError("torch.searchsorted(): side and right can't be set to opposites, got "
+                           "side of left while right was True")
+    seq = sorted_sequence
+    if not hasattr(input, "meta"):
+        input = seq.new_tensor(input)
+    if seq.meta.ndim == 0:
+        raise RuntimeError("torch.searchsorted(): input value can be a scalar only when boundaries "
+                           "tensor dimension is 1, but we got boundaries tensor dim(0)")
+    if seq.meta.dtype is not input.meta.dtype:
+        raise RuntimeError("torch.searchsorted(): boundary tensor and input value tensor should "
+                           f"have same dtype, but got boundary tensor of {seq.meta.dtype!r} and "
+                           f"input value of {input.meta.dtype!r}")
+    if seq.meta.ndim != 1 and seq.meta.shape[:-1] != input.meta.shape[:-1]:
+        raise RuntimeError(
+            "torch.searchsorted(): boundaries tensor should be 1 dimension or the first N-1 "
+            "dimensions of boundaries tensor and input value tensor must match, but we got "
+            f"boundaries tensor {list(seq.meta.shape)} and input value tensor "
+            f"{list(input.meta.shape)}")
+    if sorter is not None:
+        if sorter.meta.shape != seq.meta.shape:
+            raise RuntimeError("torch.searchsorted(): boundary and sorter must have the same size, "
+                               f"but got boundary tensor {list(seq.meta.shape)}and got sorter "
+                               f"tensor {list(sorter.meta.shape)}")
+        seq = seq.gather(-1, sorter)
+    return search_lines.fn(seq.detach(), input.detach(), right or side == "right", out_int32)
+
+
+@composite
+def bucketize(input, boundaries, *, out_int32=False, right=False):
+    """The number of the bucket of each value, between sorted boundaries."""
+    if boundaries.meta.ndim != 1:
+        raise RuntimeError("bucketize(): boundaries tensor must be 1 dimension, but got dim("
+                           f"{boundaries.meta.ndim})")
+    return searchsorted.fn(boundaries, input, out_int32=out_int32, right=right)
+
+
+@composite
+def isin(elements, test_elements, *, assume_unique=False, invert=False):
+    """Whether each element is among the test elements (bool)."""
+    if not hasattr(elements, "meta"):
+        elements = test_elements.new_tensor(elements)
+    if not hasattr(test_elements, "meta"):
+        test_elements = elements.new_tensor(test_elements)
+    d = dt.promote_types(elements.meta.dtype, test_elements.meta.dtype)
+    x, t = elements.detach().to(d), test_elements.detach().to(d).reshape((-1,))
+    n = t.meta.numel
+    if not n:
+        return x.new_full(x.meta.shape, bool(invert), dtype=dt.bool_)
+    if n <= 8:
+        hit = (x.unsqueeze(-1) == t).any(-1)
+    else:
+        line = sort.fn(t)[0]
+        place = search_lines.fn(line, x, False, False).clamp(max=n - 1)
+        hit = REGISTRY["index_get"].fn(line, (place,), (0,)) == x
+    return ~hit if invert else hit
+
+
+# ---- unique --------------------------------------------------------------------------------------------
+
+unique_result = namedtuple("unique", ("output", "inverse_indices", "counts"))
+
+
+def run_starts(fresh):
+    """int64 positions at which runs begin: 0 and wherever `fresh` (length n - 1) holds."""
+    later = fresh.nonzero().reshape((-1,)) + 1
+    return cat.fn((later.new_zeros((1,)), later), 0)
+
+
+def runs(fresh, n, order, want_inverse, want_counts):
+    """(starts, inverse, counts) of runs in a sorted line; `order` maps back to the input."""
+    starts = run_starts(fresh)
+    inverse = counts = None
+    if want_inverse:
+        number = cat.fn((starts.new_zeros((1,)), fresh.to(dt.int64).cumsum(0)), 0)
+        inverse = number if order is None else number.new_zeros((n,)).scatter(0, order, number)
+    if want_counts:
+        counts = cat.fn((starts[1:], starts.new_full((1,), n)), 0) - starts
+    return starts, inverse, counts
+
+
+def answer(output, inverse, counts):
+    """PyTorch's return: the output alone, or a tuple of what was asked for."""
+    found = tuple(v for v in (output, inverse, counts) if v is not None)
+    return found[0] if len(found) == 1 else found
+
+
+def nothing(input, shape, want_inverse, want_counts):
+    """The answer for an empty input."""
+    none = input.new_empty((0,), dtype=dt.int64)
+    return answer(input.new_empty(shape), input.new_empty(input.meta.shape, dtype=dt.int64)
+                  if want_inverse else None, none if want_counts else None)
+
+
+@composite(method=True, out=False)
+def unique(input, sorted=True, return_inverse=False, return_counts=False, dim=None):
+    """The distinct elements in order (or slices of `dim`), with the place of each input element
+    among them and their counts if asked for."""
+    x = input.detach()
+    if dim is not None:
+        return unique_slices(x, dim, return_inverse, return_counts, True)
+    n = x.meta.numel
+    if not n:
+        return nothing(x, (0,), return_inverse, return_counts)
+    v, order = sort.fn(x.reshape((-1,)))
+    starts, inverse, counts = runs(v[1:] != v[:-1], n, order, return_inverse, return_counts)
+    if inverse is not None:
+        inverse = inverse.reshape(x.meta.shape)
+    return answer(v.index_select(0, starts), inverse, counts)
+
+
+@composite(method=True, out=False)
+def unique_consecutive(input, return_inverse=False, return_counts=False, dim=None):
+    """The first of every run of equal elements (or slices of `dim`)."""
+    x = input.detach()
+    if dim is not None:
+        return unique_slices(x, dim, return_inverse, return_counts, False)
+    n = x.meta.numel
+    if not n:
+        return nothing(x, (0,), return_inverse, return_counts)
+    v = x.reshape((-1,))
+    starts, inverse, counts = runs(v[1:] != v[:-1], n, None, return_inverse, return_counts)
+    if inverse is not None:
+        inverse = inverse.reshape(x.meta.shape)
+    return answer(v.index_select(0, starts), inverse, counts)
+
+
+def unique_slices(x, dim, want_inverse, want_counts, in_order):
+    """unique along a dim: slices in lexicographic order, by stable sorts from the last column."""
+    d = wrap_dim(dim, x.meta.ndim)
+    moved = x.movedim(d, 0)
+    n = moved.meta.shape[0]
+    if not x.meta.numel:
+        if n:
+            raise RuntimeError("There are 0 sized dimensions, and they aren't selected, so unique "
+                               "cannot be applied")
+        return answer(x.clone(), x.new_empty((0,), dtype=dt.int64) if want_inverse else None,
+                      x.new_empty((0,), dtype=dt.int64) if want_counts else None)
+    rows = moved.reshape((n, -1))
+    order = None
+    if in_order:
+        order = rows.new_arange(n)
+        for c in reversed(range(rows.meta.shape[1])):
+            column = rows.select(1, c).index_select(0, order)
+            order = order.index_select(0, argsort.fn(column))
+        rows = rows.index_select(0, order)
+    fresh = (rows[1:] != rows[:-1]).any(1)
+    starts, inverse, counts = runs(fresh, n, order, want_inverse, want_counts)
+    out = rows.index_select(0, starts).reshape((starts.meta.numel, *moved.meta.shape[1:]))
+    return answer(out.movedim(0, d).contiguous(), inverse, counts)
+
+
+# ---- counting ------------------------------------------------------------------------------------------
+
+@composite(method=True, out=False)
+def bincount(input, weights=None, minlength=0):
+    """How often (or with what total weight) each non-negative integer occurs.
+
+    >>> bincount(tensor([0, 2, 2])).tolist()
+    [1, 0, 2]
+    """
+    m = input.meta
+    if m.ndim != 1 or m.dtype.kind not in "ui":
+        raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
+    if minlength < 0:
+        raise RuntimeError("minlength should be >= 0")
+    if weights is not None and weights.meta.shape != m.shape:
+        raise RuntimeError("weights should be 1-d and have the same length as input")
+    x = input.to(dt.int64)
+    size = minlength
+    if m.numel:
+        if int(x.min().item()) < 0:
+            raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
+        size = max(size, int(x.max().item()) + 1)
+    if weights is None:
+        return x.new_zeros((size,)).index_add(0, x, x.new_ones(m.shape))
+    d = weights.meta.dtype if weights.meta.dtype is dt.float32 else dt.float64
+    w = weights.detach().to(d)
+    return w.new_zeros((size,)).index_add(0, x, w)
+
+
+def bin_edges(low, high, name):
+    """Finite bounds in order; RuntimeError otherwise."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise RuntimeError(f"{name}: range of [{low}, {high}] is not finite")
+    if low > high:
+        raise RuntimeError(f"{name}: max must be larger than min")
+
+
+def bounds_of(x, low, high, name):
+    """The range of a histogram: as given, or that of the values if both bounds are equal."""
+    low, high = (v.item() if hasattr(v, "item") else v for v in (low, high))
+    if low == high and x.meta.numel:
+        low, high = float(x.min().item()), float(x.max().item())
+    bin_edges(low, high, name)
+    return (low - 1, high + 1) if low == high else (low, high)
+
+
+@composite(method=True)
+def histc(input, bins=100, min=0, max=0):
+    """Counts of `bins` equal bins between min and max (of the values, if both are equal)."""
+    if bins <= 0:
+        raise RuntimeError(f"torch.histogram(): bins must be > 0, but got {bins}")
+    if input.meta.dtype.kind not in "f":
+        raise RuntimeError(f'"histogram_cpu" not implemented for {input.meta.dtype!r}')
+    x = input.detach().reshape((-1,))
+    low, high = bounds_of(x, min, max, "torch.histc")
+    wide = x.to(dt.float64) if x.meta.dtype is dt.float64 else x.to(dt.float32)
+    inside = (wide >= low) & (wide <= high)
+    place = ((wide - low) * (bins / (high - low))).masked_fill(~inside, 0).to(dt.int64)
+    place = place.clamp(0, bins - 1)
+    return x.new_zeros((bins,)).index_add(0, place, inside.to(x.meta.dtype))
+
+
+histogram_result = namedtuple("histogram", ("hist", "bin_edges"))
+
+
+@composite(method=True)
+def histogram(input, bins, *, range=None, weight=None, density=False):
+    """(hist, bin_edges) over equal bins or over given edges; the last bin holds its right edge."""
+    x = input.detach().reshape((-1,))
+    if hasattr(bins, "meta"):
+        edges = bins
+    else:
+        low, high = bounds_of(x, *(range or (0, 0)), "histogram")
+        edges = x.new_tensor([low + (high - low) * k / bins for k in _range(bins + 1)])
+    n = edges.meta.numel - 1
+    place = search_lines.fn(edges.contiguous(), x, True, False) - 1
+    last = edges[n:].expand(x.meta.shape[0])
+    place = REGISTRY["where"].fn(x == last, place.new_full((), n - 1), place)
+    inside = (place >= 0) & (place < n)
+    w = x.new_ones(x.meta.shape) if weight is None else weight.detach().reshape((-1,))
+    hist = x.new_zeros((n,)).index_add(0, place.masked_fill(~inside, 0),
+                                       w * inside.to(w.meta.dtype))
+    if density:
+        hist = hist / (hist.sum() * (edges[1:] - edges[:-1]))
+    return histogram_result(hist, edges)
+
+
+_range = range
+_ = meta
