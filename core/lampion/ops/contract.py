@@ -15,7 +15,7 @@ from ..runtime.backend import OpCall
 from ..runtime.lowering import Nest, convert
 from .registry import kernel_op
 
-_C_NAMES = {"float32": "float", "float64": "double", "int64": "long", "int32": "int",
+_C_NAMES = {"float32": "float", "float64": "double", "int64": "long int", "int32": "int",
             "int16": "short", "int8": "signed char", "uint8": "unsigned char",
             "float16": "c10::Half", "bfloat16": "c10::BFloat16", "bool": "bool",
             "complex64": "c10::complex<float>", "complex128": "c10::complex<double>"}
