@@ -44,7 +44,7 @@ def function(derivative: Callable[..., Any] | None) -> Callable[..., Callable[..
 def series(t: Expr, coefficients: Sequence[float]) -> Expr:
     """A Chebyshev series at t in [-1, 1] (Clenshaw); shorter where float32 is computed."""
     top = max(map(abs, coefficients))
-    short = [c for c in coefficients]
+    short = list(coefficients)
     while abs(short[-1]) < 2.0 ** -28 * top:
         short.pop()
     return by_type(float64=_clenshaw(t, coefficients), other=_clenshaw(t, short))
@@ -346,7 +346,7 @@ def _split(x: Expr) -> tuple[Expr, Expr, Expr]:
 @function(lambda out, x: -call("bessel_j1", x))
 def bessel_j0(x: Expr) -> Expr:
     """J0: a series in x^2 to 8, modulus and phase beyond."""
-    low, high, t = _split(x)
+    _, high, t = _split(x)
     a = E.abs_(x)
     value = select(a < 8.0, series(t, table.J0_LOW), _wave(0, high)[0])
     return _unless_nan(x, select(E.eq(a, math.inf), 0.0, value))
