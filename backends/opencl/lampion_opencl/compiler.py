@@ -90,7 +90,7 @@ def expand_kernel(kernel: Kernel, dialect: OpenCLC) -> Kernel:
     for stage in kernel.stages:
         body = []
         for s in stage.body:
-            changed = {f: of(getattr(s, f)) for f in ("value", "index", "mask", "position")
+            changed: dict[str, Any] = {f: of(getattr(s, f)) for f in ("value", "index", "mask", "position")
                        if isinstance(getattr(s, f, None), Expr)}
             body.append(replace(s, **changed))
         stages.append(Stage(stage.ranges, tuple(body)))

@@ -292,8 +292,8 @@ def _tile_store(r: int, j: int, lanes: int, arithmetic: str) -> str:
 
 def _multiply_source(device: "Device", d: dtype, rows: int, vectors: int, nb: int,
                      unit: str, direct: bool, bias: bool) -> str:
-    """c = a p (+ e); a work item does ROWS rows by one panel. `unit` names the stride of a that is 1
-    ("am", "ak" or neither); direct: p is b itself, with rows of stride bk."""
+    """c = a p (+ e); a work item does ROWS rows by one panel. `unit` names the stride of a that
+    is 1 ("am", "ak" or neither); direct: p is b itself, with rows of stride bk."""
     _, arithmetic, _ = _source_type(d)
     lanes = 64 // (8 if arithmetic == "double" else 4)
     nr = vectors * lanes

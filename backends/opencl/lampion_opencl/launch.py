@@ -168,5 +168,6 @@ def _run_lines(calls: Sequence[Any], slots: Sequence[str], space: dict[str, Any]
 
 def _letter(bound: Bound, d: Any) -> str:
     if d is dt.float64:
+        assert bound.compiled is not None
         return "b'd'" if bound.compiled.device.doubles else "b'f'"
     return "b'l'"

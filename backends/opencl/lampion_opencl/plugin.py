@@ -87,7 +87,7 @@ class OpenCLBackend(Backend):
         if nbytes:
             cl.enqueue_copy(self._of(storage).queue, out, storage.buf,
                             src_offset=storage.offset, is_blocking=True)
-        return memoryview(out)
+        return out.data
 
     def copy(self, src: Any, dst: Any, nbytes: int) -> bool:
         import pyopencl as cl

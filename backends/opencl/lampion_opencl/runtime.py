@@ -197,7 +197,8 @@ class Device:
                   f"void contraction(__global ulong *x) {{\n"
                   f"_Pragma(\"OPENCL FP_CONTRACT ON\")\n{text}\n}}")
         data = np.zeros(128, np.uint64)
-        for k, real in enumerate((np.float32, np.float64)):
+        kinds: tuple[Any, ...] = (np.float32, np.float64)
+        for k, real in enumerate(kinds):
             eps = np.finfo(real).eps
             rows = data[k * 64:(k + 1) * 64].view(real)
             rows[:8], rows[8:16], rows[16:24] = 1 + eps, 1 + eps, -(1 + 2 * eps)
@@ -211,7 +212,7 @@ class Device:
             _log.info("contraction probe failed", why=str(error)[:200])
             return False
         good = [bool((data[k * 64:(k + 1) * 64].view(real)[24:32] == np.finfo(real).eps**2).all())
-                for k, real in enumerate((np.float32, np.float64)[:len(types)])]
+                for k, real in enumerate(kinds[:len(types)])]
         return all(good)
 
     def _prelude(self) -> str:

@@ -295,7 +295,7 @@ class Emitter:
         if e.op == "param":
             return Val(f"p{e.value}", dt.int64)
         if e.op == "scalar":
-            return Val(f"s{e.value}", e.dtype)
+            return Val(f"s{e.value}", of(e))
         if e.op == "index":  # the vector axis, as a vector
             text, level = self.axes[e.value]
             iota = ", ".join(str(k) for k in range(self.lanes))
@@ -367,9 +367,7 @@ class Emitter:
         return coefficient(e, self.vaxis)
 
     def _load(self, e: Expr, flat: bool) -> Val:
-        slot = e.value
-        d = e.dtype
-        assert d is not None
+        slot, d = e.value, of(e)
         volatile = slot in self.written
         if not self.varies(e) or flat:
             return self._scalar_load(e, volatile, flat)
@@ -384,7 +382,7 @@ class Emitter:
         for k in range(self.lanes):
             one = helpers.load_one(self, slot, d, at[k])
             one = f"-{one}" if d.kind == "b" else one
-            if mask is not None:
+            if mask is not None and other is not None:
                 m = f"{mask.text}.s{LANE[k]}" if mask.lanes > 1 else mask.text
                 o = f"{other.text}.s{LANE[k]}" if other.lanes > 1 else other.text
                 if d.kind == "b" and other.lanes == 1:
@@ -416,25 +414,26 @@ class Emitter:
         return [base if k == 0 else f"{base} + {k} * {by}" for k in range(self.lanes)]
 
     def _scalar_load(self, e: Expr, volatile: bool, flat: bool) -> Val:
-        index = self.value(e.args[0], flat)
-        text = helpers.load_one(self, e.value, e.dtype, index.text)
+        index, d = self.value(e.args[0], flat), of(e)
+        text = helpers.load_one(self, e.value, d, index.text)
         level, spoiled = index.level, index.volatile
         if len(e.args) > 1:
             mask, other = self.value(e.args[1], flat), self.value(e.args[2], flat)
-            ctype = self.dialect.value_type(e.dtype)
+            ctype = self.dialect.value_type(d)
             text = f"({mask.text}) ? ({ctype})({text}) : ({ctype})({other.text})"
             level = max(level, mask.level, other.level)
             spoiled = spoiled or mask.volatile or other.volatile
         if volatile:
             level = self.level
-        return self.define(text, e.dtype, 1, level, volatile=volatile or spoiled)
+        return self.define(text, d, 1, level, volatile=volatile or spoiled)
 
     def _row_load(self, e: Expr, mask: Val | None, other: Val | None, volatile: bool) -> Val:
         """Neighbouring elements in all lanes."""
-        d = e.dtype
+        d = of(e)
+        assert self.vaxis is not None
         base = self.value(e.args[0], flat=True)
         text, width = helpers.load_row(self, e.value, d, base.text)
-        if mask is None:
+        if mask is None or other is None:
             level = max(base.level, self.axes[self.vaxis][1])
             return self.define(text, d, self.lanes, self.level if volatile else level, width,
                                volatile)
@@ -484,7 +483,7 @@ class Emitter:
             guard = f"if ({m.text}) " if m is not None else ""
             self.line(guard + helpers.store_row(self, slot, d, at, v))
             return
-        at = self._lane_addresses(index, step)
+        places = self._lane_addresses(index, step)
         for k in range(self.lanes):
             one = v
             if v.lanes > 1:
@@ -492,7 +491,13 @@ class Emitter:
                 one = Val(f"({text} != 0)" if d.kind == "b" else text, d)
             mask = None if m is None else (
                 f"{m.text}.s{LANE[k]}" if m.lanes > 1 else m.text)
-            self._store_one(slot, d, at[k], one, mask, combine)
+            self._store_one(slot, d, places[k], one, mask, combine)
+
+
+def of(e: Expr) -> dtype:
+    """The dtype of a typed expression."""
+    assert e.dtype is not None, f"untyped expression {e}"
+    return e.dtype
 
 
 RARE = 30  # nodes that only one side of a select needs, from which on it becomes a branch

@@ -59,7 +59,7 @@ def evaluate(e: Expr, params: Sequence[int]) -> int | None:
     if e.op == "const":
         return int(e.value)
     if e.op == "param":
-        return params[e.value]
+        return int(params[e.value])
     a = [evaluate(x, params) for x in e.args]
     if e.op not in _SIZE_OPS or None in a:
         return None
