@@ -244,6 +244,9 @@ class index_select:
             raise IndexError("index_select(): Index is supposed to be a vector")
         checks.index_dtype(index, "index_select")
         if not input.ndim:
+            if index.numel != 1:
+                raise RuntimeError("index_select(): Index to scalar can have only 1 value, got "
+                                   f"{index.numel} value(s)")
             return [(input.dtype, ())]
         shape = input.shape[:d] + (index.numel,) + input.shape[d + 1:]
         if math.prod(shape):

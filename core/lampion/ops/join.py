@@ -6,11 +6,11 @@ Floor 3. `cat` and `stack` are one program that copies each input to its place; 
 from __future__ import annotations
 
 from ..base import dtype as dt
-from ..base.meta import contiguous_strides, expand_strides, wrap_dim
+from ..base.meta import contiguous_strides, wrap_dim
 from ..ir.kernel import Program
 from . import views as V
 from .registry import composite, kernel_op
-from .region import _touch, copy_call, fill_call
+from .region import copy_call, touch
 
 
 def joined_dtype(metas):
@@ -54,9 +54,12 @@ class cat:
 
     aliases = ("concat", "concatenate")
 
-    def meta(tensors, dim):
+    def normalize(tensors, dim):
         if not tensors:
             raise ValueError("cat(): expected a non-empty list of Tensors")
+        return tensors, dim
+
+    def meta(tensors, dim):
         for k, m in enumerate(tensors):
             if not m.ndim:
                 raise RuntimeError(f"zero-dimensional tensor (at position {k}) cannot be "
@@ -106,13 +109,10 @@ def join_program(call, d, shapes, widths):
     calls, at = [], 0
     for k, (m, shape, w) in enumerate(zip(metas, shapes, widths)):
         if m.numel and w:
-            calls.append(copy_call(m, out, slots=(0, 1 + k), shape=shape, offset=at * out.strides[d],
-                                   strides=out.strides[:d] + out.strides[len(out.shape)
-                                                                         - len(shape) + d:]
-                                   if len(shape) != out.ndim else out.strides))
+            calls.append(copy_call(m, out, slots=(0, 1 + k), shape=shape, strides=out.strides,
+                                   offset=at * out.strides[d]))
         else:
-            calls.append(_touch(m, out))
-            calls[-1] = type(calls[-1])(calls[-1].kernel, calls[-1].params, (0, 1 + k))
+            calls.append(touch(m, out, (0, 1 + k)))
         at += w
     return Program(tuple(calls))
 
@@ -121,9 +121,12 @@ def join_program(call, d, shapes, widths):
 class stack:
     """Tensors of one shape along a new dim."""
 
-    def meta(tensors, dim):
+    def normalize(tensors, dim):
         if not tensors:
             raise RuntimeError("stack expects a non-empty TensorList")
+        return tensors, dim
+
+    def meta(tensors, dim):
         first = tensors[0]
         d = wrap_dim(dim, first.ndim + 1)
         for k, m in enumerate(tensors):
@@ -144,8 +147,7 @@ class stack:
                 calls.append(copy_call(m, out, slots=(0, 1 + k), shape=m.shape, strides=strides,
                                        offset=k * out.strides[d]))
             else:
-                c = _touch(m, out)
-                calls.append(type(c)(c.kernel, c.params, (0, 1 + k)))
+                calls.append(touch(m, out, (0, 1 + k)))
         return Program(tuple(calls))
 
     def vjp(ctx, g):
@@ -331,5 +333,3 @@ def column_stack(tensors):
              for t in _some("column_stack", tensors)]
     return cat.fn(parts, 1)
 
-
-_ = (expand_strides, fill_call)

@@ -62,6 +62,11 @@ def pad(input, pad, mode="constant", value=None):
             raise RuntimeError(f"{mode} padding of dimension {d}, which has size 0")
         if size + a + b < 1 and (a or b):
             raise RuntimeError(f"The output size {size + a + b} of dimension {d} is not positive")
+    if mode == "circular":  # what is cut off does not come round again
+        for d, (a, b) in enumerate(around):
+            if a < 0 or b < 0:
+                input = V.slice_dim.fn(input, d, max(-a, 0), input.meta.shape[d] - max(-b, 0), 1)
+        around = [(max(a, 0), max(b, 0)) for a, b in around]
     return pad_by.fn(input, tuple(around), mode)
 
 

@@ -6,18 +6,17 @@ Floor 3.
 from __future__ import annotations
 
 import itertools
-import math
 
 from ..base import dtype as dt
-from ..base.meta import (broadcast_shapes, contiguous_strides, dense_strides_like, meta, wrap_dim,
-                         wrap_dims)
+from ..base.meta import broadcast_shapes, dense_strides_like, meta, wrap_dim, wrap_dims
 from ..ir import expr as E
+from ..ir.kernel import Program
 from ..runtime.lowering import Nest, convert
 from . import views as V
 from .join import cat
 from .movement import sizes
 from .registry import REGISTRY, composite, kernel_op
-from .region import place, place_like
+from .region import copy_call, place, region
 
 
 # ---- flips and rolls -------------------------------------------------------------------------------
@@ -234,9 +233,6 @@ class overlay:
         return [(input.dtype, input.shape)]
 
     def lower(call):
-        from ..ir.kernel import Program
-        from .region import copy_call
-
         x, src = call.inputs
         out = call.outputs[0]
         calls = [copy_call(x, out)]
@@ -245,8 +241,6 @@ class overlay:
         return Program(tuple(calls))
 
     def vjp(ctx, g):
-        from .region import region
-
         src = ctx.meta("src")
         gi = overlay.fn(g, g.new_zeros(src.shape), ctx.strides, ctx.offset)
         gs = region.fn(g.contiguous(), src.shape, ctx.strides, ctx.offset)
@@ -415,7 +409,6 @@ def meshgrid(*tensors, indexing=None):
     out = [t.reshape([-1 if j == k else 1 for j in range(len(shape))]).expand(*shape)
            for k, t in enumerate(tensors)]
     if swap:
-        out = [t.transpose(0, 1) for t in out]
         out[0], out[1] = out[1], out[0]
     return tuple(out)
 
@@ -479,5 +472,3 @@ def vander(x, N=None, increasing=False):
         powers = flip.fn(powers, 0)
     return x.unsqueeze(-1) ** powers
 
-
-_ = (contiguous_strides, math, place_like)

@@ -5,7 +5,6 @@ Floor 3. `place` is the gradient of every view, `region` the gradient of `place`
 
 from __future__ import annotations
 
-from ..base import dtype as dt
 from ..base.meta import contiguous_strides, meta
 from ..ir.kernel import Program
 from ..runtime.lowering import Nest
@@ -55,17 +54,17 @@ class place:
                                    offset=call.offset))
         if not calls:  # nothing to write
             calls = [fill_call(out, call.fill)]
-        return Program(tuple(calls) if x.numel else tuple(calls) + (_touch(x, out),))
+        return Program(tuple(calls) if x.numel else tuple(calls) + (touch(x, out),))
 
     def vjp(ctx, g):
         m = ctx.meta("input")
         return (region.fn(g.contiguous(), m.shape, ctx.strides, ctx.offset),)
 
 
-def _touch(x, out):
-    """A call of no points that names the input's slot."""
+def touch(x, out, slots=(0, 1)):
+    """A call of no points that names the slot of an empty input."""
     return copy_call(x, meta(out.dtype, x.shape, None, out.device), shape=x.shape,
-                     strides=contiguous_strides(x.shape))
+                     strides=contiguous_strides(x.shape), slots=slots)
 
 
 @view_op("input: T, size, strides, offset")
@@ -90,5 +89,3 @@ def place_like(g, m, rule, *args):
     shape, strides, offset = rule(meta(m.dtype, m.shape, None, m.device), *args)[:3]
     return place.fn(g, m.shape, tuple(strides), int(offset))
 
-
-_ = dt

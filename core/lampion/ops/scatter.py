@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 
 from ..base import dtype as dt
-from ..base.meta import Meta, broadcast_shapes, dense_strides_like, wrap_dim
+from ..base.meta import (Meta, broadcast_shapes, contiguous_strides, dense_strides_like,
+                         wrap_dim)
 from ..runtime.lowering import Nest
 from . import checks
 from .gather import (check_gather, index_geometry, index_get, index_layout, index_offset,
                      index_strides, line_shape, line_strides, own_strides)
 from .registry import composite, kernel_op
-from .region import copy_call
+from .region import copy_call, place
 
 _REDUCE = {"add": "sum", "multiply": "prod", "sum": "sum", "prod": "prod", "amax": "max",
            "amin": "min"}
@@ -181,19 +182,34 @@ def scatter_call(call):
 def scatter_vjp(ctx, g):
     """Gradients of scatter_at with respect to input and src."""
     dim, index, op = ctx.dim, ctx.index, ctx.combine
-    src = ctx.src if isinstance(ctx.plan.call.args["src"], Meta) else None
+    whole = ctx.plan.call.args["src"]
+    src = None
+    if isinstance(whole, Meta):  # src may be larger than index: only a corner is used
+        src = corner(ctx.src, index.meta.shape)
     if op == "sum":
-        return g, None, (g.gather(dim, index) if src is not None else None)
-    if op == "set":
+        gi, gs = g, (g.gather(dim, index) if src is not None else None)
+    elif op == "set":
         gi = scatter_at.fn(g, dim, index, "set", 0)
-        return gi, None, (g.gather(dim, index) if src is not None else None)
-    if op in ("max", "min"):
+        gs = g.gather(dim, index) if src is not None else None
+    elif op in ("max", "min"):
         out = ctx.out
         won = (ctx.input == out).to(g.meta.dtype)
         src_won = (src == out.gather(dim, index)).to(g.meta.dtype)
         share = g / scatter_at.fn(won, dim, index, "sum", src_won)
-        return won * share, None, src_won * share.gather(dim, index)
-    return prod_vjp(ctx, g, dim, index, src)
+        gi, gs = won * share, src_won * share.gather(dim, index)
+    else:
+        gi, gs = prod_vjp(ctx, g, dim, index, src)
+    if gs is not None and whole.shape != gs.meta.shape:
+        gs = place.fn(gs, whole.shape, contiguous_strides(whole.shape), 0)
+    return gi, None, gs
+
+
+def corner(t, shape):
+    """The first shape[d] entries of every dim."""
+    for d, n in enumerate(shape):
+        if t.meta.shape[d] != n:
+            t = t.narrow(d, 0, n)
+    return t
 
 
 def prod_vjp(ctx, g, dim, index, src):
@@ -208,7 +224,7 @@ def prod_vjp(ctx, g, dim, index, src):
     others = scatter_at.fn(x, dim, index, "prod", src.masked_fill(single, 1))
     plain = (g * out).gather(dim, index) / src.masked_fill(zero, 1)
     gs = (g * others).gather(dim, index) * single.to(g.meta.dtype) + plain.masked_fill(zero, 0)
-    return gi, None, gs
+    return gi, gs
 
 
 # ---- public forms --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import math
 from collections import namedtuple
 
 from ..base import dtype as dt
-from ..base.meta import meta, wrap_dim
+from ..base.meta import wrap_dim
 from ..ir import expr as E
 from ..runtime.lowering import Nest, convert
 from .join import cat
@@ -70,14 +70,13 @@ def searchsorted(sorted_sequence, input, *, out_int32=False, right=False, side=N
                            "side of left while right was True")
     seq = sorted_sequence
     if not hasattr(input, "meta"):
-        input = seq.new_tensor(input)
+        input = seq.new_tensor(input, dtype=dt.result_dtype([seq.meta.dtype], scalars=[input]))
     if seq.meta.ndim == 0:
         raise RuntimeError("torch.searchsorted(): input value can be a scalar only when boundaries "
                            "tensor dimension is 1, but we got boundaries tensor dim(0)")
     if seq.meta.dtype is not input.meta.dtype:
-        raise RuntimeError("torch.searchsorted(): boundary tensor and input value tensor should "
-                           f"have same dtype, but got boundary tensor of {seq.meta.dtype!r} and "
-                           f"input value of {input.meta.dtype!r}")
+        common = dt.promote_types(seq.meta.dtype, input.meta.dtype)
+        seq, input = seq.to(common), input.to(common)
     if seq.meta.ndim != 1 and seq.meta.shape[:-1] != input.meta.shape[:-1]:
         raise RuntimeError(
             "torch.searchsorted(): boundaries tensor should be 1 dimension or the first N-1 "
@@ -305,4 +304,3 @@ def histogram(input, bins, *, range=None, weight=None, density=False):
 
 
 _range = range
-_ = meta

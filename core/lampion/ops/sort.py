@@ -152,7 +152,6 @@ def exchange(x, n, lines, size, mask, descending, slots):
     limit = k.of(n)
     real0, real1 = E.op("lt", i0, limit), E.op("lt", i1, limit)
     first = E.select(real0 & real1, before(x0, i0, x1, i1, descending), E.op("lt", i0, i1))
-    keep = E.eq(first, E.op("lt", here, partner))
     keep = k.typed((first & E.op("lt", here, partner)) | (~first & ~E.op("lt", here, partner)))
     k.store(v, E.select(keep, x0, x1))
     k.store(i, E.select(keep, i0, i1))
