@@ -18,8 +18,8 @@ from .expr import Expr, walk
 from .kernel import ArgReduce, Kernel, Reduce, Scan, Scatter, Stage, Store
 
 Array = Any
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+_erf: Any = np.vectorize(math.erf, otypes=[np.float64])
+_erfc: Any = np.vectorize(math.erfc, otypes=[np.float64])
 
 
 def run(kernel: Kernel, params: Sequence[int], buffers: Sequence[Any]) -> None:
@@ -172,10 +172,10 @@ def reduce_last(op: str, v: Array) -> Array:
         f = np.bitwise_and if op == "and" else np.bitwise_or
         return f.reduce(v, axis=-1, dtype=v.dtype)
     wide = v.dtype if kind in "iuc" else np.float64
-    f = np.sum if op == "sum" else np.prod
+    total: Any = np.sum if op == "sum" else np.prod
     if n == 0:
         return np.full(v.shape[:-1], op == "prod", v.dtype)
-    return f(v, axis=-1, dtype=wide).astype(v.dtype)
+    return total(v, axis=-1, dtype=wide).astype(v.dtype)
 
 
 def _first_extreme(op: str, v: Array) -> Array:
@@ -223,7 +223,7 @@ def evaluate(roots: Sequence[Expr], refs: Mapping[str, Array], params: Sequence[
 
 def _load(buffer: Array, d: dtype, idx: Array, mask: Any = None, other: Any = 0) -> Array:
     if mask is None:
-        return buffer[idx].astype(d.np)
+        return buffer[idx].astype(d.np, copy=False)
     idx, mask, other = np.broadcast_arrays(idx, mask, other)
     out = np.array(other, dtype=d.np)
     out[mask] = buffer[idx[mask]]
@@ -237,9 +237,10 @@ def intrinsic(name: str, a: Sequence[Array], d: dtype, source: dtype | None) -> 
     if name == "cast":
         return _cast(a[0], source, d)
     if name == "bitcast":
-        return np.ascontiguousarray(a[0]).view(nd).reshape(np.shape(a[0]))
+        flat: Any = np.ascontiguousarray(a[0])
+        return flat.view(nd).reshape(np.shape(a[0]))
     if name == "select":
-        return np.where(a[0], a[1], a[2]).astype(nd)
+        return np.asarray(np.where(a[0], a[1], a[2])).astype(nd, copy=False)
     if name in _COMPARE:
         return _COMPARE[name](a[0], a[1])
     if d.kind == "b":
@@ -249,15 +250,15 @@ def intrinsic(name: str, a: Sequence[Array], d: dtype, source: dtype | None) -> 
     if name == "fma":
         return fma(*a)
     if name in _EXACT:
-        return _EXACT[name](*a).astype(nd)
+        return _EXACT[name](*a).astype(nd, copy=False)
     if name == "ldexp":
         n = np.clip(np.nan_to_num(a[1].astype(np.float64)), -5000, 5000).astype(np.int64)
-        return _scale(a[0], n).astype(nd)
+        return _scale(a[0], n).astype(nd, copy=False)
     f = _FLOAT[name]
     if d.kind == "c":
-        return f(*a).astype(nd)
+        return f(*a).astype(nd, copy=False)
     wide = np.longdouble if d is dt.float64 else np.float64
-    return f(*[np.asarray(x).astype(wide) for x in a]).astype(nd)
+    return f(*[np.asarray(x).astype(wide) for x in a]).astype(nd, copy=False)
 
 
 def _scale(x: Array, n: Array) -> Array:
@@ -294,7 +295,7 @@ def _lgamma_one(x: float) -> float:
     return x if math.isnan(x) else math.lgamma(x)
 
 
-_lgamma = np.vectorize(_lgamma_one, otypes=[np.float64])
+_lgamma: Any = np.vectorize(_lgamma_one, otypes=[np.float64])
 
 
 def fma(a: Array, b: Array, c: Array) -> Array:
@@ -346,20 +347,24 @@ def _integer(name: str, a: Sequence[Array], d: dtype) -> Array:
     if name in ("floor", "ceil", "trunc", "round"):
         return a[0]
     if name == "fma":
-        return (a[0] * a[1] + a[2]).astype(nd)
+        return (a[0] * a[1] + a[2]).astype(nd, copy=False)
     if name in ("shl", "shr"):
         amount = a[1].astype(np.int64) if d.kind == "i" else a[1]
         outside = (amount < 0) | (amount >= bits)
-        safe = np.where(outside, 0, a[1]).astype(nd)
+        safe = np.where(outside, 0, a[1]).astype(nd, copy=False)
         moved = np.left_shift(a[0], safe) if name == "shl" else np.right_shift(a[0], safe)
         fill = np.where(a[0] < 0, -1, 0) if name == "shr" and d.kind == "i" else 0
-        return np.where(outside, fill, moved).astype(nd)
+        return np.where(outside, fill, moved).astype(nd, copy=False)
     if name in ("idiv", "fmod"):
         zero = a[1] == 0
-        safe = np.where(zero, 1, a[1]).astype(nd)
+        safe = np.where(zero, 1, a[1]).astype(nd, copy=False)
         f = np.fmod(a[0], safe)
         q = f if name == "fmod" else _truncated(a[0], safe, f)
-        return np.where(zero, 0, q).astype(nd)
+        return np.where(zero, 0, q).astype(nd, copy=False)
+    if name == "mulhi" and bits <= 32:
+        mask = (1 << bits) - 1  # the high word of the unsigned product
+        x, y = ((np.asarray(v).astype(np.int64) & mask).astype(np.uint64) for v in a)
+        return ((x * y) >> np.uint64(bits)).astype(nd)
     if name == "mulhi":
         big = np.asarray(a[0]).astype(object) * np.asarray(a[1]).astype(object)
         mask = (1 << bits) - 1
@@ -368,10 +373,10 @@ def _integer(name: str, a: Sequence[Array], d: dtype) -> Array:
         u = (x * y) >> bits
         wrapped = np.vectorize(lambda p: p - (1 << bits) if d.kind == "i" and p >> (bits - 1)
                                else p, otypes=[object])(u)
-        return np.asarray(wrapped).astype(nd)
+        return np.asarray(wrapped).astype(nd, copy=False)
     if name == "pow":
         return integer_power(a[0], a[1], d)
-    return _INT[name](*a).astype(nd)
+    return _INT[name](*a).astype(nd, copy=False)
 
 
 def _truncated(a: Array, b: Array, rest: Array) -> Array:

@@ -36,7 +36,7 @@ def template(name: str, d: dtype) -> tuple[Expr, tuple[Expr, ...]]:
         arity = E.INTRINSICS[name][0]
         variables = tuple(var(f"x{k}", d) for k in range(arity))
         if name == "pow" and d.kind in "iu":
-            body = S.integer_power(*variables, d)
+            body = S.integer_power(variables[0], variables[1], d)
         elif d in X.FORMATS:
             body = FUNCTIONS[name](*variables, X.FORMATS[d])
         else:

@@ -55,21 +55,24 @@ def _pick(words: Sequence[int], at: Expr, f: Format) -> Expr:
     return level[0]
 
 
-def reduce_near(x: Expr, f: Format) -> tuple[Expr, Expr]:
-    """(quadrant bits, remainder in [-pi/4, pi/4]) by subtracting multiples of pi/2.
+Turn = tuple[Expr, Expr, Expr]  # quadrant bits, remainder in [-pi/4, pi/4] and its low part
+
+
+def reduce_near(x: Expr, f: Format) -> Turn:
+    """Subtract multiples of pi/2, in three parts.
 
     The multiple is rounded by adding 1.5 * 2**mantissa, which leaves it in the low bits. The
-    first product is exact within the fma, so cancellation costs nothing.
+    first product is exact within the fma, so cancellation costs nothing, and the third part, far
+    below the last bit of an ordinary remainder, is kept apart.
     """
     shifted = fma(x, const(2 / math.pi), const(f.magic))
     n = shifted - f.magic
-    r = x
-    for part in HALF_PI[f.name]:
-        r = fma(n, const(-part), r)
-    return bitcast(shifted, f.int), r
+    first, second, third = (const(-part) for part in HALF_PI[f.name])
+    r = fma(n, second, fma(n, first, x))
+    return bitcast(shifted, f.int), r, n * third
 
 
-def reduce_far(x: Expr, f: Format) -> tuple[Expr, Expr]:
+def reduce_far(x: Expr, f: Format) -> Turn:
     """The same for any finite x >= 1 (Payne and Hanek): the fraction of x/(2 pi) from exactly the
     bits of 1/(2 pi) that matter, in integers."""
     bits = 8 * f.dtype.itemsize
@@ -106,66 +109,63 @@ def reduce_far(x: Expr, f: Format) -> tuple[Expr, Expr]:
     c_high, c_low = HALF_PI[f.name][:2]
     total = top + tail
     tail = tail - (total - top)
-    r, r_low = times(total, const(c_high))
-    r = r + (r_low + fma(total, const(c_low), tail * c_high))
-    return bitcast(quadrant, f.int), r * scale
+    r, low = times(total, const(c_high))
+    low = low + fma(total, const(c_low), tail * c_high)
+    return bitcast(quadrant, f.int), r * scale, low * scale
 
 
-def _sine(r: Expr, f: Format) -> Expr:
+def _sine(r: Expr, low: Expr, f: Format) -> Expr:
     z = r * r
-    return fma(r * z, polynomial(z, f.table("SIN")), r)
+    return r + fma(r * z, polynomial(z, f.table("SIN")), low)
 
 
-def _cosine(r: Expr, f: Format) -> Expr:
+def _cosine(r: Expr, f: Format, exact: bool = False) -> Expr:
+    """1 - r^2/2 + r^4 p(r^2); `exact` and float64 put the rounding error of 1 - r^2/2 back."""
     z = r * r
     tail = z * z * polynomial(z, f.table("COS"))
-    return fma(z, const(-0.5), const(1.0)) + tail if f is F32 else _cosine_64(z, tail)
-
-
-def _cosine_64(z: Expr, tail: Expr) -> Expr:
-    """1 - z/2 + tail with the rounding error of 1 - z/2 put back."""
+    if f is F32 and not exact:
+        return fma(z, const(-0.5), const(1.0)) + tail
     half = 0.5 * z
     w = 1.0 - half
     return w + (((1.0 - w) - half) + tail)
 
 
-def _by_quadrant(q: Expr, r: Expr, shift: int, f: Format) -> Expr:
-    """sin of (q + shift) quarter turns plus r."""
-    q = q + const(shift, f.int)
+def _by_quadrant(turn: Turn, shift: int, far: bool, f: Format) -> Expr:
+    """sin of (quadrant + shift) quarter turns plus the remainder."""
+    q = turn[0] + const(shift, f.int)
     odd = E.ne(op("and", q, const(1, f.int)), const(0, f.int))
-    y = select(odd, _cosine(r, f), _sine(r, f))
+    y = select(odd, _cosine(turn[1], f, far), _sine(turn[1], turn[2], f))
     top = 8 * f.dtype.itemsize - 2
     return flip_sign(y, op("shl", q, const(top, f.int)), f)
 
 
-def _circular(x: Expr, f: Format, finish: Callable[[Expr, Expr], Expr]) -> Expr:
-    """Apply `finish(quadrant, remainder)` to the near or far reduction of x."""
-    near = finish(*reduce_near(x, f))
+def _circular(x: Expr, f: Format, finish: Callable[[Turn, bool], Expr]) -> Expr:
+    """Apply `finish(turn, far)` to the near or far reduction of x."""
+    near = finish(reduce_near(x, f), False)
     a = E.abs_(x)
-    q, r = reduce_far(a, f)
+    q, r, low = reduce_far(a, f)
     negative = x < 0.0
-    q = select(negative, -q, q)
-    r = select(negative, -r, r)
-    far = select(a < INF, finish(q, r), NAN)
+    turn = select(negative, -q, q), select(negative, -r, r), select(negative, -low, low)
+    far = select(a < INF, finish(turn, True), NAN)
     return E.rarely(a > NEAR[f.name], far, near)
 
 
 def sin(x: Expr, f: Format) -> Expr:
     """Reduce to [-pi/4, pi/4], then an odd or even polynomial by quadrant."""
-    y = _circular(x, f, lambda q, r: _by_quadrant(q, r, 0, f))
+    y = _circular(x, f, lambda turn, far: _by_quadrant(turn, 0, far, f))
     return select(E.eq(x, 0.0), x, y)  # keeps -0
 
 
 def cos(x: Expr, f: Format) -> Expr:
     """sin a quarter turn on."""
-    return _circular(x, f, lambda q, r: _by_quadrant(q, r, 1, f))
+    return _circular(x, f, lambda turn, far: _by_quadrant(turn, 1, far, f))
 
 
 def tan(x: Expr, f: Format) -> Expr:
     """sin/cos of the remainder, or -cos/sin in odd quadrants."""
-    def finish(q: Expr, r: Expr) -> Expr:
-        s, c = _sine(r, f), _cosine(r, f)
-        odd = E.ne(op("and", q, const(1, f.int)), const(0, f.int))
+    def finish(turn: Turn, far: bool) -> Expr:
+        s, c = _sine(turn[1], turn[2], f), _cosine(turn[1], f, far)
+        odd = E.ne(op("and", turn[0], const(1, f.int)), const(0, f.int))
         return select(odd, -c, s) / select(odd, s, c)
 
     return select(E.eq(x, 0.0), x, _circular(x, f, finish))

@@ -87,7 +87,7 @@ def _shape(kernel: Kernel) -> tuple[bool, bool]:
 def size(e: Expr, params: Sequence[int]) -> int:
     """The value of a size expression."""
     if e.op == "param":
-        return params[e.value]
+        return int(params[e.value])
     if e.op == "const":
         return int(e.value)
     a, b = (size(x, params) for x in e.args)
