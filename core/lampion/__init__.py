@@ -22,6 +22,7 @@ from .interop import from_dlpack, from_numpy, frombuffer
 from .printing import set_printoptions
 from .runtime.devices import get_default_device, set_default_device
 from .runtime.fallback import fallbacks, reset_fallbacks
+from .runtime.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
 

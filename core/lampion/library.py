@@ -21,12 +21,17 @@ _MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "fun
             "distributions", "config", "plugins", "ops", "testing", "random", "serialization",
             "overrides", "cli", "demos")
 
+# Functions of the top level whose module is only imported when one of them is used.
+_FUNCTIONS = {"save": "serialization", "load": "serialization"}
+
 
 def lookup(module: str, name: str) -> Any:
     """Module `__getattr__`: a public op of the module's namespace, or a submodule."""
     where = module.partition(".")[2]
     if not where and name in _MODULES:
         return importlib.import_module(f"{module}.{name}")
+    if not where and name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"{module}.{_FUNCTIONS[name]}"), name)
     found = public(where).get(name)
     if found is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")

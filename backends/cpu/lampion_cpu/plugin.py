@@ -47,6 +47,16 @@ class CpuBackend(Backend):
     def capabilities(self, index: int) -> Capabilities:
         return self._capabilities
 
+    def set_num_threads(self, count: int) -> None:
+        from . import pool
+
+        pool.set_num_threads(count)
+
+    def get_num_threads(self) -> int:
+        from . import pool
+
+        return pool.get_num_threads()
+
     def allocate(self, nbytes: int, device: device) -> Any:
         try:
             return self.native.empty(nbytes)

@@ -204,6 +204,13 @@ class Backend(ABC):
     def synchronize(self, device: device) -> None:
         """Wait for everything enqueued on the device."""
 
+    def set_num_threads(self, count: int) -> None:
+        """Use `count` host threads for kernels; without host threads there is nothing to set."""
+
+    def get_num_threads(self) -> int:
+        """Number of host threads that a large kernel uses."""
+        return 1
+
     def memory_stats(self, device: device) -> dict[str, int]:
         """Bytes by name: allocated, reserved, peak... Empty if not tracked."""
         return {}
