@@ -246,6 +246,8 @@ def _adaptive_mean(op, rank, input, output_size):
     check_adaptive(op, m, rank)
     space = _space(m, rank)
     size = adaptive_size(op, space, output_size)
+    if all(o == 1 for o in size):
+        return input.mean(tuple(range(-rank, 0)), True)
     return W.window_mean.fn(input, adaptive_windows(space, size), size, "inside")
 
 

@@ -2,8 +2,9 @@
 
 Floor 3. A window rule per space dim says which input positions belong to an output position:
 ("fixed", kernel, stride, padding, dilation) or ("adaptive",), PyTorch's even split. The kernels
-work on (*lead, *space) with any number of lead dims. Gradients gather: every input position looks
-at the windows that hold it, so nothing is added concurrently and results are deterministic.
+work on (*lead, *space) with any number of lead dims. Gradients never add concurrently: either an
+input position looks at the windows that hold it, or a plane adds its windows in order. So results
+are deterministic.
 """
 
 from __future__ import annotations
@@ -17,13 +18,23 @@ from ..ir import expr as E
 from ..ir.kernel import Program
 from ..runtime.lowering import Nest, collapse, convert
 from .conv import result_strides
+from .region import fill_call
 from .registry import kernel_op
 
 UNROLL = 32  # windows up to this size are written out instead of looped over
+SCATTER_PLANES = 32  # from here on planes are enough parallel work for one point each
 
 
 def _int(n):
     return E.const(n, dt.int64)
+
+
+def _over(e, n):
+    """e / n, rounded down, for e >= 0: a shift where n is a power of two (vectors have no 64-bit
+    division)."""
+    if n == 1:
+        return e
+    return e >> _int(n.bit_length() - 1) if n & (n - 1) == 0 else E.idiv(e, _int(n))
 
 
 class Fixed:
@@ -54,21 +65,21 @@ class Fixed:
         if not self.pad:
             return p
         d = self.dilation
-        steps = E.idiv(E.maximum(_int(0) - p, _int(0)) + _int(d - 1), _int(d))
+        steps = _over(E.maximum(_int(0) - p, _int(0)) + _int(d - 1), d)
         return p + steps * _int(d)
 
     def back(self, i, j):
         """(window, mask, element number in it) of the j-th candidate window for position `i`."""
         t = i + _int(self.pad)
         if self.dense:
-            o = (t if self.stride == 1 else E.idiv(t, _int(self.stride))) - j
+            o = _over(t, self.stride) - j
             k = t - o * _int(self.stride)
             mask = (o >= _int(0)) & (o < _int(self.size))
             if self.kernel % self.stride or self.kernel < self.stride:
                 mask = mask & (k < _int(self.kernel))
             return o, mask, k
         rest = t - j * _int(self.dilation)
-        o = E.idiv(rest, _int(self.stride))
+        o = _over(E.maximum(rest, _int(0)), self.stride)
         mask = (rest >= _int(0)) & E.eq(rest, o * _int(self.stride)) & (o < _int(self.size))
         return o, mask, j
 
@@ -126,7 +137,7 @@ class _Geometry:
     `backward` nests run over input positions and look at windows; forward ones the reverse.
     """
 
-    def __init__(self, name, space_meta, near, far, windows, acc, *, backward, loops):
+    def __init__(self, name, space_meta, near, far, windows, acc, *, backward):
         rank = len(windows)
         self.rank = rank
         here = near[0].shape
@@ -135,7 +146,7 @@ class _Geometry:
         space = space_meta[0]
         self.rules = rules(windows, space, space_meta[1])
         spans = [(r.back_span if backward else r.span) for r in self.rules]
-        self.unrolled = not loops and math.prod(spans) <= UNROLL
+        self.unrolled = math.prod(spans) <= UNROLL
         self.spans = spans
         shape = (*sizes, *here[lead:], *(() if self.unrolled else spans))
         self.nlead = len(sizes)
@@ -211,89 +222,80 @@ def max_call(name, x, out, windows, slots, *, index=None, values=True, pick=None
     results = ([out] if values else []) + ([index[1]] if index is not None else [])
     sources = [x] + ([pick] if pick is not None else [])
     space = _spaces(x, windows)
-    acc = dt.opmath(x.dtype)
-    g = _Geometry(name, (space, _spaces(results[0], windows)), results, sources, windows, acc,
-                  backward=False, loops=False)
+    g = _Geometry(name, (space, _spaces(results[0], windows)), results, sources, windows,
+                  dt.opmath(x.dtype), backward=False)
     n = g.n
     outs = [n.output(m, s) for m, s in zip(results, g.near)]
     ins = [n.buffer(m) for m in sources]
     n.start()
-    low = _lowest(x.dtype)
-
-    def value(ks):
-        spots, mask, local = g.visit(ks)
-        return spots, local, _read(ins[0], g.address(0, spots), mask, low)
-
-    where = index is not None or pick is not None
-    flat = _flat(space)
-    if g.unrolled:
-        best, at, near = _unrolled_max(g, value, flat, low, where,
-                                       index is not None and index[0] == "local")
-    else:
-        best, at, near = _looped_max(g, value, flat, where,
-                                     index is not None and index[0] == "local")
-    stores = []
+    kind = "pick" if pick is not None else index[0] if index is not None else None
+    best, at = (_unrolled_max if g.unrolled else _looped_max)(g, ins[0], _lowest(x.dtype), kind)
     if pick is not None:
-        stores.append((outs[0], n.typed(ins[1].at(g.address(1, near)))))
+        n.store(outs[0], n.typed(ins[1].at(g.address(1, at))), inner=False)
     elif values:
-        stores.append((outs[0], best))
+        n.store(outs[0], best, inner=False)
     if index is not None:
-        stores.append((outs[-1], at))
-    for o, v in stores:
-        n.store(o, v, inner=False)
+        n.store(outs[-1], at, inner=False)
     return n.call(slots)
 
 
-def _flat(space):
-    def flat(spots):
-        total = _int(0)
-        for p, size in zip(spots, space):
-            total = total * _int(size) + p
-        return total
-
-    return flat
+def _flat(spots, space):
+    total = _int(0)
+    for p, size in zip(spots, space):
+        total = total * _int(size) + p
+    return total
 
 
 def _unflat(at, space):
     spots = []
     for size in reversed(space):
-        rest = E.idiv(at, _int(size))
+        rest = _over(at, size)
         spots.append(at - rest * _int(size))
         at = rest
     return spots[::-1]
 
 
-def _unrolled_max(g, value, flat, low, where, local):
-    """(maximum, its number, its positions) by comparing one element after the other: of equal
-    ones the first wins, of NaNs the last, as in PyTorch."""
+def _unrolled_max(g, x, low, kind):
+    """(maximum, where) by comparing one element after the other: of equal ones the first wins, of
+    NaNs the last, as in PyTorch. An all -inf window points at its first element inside.
+
+    What is chosen along the way are small constants: the distance from the window's start.
+    """
     best = at = None
+    space = [r.space for r in g.rules]
     for ks in g.elements():
-        spots, number, v = value(ks)
-        here = number if local else flat(spots)
-        if not where:
+        spots, mask, local = g.visit(ks)
+        v = _read(x, g.address(0, spots), mask, low)
+        if kind is None:
             best = v if best is None else E.maximum(best, v)
             continue
+        steps = [k.value * getattr(r, "dilation", 1) for k, r in zip(ks, g.rules)]
+        far = local.value if kind == "local" else _flat([_int(k) for k in steps], space).value
+        here = E.const(far, dt.int32)
         if best is None:
-            # an all -inf window points at its first element inside
-            first = [r.first(o) for r, o in zip(g.rules, g.here())]
-            best, at = v, here if local else flat(first)
+            best, at = v, here
+            starts = [r.start(o) for r, o in zip(g.rules, g.here())]
+            if kind != "local" and any(getattr(r, "pad", 0) for r in g.rules):
+                first = [r.first(o) for r, o in zip(g.rules, g.here())]
+                at = E.cast(_flat(first, space) - _flat(starts, space), dt.int32)
             continue
         take = (v > best) | E.isnan(v) if low == -math.inf else v > best
         best, at = E.select(take, v, best), E.select(take, here, at)
-    if not where:
-        return best, None, None
-    space = [r.space for r in g.rules]
-    return best, at, None if local else _unflat(at, space)
+    if kind in (None, "local"):
+        return best, at
+    at = _flat(starts, space) + E.cast(at, dt.int64)
+    return best, at if kind == "flat" else _unflat(at, space)
 
 
-def _looped_max(g, value, flat, where, local):
-    spots, number, v = value(g.elements()[0])
-    if not where:
-        return g.n.reduce("max", v), None, None
+def _looped_max(g, x, low, kind):
+    spots, mask, local = g.visit(g.elements()[0])
+    v = _read(x, g.address(0, spots), mask, low)
+    if kind is None:
+        return g.n.reduce("max", v), None
     space = [r.space for r in g.rules]
     inside = [E.minimum(E.maximum(p, _int(0)), _int(n - 1)) for p, n in zip(spots, space)]
-    best, at = g.n.arg_reduce("max", v, number if local else flat(inside))
-    return best, at, None if local else _unflat(at, space)
+    best, at = g.n.arg_reduce("max", v, local if kind == "local" else _flat(inside, space))
+    return best, _unflat(at, space) if kind == "pick" else at
 
 
 @kernel_op("input: T, windows, size")
@@ -372,31 +374,68 @@ class window_max_backward:
 
     def lower(call):
         g, x, out = call.grad, call.input, call.outputs[0]
-        windows, acc = call.windows, dt.opmath(out.dtype)
-        space, size = _spaces(x, windows), _spaces(g, windows)
-        numbers = meta(_numbers_dtype(rules(windows, space, size)), g.shape, None, g.device)
-        first = max_call("window_max_number", x, None, windows, (3, 2), values=False,
-                         index=("local", numbers))
-        geo = _Geometry("window_max_backward", (space, size), [out], [g, numbers], windows, acc,
-                        backward=True, loops=False)
-        n = geo.n
-        o = n.output(out, geo.near[0])
-        a, b = n.buffer(g), n.buffer(numbers)
-        n.start()
-
-        def term(ks):
-            spots, mask, local = geo.visit(ks)
-            number = E.cast(b.at(geo.address(1, spots), mask=mask, other=0), dt.int64)
-            held = mask & E.eq(number, local)
-            return a.at(geo.address(0, spots), mask=held, other=0)
-
-        _store_sum(geo, o, term, acc)
-        return Program((first, n.call((0, 1, 3))), (numbers.nbytes,))
+        planes = math.prod(x.shape[:x.ndim - len(call.windows)])
+        fits = out.dtype.itemsize >= 4 and math.prod(_spaces(x, call.windows)) < 1 << 31
+        if planes >= SCATTER_PLANES and fits:  # 16-bit floats are added in float32
+            return scatter_back(call, g, x, out)
+        return gather_back(call, g, x, out)
 
     def vjp(ctx, g):
         x = ctx.input
         size = _spaces(ctx.meta("grad"), ctx.windows)
         return window_max_pick.fn(g, x, ctx.windows, size), None
+
+
+def scatter_back(call, g, x, out):
+    """Every plane of the space adds its windows' gradients one after the other."""
+    windows, acc = call.windows, dt.opmath(out.dtype)
+    rank, space = len(windows), _spaces(x, windows)
+    spots = meta(dt.int32, g.shape, None, g.device)
+    first = max_call("window_max_spot", x, None, windows, (3, 2), values=False,
+                     index=("flat", spots))
+    lead = g.ndim - rank
+    sizes, (ro, rg, ri) = collapse(g.shape[:lead], [m.strides[:lead] for m in (out, g, spots)])
+    n = Nest("window_max_scatter", (*sizes, *g.shape[lead:]), range(len(sizes), len(sizes) + rank),
+             compute=acc, merge=False)
+    o = n.output(out, None)
+    a = n.input(g, (*rg, *g.strides[lead:]))
+    b = n.input(spots, (*ri, *spots.strides[lead:]))
+    n.start()
+    base = _int(0)
+    for d, s in enumerate(ro):
+        base = base + n.coord(d) * _int(s)
+    target = _int(0)
+    for p, s in zip(_unflat(E.cast(b(), dt.int64), space), out.strides[lead:]):
+        target = target + p * _int(s)
+    if out.contiguous:
+        target = E.cast(b(), dt.int64)
+    n.scatter(o, base + target, "sum", a())
+    fill = fill_call(out, 0)
+    return Program((first, fill, n.call((0, 1, 3))), (spots.nbytes,))
+
+
+def gather_back(call, g, x, out):
+    """Every input position adds the gradients of the windows that chose it."""
+    windows, acc = call.windows, dt.opmath(out.dtype)
+    space, size = _spaces(x, windows), _spaces(g, windows)
+    numbers = meta(_numbers_dtype(rules(windows, space, size)), g.shape, None, g.device)
+    first = max_call("window_max_number", x, None, windows, (3, 2), values=False,
+                     index=("local", numbers))
+    geo = _Geometry("window_max_backward", (space, size), [out], [g, numbers], windows, acc,
+                    backward=True)
+    n = geo.n
+    o = n.output(out, geo.near[0])
+    a, b = n.buffer(g), n.buffer(numbers)
+    n.start()
+
+    def term(ks):
+        spots, mask, local = geo.visit(ks)
+        number = E.cast(b.at(geo.address(1, spots), mask=mask, other=0), dt.int64)
+        held = mask & E.eq(number, local)
+        return a.at(geo.address(0, spots), mask=held, other=0)
+
+    _store_sum(geo, o, term, acc)
+    return Program((first, n.call((0, 1, 3))), (numbers.nbytes,))
 
 
 def _store_sum(geo, out, term, acc):
@@ -444,7 +483,7 @@ class window_mean:
         x, out = call.input, call.outputs[0]
         acc = dt.opmath(out.dtype)
         geo = _Geometry("window_mean", (_spaces(x, call.windows), call.size), [out], [x],
-                        call.windows, acc, backward=False, loops=False)
+                        call.windows, acc, backward=False)
         n = geo.n
         o, a = n.output(out, geo.near[0]), n.buffer(x)
         n.start()
@@ -484,7 +523,7 @@ class window_mean_backward:
         g, out = call.grad, call.outputs[0]
         acc = dt.opmath(out.dtype)
         geo = _Geometry("window_mean_backward", (call.space, _spaces(g, call.windows)), [out], [g],
-                        call.windows, acc, backward=True, loops=False)
+                        call.windows, acc, backward=True)
         n = geo.n
         o, a = n.output(out, geo.near[0]), n.buffer(g)
         n.start()
