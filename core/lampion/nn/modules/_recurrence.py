@@ -1,76 +1,71 @@
 """The steps of recurrent layers and the walk of one direction over a sequence.
 
-A step takes the gates' sums from input and from state and the old state. Packed data is a list of
-steps
-with falling batch sizes, which the reverse direction walks with rising ones.
-May import: nn.functional.
+A step takes the gates' parts from the input and from the state, and the old state. Packed data is
+a list of steps with falling batch sizes, which the reverse direction walks with rising ones.
+May import: lampion.ops.recurrent, nn._ops.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lampion
-from lampion.nn import functional as F
+import lampion.ops.recurrent
+from lampion.nn._ops import ops
 from lampion.tensor import Tensor
 
-
-def lstm_step(gx: Tensor, gh: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """(h', c') from the gate sums (N, 4 H) in the order i, f, g, o."""
-    i, f, g, o = (gx + gh).chunk(4, 1)
-    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-    return o.sigmoid() * cell.tanh(), cell
+GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
-def gru_step(gx: Tensor, gh: Tensor, hidden: Tensor) -> Tensor:
-    """h' from the gate sums (N, 3 H) in the order r, z, n."""
-    rx, zx, nx = gx.chunk(3, 1)
-    rh, zh, nh = gh.chunk(3, 1)
-    n = (nx + (rx + rh).sigmoid() * nh).tanh()
-    return n + (zx + zh).sigmoid() * (hidden - n)
+def step(mode: str, gx: Sequence[Tensor], gh: Sequence[Tensor], state: Any) -> Any:
+    """The new state (a pair for the LSTM) from the gates' parts, in torch's order."""
+    if mode == "LSTM":
+        (ix, fx, cx, ox), (ih, fh, ch, oh) = gx, gh
+        cell = ops.lstm_cell_state(ix, ih, fx, fh, cx, ch, state[1])
+        return ops.lstm_hidden_state(ox, oh, cell), cell
+    if mode == "GRU":
+        (rx, zx, nx), (rh, zh, nh) = gx, gh
+        return ops.gru_hidden_state(rx, rh, zx, zh, nx, nh, state)
+    if mode == "RNN_TANH":
+        return ops.tanh_hidden_state(gx[0], gh[0])
+    return ops.relu_hidden_state(gx[0], gh[0])
 
 
-def tanh_step(gx: Tensor, gh: Tensor, hidden: Tensor) -> Tensor:
-    """h' = tanh(gx + gh)."""
-    return (gx + gh).tanh()
+def _split(gates: Tensor, count: int) -> Sequence[Tensor]:
+    """The gates of a (..., count H) tensor."""
+    return (gates,) if count == 1 else gates.chunk(count, -1)
 
 
-def relu_step(gx: Tensor, gh: Tensor, hidden: Tensor) -> Tensor:
-    """h' = relu(gx + gh)."""
-    return (gx + gh).relu()
-
-
-STEPS = {"GRU": gru_step, "RNN_TANH": tanh_step, "RNN_RELU": relu_step}
-
-
-def _stepper(mode: str, weights: list[Tensor], bias: bool, projected: bool) -> Any:
-    """(project all inputs, advance one step) of one direction."""
-    w_ih, w_hh = weights[0], weights[1]
-    b_ih, b_hh = (weights[2], weights[3]) if bias else (None, None)
-    w_hr = weights[-1] if projected else None
-
-    def project(data: Tensor) -> Tensor:
-        return F.linear(data, w_ih, b_ih)
-
-    def advance(gates: Tensor, state: Any) -> Any:
-        if mode != "LSTM":
-            return STEPS[mode](gates, F.linear(state, w_hh, b_hh), state)
-        hidden, cell = lstm_step(gates, F.linear(state[0], w_hh, b_hh), state[1])
-        return (hidden if w_hr is None else F.linear(hidden, w_hr)), cell
-
-    return project, advance
+def cell(mode: str, input: Tensor, state: Any, weights: Sequence[Tensor | None]) -> Any:
+    """One step from the input itself: weights are w_ih, w_hh, b_ih, b_hh."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    count, hidden = GATES[mode], _hidden(state)
+    return step(mode, _split(ops.linear(input, w_ih, b_ih), count),
+                _split(ops.linear(hidden, w_hh, b_hh), count), state)
 
 
 def run(mode: str, data: Tensor, state: Any, weights: list[Tensor], bias: bool, projected: bool,
         reverse: bool, sizes: list[int] | None) -> tuple[Tensor, Any]:
     """(output, final state) of one direction over (L, N, *) or packed data with batch `sizes`."""
-    project, advance = _stepper(mode, weights, bias, projected)
-    gates = project(data)
+    w_ih, w_hh = weights[0], weights[1]
+    b_ih, b_hh = (weights[2], weights[3]) if bias else (None, None)
+    w_hr = weights[-1] if projected else None
+    count = GATES[mode]
+
+    def advance(gx: Sequence[Tensor], state: Any) -> Any:
+        gh = _split(ops.linear(_hidden(state), w_hh, b_hh), count)
+        new = step(mode, gx, gh, state)
+        return new if w_hr is None else (ops.linear(new[0], w_hr), new[1])
+
+    # Gate by gate, then step by step: the way back is one stack a gate and one cat.
+    gates = _split(ops.linear(data, w_ih, b_ih), count)
     if sizes is not None:
-        return _run_packed(gates.split(sizes), state, advance, reverse, sizes)
+        steps = list(zip(*(gate.split(sizes) for gate in gates)))
+        return _run_packed(steps, state, advance, reverse, sizes)
     outputs = []
-    steps = gates.unbind(0)
-    for step in (reversed(steps) if reverse else steps):
-        state = advance(step, state)
+    steps = list(zip(*(gate.unbind(0) for gate in gates)))
+    for gx in (reversed(steps) if reverse else steps):
+        state = advance(gx, state)
         outputs.append(_hidden(state))
     if reverse:
         outputs.reverse()

@@ -21,8 +21,6 @@ from lampion.nn.parameter import Parameter
 from lampion.nn.utils.rnn import PackedSequence
 from lampion.tensor import Tensor
 
-_GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
-
 
 def apply_permutation(tensor: Tensor, permutation: Tensor, dim: int = 1) -> Tensor:
     """`tensor` with its axis `dim` permuted (older name of index_select)."""
@@ -68,7 +66,7 @@ class RNNBase(Module):
         return self.proj_size if self.proj_size > 0 else self.hidden_size
 
     def _make_weights(self, layer: int, suffix: str, kind: dict[str, Any]) -> None:
-        rows = _GATES[self.mode] * self.hidden_size
+        rows = _recurrence.GATES[self.mode] * self.hidden_size
         width = self.input_size if layer == 0 else self._out_size * self._directions
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width),
                                               "weight_hh": (rows, self._out_size)}
@@ -233,7 +231,7 @@ class RNNBase(Module):
 
 def _check_sizes(mode: str, input_size: Any, hidden_size: Any, num_layers: int, batch_first: Any,
                  dropout: Any, proj_size: int) -> None:
-    if mode not in _GATES:
+    if mode not in _recurrence.GATES:
         raise ValueError("Unrecognized RNN mode: " + mode)
     if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
         raise ValueError("dropout should be a number in range [0, 1] representing the probability "
@@ -356,6 +354,9 @@ class GRU(RNNBase):
         super().__init__("GRU", *args, **kwargs)
 
 
+_CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
 class RNNCellBase(Module):
     """Weights of one step: weight_ih, weight_hh, bias_ih, bias_hh."""
 
@@ -388,10 +389,12 @@ class RNNCellBase(Module):
             text += f", nonlinearity={self.nonlinearity}"
         return text
 
-    def _gates(self, input: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """W_ih x + b_ih and W_hh h + b_hh."""
-        return (F.linear(input, self.weight_ih, self.bias_ih),
-                F.linear(hidden, self.weight_hh, self.bias_hh))
+    def _weights(self) -> list[Tensor | None]:
+        params = self._parameters
+        try:  # see Linear.forward
+            return [params[name] for name in _CELL_WEIGHTS]
+        except KeyError:
+            return [getattr(self, name) for name in _CELL_WEIGHTS]
 
     def _check(self, input: Tensor, states: Any) -> None:
         if input.dim() not in (1, 2):
@@ -407,8 +410,8 @@ class RNNCellBase(Module):
         return lampion.zeros((input.size(0), self.hidden_size), dtype=input.dtype,
                              device=input.device)
 
-    def _one(self, input: Tensor, hx: Tensor | None, step: Any) -> Tensor:
-        """`step` on batched input and state; an unbatched pair gets and loses a batch axis."""
+    def _one(self, mode: str, input: Tensor, hx: Tensor | None) -> Tensor:
+        """A step on batched input and state; an unbatched pair gets and loses a batch axis."""
         self._check(input, () if hx is None else (hx,))
         batched = input.dim() == 2
         input = input if batched else input.unsqueeze(0)
@@ -416,7 +419,7 @@ class RNNCellBase(Module):
             hx = self._zeros(input)
         elif not batched:
             hx = hx.unsqueeze(0)
-        hidden = step(*self._gates(input, hx), hx)
+        hidden = _recurrence.cell(mode, input, hx, self._weights())
         return hidden if batched else hidden.squeeze(0)
 
 
@@ -437,8 +440,7 @@ class RNNCell(RNNCellBase):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        step = _recurrence.STEPS[f"RNN_{self.nonlinearity.upper()}"]
-        return self._one(input, hx, step)
+        return self._one(f"RNN_{self.nonlinearity.upper()}", input, hx)
 
 
 class LSTMCell(RNNCellBase):
@@ -460,7 +462,7 @@ class LSTMCell(RNNCellBase):
             hidden = cell = self._zeros(input)
         else:
             hidden, cell = hx if batched else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        hidden, cell = _recurrence.lstm_step(*self._gates(input, hidden), cell)
+        hidden, cell = _recurrence.cell("LSTM", input, (hidden, cell), self._weights())
         return (hidden, cell) if batched else (hidden.squeeze(0), cell.squeeze(0))
 
 
@@ -476,4 +478,4 @@ class GRUCell(RNNCellBase):
         super().__init__(input_size, hidden_size, bias, 3, device, dtype)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        return self._one(input, hx, _recurrence.STEPS["GRU"])
+        return self._one("GRU", input, hx)
