@@ -1,4 +1,4 @@
-"""Padding, sliding windows as columns (unfold, fold), and channel shuffles.
+"""Padding, one-hot classes and channel shuffles.
 
 Floor 3.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..base import dtype as dt
 from ..base.meta import meta
 from ..ir import expr as E
-from ..runtime.lowering import Nest, convert
+from ..runtime.lowering import Nest
 from . import views as V
 from .registry import composite, kernel_op
 from .region import place
@@ -172,143 +172,7 @@ def fold_dim(g, d, size, before, after, mode):
     return g.new_zeros(shape).index_add(d, rows, g)
 
 
-# ---- sliding windows ---------------------------------------------------------------------------------
-
-def pair(v, name, least):
-    """(a, b) of an int or a pair; RuntimeError below `least`."""
-    v = (v, v) if isinstance(v, int) else tuple(v)
-    if len(v) == 1:
-        v = v * 2
-    if len(v) != 2 or min(v) < least:
-        raise RuntimeError(f"{name} should be two numbers of at least {least}, but got {v}")
-    return v
-
-
-def windows(shape, kernel, dilation, padding, stride):
-    """Number of windows along each space dim. RuntimeError if there is none."""
-    out = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1
-                for n, k, d, p, s in zip(shape, kernel, dilation, padding, stride))
-    if min(out) < 1:
-        raise RuntimeError(
-            f"Given an input with spatial size {tuple(shape)}, kernel_size={kernel}, dilation="
-            f"{dilation}, padding={padding}, stride={stride}, calculated shape of the array of "
-            f"sliding blocks as {out}, but its components must be at least one.")
-    return out
-
-
-@composite(out=False, where=("nn.functional",), name="unfold_columns", aliases=("unfold",))
-def unfold_columns(input, kernel_size, dilation=1, padding=0, stride=1):
-    """Sliding windows of (N, C, H, W) or (C, H, W) as columns: (N, C * kh * kw, L)."""
-    kernel, dilation = pair(kernel_size, "kernel_size", 1), pair(dilation, "dilation", 1)
-    padding, stride = pair(padding, "padding", 0), pair(stride, "stride", 1)
-    m = input.meta
-    if m.ndim not in (3, 4):
-        raise RuntimeError("Expected 3D or 4D (batch mode) tensor with possibly 0 batch size and "
-                           f"other non-zero dimensions for input, but got: {list(m.shape)}")
-    if m.ndim == 3:
-        return columns.fn(input.unsqueeze(0), kernel, dilation, padding, stride).squeeze(0)
-    return columns.fn(input, kernel, dilation, padding, stride)
-
-
-@kernel_op("input: T, kernel, dilation, padding, stride")
-class columns:
-    """The windows of (N, C, H, W) as (N, C * kh * kw, L)."""
-
-    where = ()
-    out = False
-
-    def meta(input, kernel, dilation, padding, stride):
-        n, c, *space = input.shape
-        lh, lw = windows(space, kernel, dilation, padding, stride)
-        return [(input.dtype, (n, c * kernel[0] * kernel[1], lh * lw))]
-
-    def lower(call):
-        x, out = call.inputs[0], call.outputs[0]
-        b, c, h, w = x.shape
-        (kh, kw), (lh, lw) = call.kernel, windows((h, w), call.kernel, call.dilation,
-                                                  call.padding, call.stride)
-        shape = (b, c, kh, kw, lh, lw)
-        n = Nest("unfold", shape, compute=out.dtype, merge=False)
-        o = n.output(meta(out.dtype, shape, None, out.device),
-                     meta(out.dtype, shape, None, out.device).strides)
-        a = n.input(x, (x.strides[0], x.strides[1], 0, 0, 0, 0))
-        n.start()
-        where, inside = a.offset, None
-        for k, size in enumerate((h, w)):
-            at = n.coord(4 + k) * n.of(call.stride[k]) + n.coord(2 + k) * n.of(
-                call.dilation[k]) - n.of(call.padding[k])
-            where = where + at * n.params.stride(x.strides[2 + k])
-            if call.padding[k]:
-                ok = (at >= 0) & (at < n.of(size))
-                inside = ok if inside is None else inside & ok
-        n.store(o, a.at(where, mask=inside) if inside is not None else a.at(where))
-        return n.program()
-
-    def vjp(ctx, g):
-        return (uncolumns.fn(g, ctx.meta("input").shape[2:], ctx.kernel, ctx.dilation, ctx.padding,
-                             ctx.stride),)
-
-
-@composite(out=False, where=("nn.functional",))
-def fold(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
-    """Columns (N, C * kh * kw, L) added back into (N, C, H, W): the transpose of `unfold`."""
-    size, kernel = pair(output_size, "output_size", 1), pair(kernel_size, "kernel_size", 1)
-    dilation, padding = pair(dilation, "dilation", 1), pair(padding, "padding", 0)
-    stride, m = pair(stride, "stride", 1), input.meta
-    if m.ndim not in (2, 3):
-        raise RuntimeError("Expected 2D or 3D (batch mode) tensor for input with possibly 0 batch "
-                           f"size and non-zero dimensions for input, but got: {list(m.shape)}")
-    block = kernel[0] * kernel[1]
-    if m.shape[-2] % block:
-        raise RuntimeError("Expected size of input's dimension 1 to be divisible by the product of "
-                           f"kernel_size, but got input.size(1)={m.shape[-2]} and kernel_size="
-                           f"{kernel}.")
-    lh, lw = windows(size, kernel, dilation, padding, stride)
-    if m.shape[-1] != lh * lw:
-        raise RuntimeError(
-            f"Given output_size={size}, kernel_size={kernel}, dilation={dilation}, padding="
-            f"{padding}, stride={stride}, expected size of input's dimension 2 to match the "
-            f"calculated number of sliding blocks {lh} * {lw} = {lh * lw}, but got input.size(2)="
-            f"{m.shape[-1]}.")
-    if m.ndim == 2:
-        return uncolumns.fn(input.unsqueeze(0), size, kernel, dilation, padding, stride).squeeze(0)
-    return uncolumns.fn(input, size, kernel, dilation, padding, stride)
-
-
-@kernel_op("input: T, size, kernel, dilation, padding, stride")
-class uncolumns:
-    """Windows (N, C * kh * kw, L) added into (N, C, H, W), every point gathering its own."""
-
-    where = ()
-    out = False
-
-    def meta(input, size, kernel, dilation, padding, stride):
-        return [(input.dtype, (input.shape[0], input.shape[1] // (kernel[0] * kernel[1]), *size))]
-
-    def lower(call):
-        x, out = call.inputs[0], call.outputs[0]
-        b, c, h, w = out.shape
-        kh, kw = call.kernel
-        count = windows((h, w), call.kernel, call.dilation, call.padding, call.stride)
-        n = Nest("fold", (b, c, h, w, kh, kw), [4, 5], compute=dt.opmath(out.dtype), merge=False)
-        o = n.output(out, (*out.strides, 0, 0))
-        a = n.input(x, (x.strides[0], x.strides[1] * kh * kw, 0, 0, x.strides[1] * kw,
-                        x.strides[1]))
-        n.start()
-        where, inside = a.offset, None
-        for k, (size, step) in enumerate(zip(count, (count[1], 1))):
-            s = n.of(call.stride[k])
-            at = n.coord(2 + k) + n.of(call.padding[k]) - n.coord(4 + k) * n.of(call.dilation[k])
-            index = E.idiv(at, s)
-            ok = (at >= 0) & E.eq(index * s, at) & (index < n.of(size))
-            inside = ok if inside is None else inside & ok
-            where = where + index * n.params.stride(step * x.strides[2])
-        n.store(o, convert(n.reduce("sum", a.at(where, mask=inside)), out.dtype), inner=False)
-        return n.program()
-
-    def vjp(ctx, g):
-        return (columns.fn(g, ctx.kernel, ctx.dilation, ctx.padding, ctx.stride),)
-
+# ---- classes and channels --------------------------------------------------------------------------
 
 def _shuffle(name):
     @composite(out=False, name=name)
