@@ -204,11 +204,9 @@ def dropout1d(input: Tensor, p: float = 0.5, training: bool = True,
     _check_p(p)
     if input.dim() not in (2, 3):
         raise RuntimeError(f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D "
-                           f"input. "
-                           "Note that dropout1d exists to provide channel-wise dropout on inputs "
-                           "with "
-                           "1 spatial dimension, a channel dimension, and an optional batch "
-                           "dimension (i.e. 2D or 3D inputs).")
+                           "input. Note that dropout1d exists to provide channel-wise dropout on "
+                           "inputs with 1 spatial dimension, a channel dimension, and an optional "
+                           "batch dimension (i.e. 2D or 3D inputs).")
     return (_unbatched if input.dim() == 2 else _channel_dropout)(input, p, training, inplace)
 
 
@@ -218,8 +216,7 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True,
     _check_p(p)
     if input.dim() not in (3, 4):
         warnings.warn(f"dropout2d: Received a {input.dim()}-D input to dropout2d, which is "
-                      f"deprecated "
-                      "and will result in an error in a future release.", stacklevel=2)
+                      "deprecated and will result in an error in a future release.", stacklevel=2)
     return _channel_dropout(input, p, training, inplace)
 
 
@@ -229,14 +226,12 @@ def dropout3d(input: Tensor, p: float = 0.5, training: bool = True,
     _check_p(p)
     if input.dim() not in (4, 5):
         warnings.warn(f"dropout3d: Received a {input.dim()}-D input to dropout3d, which is "
-                      f"deprecated "
-                      "and will result in an error in a future release.", stacklevel=2)
+                      "deprecated and will result in an error in a future release.", stacklevel=2)
     return (_unbatched if input.dim() == 4 else _channel_dropout)(input, p, training, inplace)
 
 
 def _alpha_dropout(input: Tensor, shape: Any, p: float, training: bool, inplace: bool) -> Tensor:
-    """x keeps with probability 1 - p, else becomes selu's limit; scaled to mean 0 and variance
-    1.
+    """x keeps with probability 1 - p, else becomes selu's limit; scaled to mean 0 and variance 1.
     """
     _check_p(p)
     if not training or p == 0.0:

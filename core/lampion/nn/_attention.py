@@ -28,9 +28,9 @@ def multi_head_attention_forward(
     absent.
 
     Returns (output (L, N, E), weights (N, L, S), or (N, heads, L, S) unless averaged, or None).
-    key_padding_mask (N, S); attn_mask (L, S) or (N heads, L, S); boolean masks are True where there
-    is nothing to attend to, float masks are added. AssertionError or RuntimeError for sizes that do
-    not fit.
+    key_padding_mask (N, S); attn_mask (L, S) or (N heads, L, S); boolean masks are True where
+    there is nothing to attend to, float masks are added. AssertionError or RuntimeError for sizes
+    that do not fit.
     """
     batched = _check_shapes(query, key, value, key_padding_mask, attn_mask, num_heads)
     if not batched:
@@ -106,8 +106,7 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, key_padding_mask: T
     if attn_mask is not None:
         if attn_mask.dim() not in (2, 3):
             raise AssertionError(f"For {kind} `query`, expected `attn_mask` to be `None`, 2-D or "
-                                 f"3-D "
-                                 f"but found {attn_mask.dim()}-D tensor instead")
+                                 f"3-D but found {attn_mask.dim()}-D tensor instead")
         wanted = (num_heads, query.shape[0], key.shape[0])
         if not batched and attn_mask.dim() == 3 and tuple(attn_mask.shape) != wanted:
             raise AssertionError(f"Expected `attn_mask` shape to be {wanted} but got "
@@ -173,8 +172,7 @@ def _checked_mask(mask: Tensor | None, length: int, source: int, heads: int) -> 
     wanted = (length, source) if mask.dim() == 2 else (heads, length, source)
     if tuple(mask.shape) != wanted:
         raise RuntimeError(f"The shape of the {mask.dim()}D attn_mask is {mask.shape}, but should "
-                           f"be "
-                           f"{wanted}.")
+                           f"be {wanted}.")
     return mask.unsqueeze(0) if mask.dim() == 2 else mask
 
 

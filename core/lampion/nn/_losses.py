@@ -172,8 +172,8 @@ def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = 
     reduction = _resolve(size_average, reduce, reduction)
     if target.shape != input.shape:
         raise ValueError(f"Using a target size ({target.size()}) that is different to the input "
-                         f"size "
-                         f"({input.size()}) is deprecated. Please ensure they have the same size.")
+                         f"size ({input.size()}) is deprecated. Please ensure they have the same "
+                         "size.")
     if weight is not None:
         weight = weight.expand(input.shape)
     return ops.binary_cross_entropy(input, target, weight, reduction=reduction)
@@ -198,9 +198,8 @@ def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None,
     reduction = _resolve(size_average, reduce, reduction)
     if reduction == "mean":
         warnings.warn("reduction: 'mean' divides the total loss by both the batch size and the "
-                      "support "
-                      "size. 'batchmean' divides only by the batch size, and aligns with the KL "
-                      "div math definition. 'mean' will be changed to behave the same as "
+                      "support size. 'batchmean' divides only by the batch size, and aligns with "
+                      "the KL div math definition. 'mean' will be changed to behave the same as "
                       "'batchmean' in the next major release.", stacklevel=2)
     if reduction == "batchmean":
         total = ops.kl_div(input, target, reduction="sum", log_target=log_target)
@@ -232,10 +231,9 @@ def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: 
     """max(0, -target (input1 - input2) + margin)."""
     reduction = _resolve(size_average, reduce, reduction)
     if input1.dim() != input2.dim() or input1.dim() != target.dim():
-        raise RuntimeError("margin_ranking_loss : All input tensors should have same dimension but "
-                           "got "
-                           f"sizes: input1: {input1.size()}, input2: {input2.size()}, target: "
-                           f"{target.size()} ")
+        raise RuntimeError("margin_ranking_loss : All input tensors should have same dimension "
+                           f"but got sizes: input1: {input1.size()}, input2: {input2.size()}, "
+                           f"target: {target.size()} ")
     return _reduction.apply((-target * (input1 - input2) + margin).clamp(min=0), reduction)
 
 
@@ -249,8 +247,7 @@ def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin
         raise RuntimeError("0D or 1D target tensor expected, multi-target not supported")
     if input1.dim() != wanted or input2.dim() != wanted:
         raise RuntimeError(f"{target.dim()}D target tensor expects {wanted}D input tensors, but "
-                           f"found "
-                           f"inputs with sizes {input1.size()} and {input2.size()}.")
+                           f"found inputs with sizes {input1.size()} and {input2.size()}.")
     tiny = 1e-12
     product = (input1 * input2).sum(-1)
     norms = ((input1 * input1).sum(-1) + tiny) * ((input2 * input2).sum(-1) + tiny)
@@ -286,8 +283,7 @@ def _rows(input: Tensor, target: Tensor, name: str) -> tuple[Tensor, bool, int]:
     """(N, C) input, whether it had a batch axis, C."""
     if input.dim() not in (1, 2) or input.size(-1) == 0:
         raise RuntimeError("Expected non-empty vector or matrix with optional 0-dim batch size, "
-                           "but "
-                           f"got: {list(input.shape)}")
+                           f"but got: {list(input.shape)}")
     batched = input.dim() == 2
     rows = input if batched else input.unsqueeze(0)
     if name == "multi_margin_loss" and (target.dim() > 1 or target.numel() != rows.size(0)):
@@ -362,8 +358,7 @@ def _triplet(anchor: Tensor, positive: Tensor, negative: Tensor, distance: Any, 
     dims = {anchor.dim(), positive.dim(), negative.dim()}
     if len(dims) != 1:
         raise RuntimeError("The anchor, positive, and negative tensors are expected to have the "
-                           "same "
-                           f"number of dimensions, but got: anchor {anchor.dim()}D, positive "
+                           f"same number of dimensions, but got: anchor {anchor.dim()}D, positive "
                            f"{positive.dim()}D, and negative {negative.dim()}D inputs")
     near, far = distance(anchor, positive), distance(anchor, negative)
     if swap:

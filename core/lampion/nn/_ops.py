@@ -1,8 +1,7 @@
 """The tensor ops behind nn.functional, found by name at first use.
 
 `ops.relu` is the op `relu` of the namespace nn.functional, or of any other. An op that no one
-declared is an AttributeError that names it.
-May import: lampion.library, lampion.ops.registry.
+declared is an AttributeError that names it. May import: lampion.library, lampion.ops.registry.
 """
 from __future__ import annotations
 

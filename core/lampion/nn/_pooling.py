@@ -90,8 +90,7 @@ def _max_unpool(axes: int, input: Tensor, indices: Tensor, kernel_size: Any, str
         total *= n
     if indices.numel() and (int(indices.max()) >= total or int(indices.min()) < 0):
         raise RuntimeError(f"found an invalid max index: {int(indices.max())} (output volumes are "
-                           f"of "
-                           f"size {'x'.join(map(str, size))})")
+                           f"of size {'x'.join(map(str, size))})")
     flat = lampion.zeros((*lead, total), dtype=input.dtype, device=input.device)
     flat = flat.scatter(-1, indices.flatten(-axes), input.flatten(-axes))
     return flat.reshape(*lead, *size)
@@ -146,8 +145,7 @@ def _fractional_size(axes: int, input: Tensor, kernel: tuple[int, ...], output_s
     for n, k, o in zip(input.shape[-axes:], kernel, out):
         if o + k - 1 > n:
             raise RuntimeError(f"{name}: pool size {k} with output size {o} is too large relative "
-                               f"to "
-                               f"input size {n}")
+                               f"to input size {n}")
     return out
 
 

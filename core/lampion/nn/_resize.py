@@ -1,8 +1,7 @@
 """interpolate, unfold and fold of nn.functional as compositions of index reads and adds.
 
-Positions and weights are worked out on the host, once per size, in float32 as the mode's definition
-has them.
-May import: nn._ops, lampion.tensor, numpy.
+Positions and weights are worked out on the host, once per size, in float32 as the mode's
+definition has them. May import: nn._ops, lampion.tensor, numpy.
 """
 from __future__ import annotations
 
@@ -84,8 +83,7 @@ def _sizes(input: Tensor, size: Any, scale_factor: Any,
     listed = list(given) if isinstance(given, (list, tuple)) else [given] * axes
     if len(listed) != axes:
         raise ValueError("Input and output must have the same number of spatial dimensions, but "
-                         "got "
-                         f"input with spatial dimensions of {list(space)} and output "
+                         f"got input with spatial dimensions of {list(space)} and output "
                          f"{'size' if size is not None else 'scale_factor'} of {given}.")
     if size is not None:
         if recompute:
@@ -247,8 +245,7 @@ def fold(input: Tensor, output_size: Any, kernel_size: Any, dilation: Any = 1, p
     if x.size(2) != count:
         raise RuntimeError(f"Given output_size={size}, kernel_size={kernel}, dilation={spread}, "
                            f"padding={sides}, stride={step}, expected size of input's dimension 2 "
-                           f"to "
-                           f"match the calculated number of sliding blocks {count}, but got "
+                           f"to match the calculated number of sliding blocks {count}, but got "
                            f"input.size(2)={x.size(2)}.")
     channels = x.size(1) // area
     high, wide = size[0] + 2 * sides[0], size[1] + 2 * sides[1]

@@ -18,8 +18,8 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Any, target_leng
              blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> Tensor:
     """-log of the summed probability of all alignments of `targets` to the inputs.
 
-    log_probs (T, N, C) or (T, C); targets (N, S), or (sum of lengths) joined; lengths (N). The mean
-    divides each loss by its target length first; zero_infinity makes impossible targets cost
+    log_probs (T, N, C) or (T, C); targets (N, S), or (sum of lengths) joined; lengths (N). The
+    mean divides each loss by its target length first; zero_infinity makes impossible targets cost
     nothing.
     """
     batched = log_probs.dim() == 3
@@ -62,8 +62,7 @@ def _check_ctc(sizes: list[int], lengths: list[int], steps: int, batch: int, cla
     for i, size in enumerate(sizes):
         if size > steps:
             raise RuntimeError(f"Expected input_lengths to have value at most {steps}, but got "
-                               f"value "
-                               f"{size} (while checking batch element {i})")
+                               f"value {size} (while checking batch element {i})")
         if size < 0 or lengths[i] < 0:
             raise RuntimeError("ctc_loss: lengths must be non-negative")
 
@@ -73,8 +72,7 @@ def _padded_targets(targets: Tensor, lengths: list[int]) -> Tensor:
     if targets.dim() == 2:
         if lengths and max(lengths) > targets.size(1):
             raise RuntimeError(f"Expected tensor to have size at least {max(lengths)} at dimension "
-                               f"1, "
-                               f"but got size {targets.size(1)} for argument #2 'targets'")
+                               f"1, but got size {targets.size(1)} for argument #2 'targets'")
         return targets.to(lampion.int64)
     if sum(lengths) != targets.numel():
         raise RuntimeError(f"Expected target_lengths to sum to {targets.numel()}, the number of "
@@ -179,8 +177,7 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
     """Sum, mean or max of the rows of weight (V, D) in each bag: (B, D).
 
     input (B, N), or (N) with offsets (B) of the bags' first elements. Rows at padding_idx do not
-    count;
-    empty bags are zero. per_sample_weights, shaped as input, go with mode 'sum'.
+    count; empty bags are zero. per_sample_weights, shaped as input, go with mode 'sum'.
     """
     _refuse_sparse(sparse)
     _check_bag(input, weight, offsets, mode, per_sample_weights, scale_grad_by_freq)
@@ -232,8 +229,7 @@ def _check_bag(input: Tensor, weight: Tensor, offsets: Tensor | None, mode: str,
                                       f"(got mode='{mode}').")
         if per_sample_weights.shape != input.shape:
             raise ValueError(f"embedding_bag: If per_sample_weights ({per_sample_weights.shape}) "
-                             f"is "
-                             "not None, then it must have the same shape as the input "
+                             "is not None, then it must have the same shape as the input "
                              f"({input.shape})")
 
 
@@ -241,13 +237,11 @@ def _bag_starts(input: Tensor, offsets: Tensor, include_last_offset: bool) -> li
     """The bags' first elements and, at the end, the number of elements."""
     starts = offsets.tolist()
     if starts and starts[0] != 0:
-        raise RuntimeError("offsets[0] has to be 0, i.e., the first sequence in the mini-batch has "
-                           "to "
-                           f"start from position 0. However, got {starts[0]}")
+        raise RuntimeError("offsets[0] has to be 0, i.e., the first sequence in the mini-batch "
+                           f"has to start from position 0. However, got {starts[0]}")
     if starts and starts[-1] > input.size(0):
         raise RuntimeError(f"offsets[-1] can not be greater than input's length({input.size(0)}) "
-                           f"but "
-                           f"got offsets[-1] of {starts[-1]}")
+                           f"but got offsets[-1] of {starts[-1]}")
     return starts if include_last_offset else [*starts, input.size(0)]
 
 

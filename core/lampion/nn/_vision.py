@@ -25,15 +25,13 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     r = upscale_factor
     if input.dim() < 3:
         raise RuntimeError("pixel_shuffle expects input to have at least 3 dimensions, but got "
-                           "input "
-                           f"with {input.dim()} dimension(s)")
+                           f"input with {input.dim()} dimension(s)")
     if r <= 0:
         raise RuntimeError(f"pixel_shuffle expects a positive upscale_factor, but got {r}")
     *lead, channels, height, width = input.shape
     if channels % (r * r):
         raise RuntimeError("pixel_shuffle expects its input's 'channel' dimension to be divisible "
-                           "by "
-                           f"the square of upscale_factor, but input.size(-3)={channels} is not "
+                           f"by the square of upscale_factor, but input.size(-3)={channels} is not "
                            f"divisible by {r * r}")
     out, n = channels // (r * r), len(lead)
     blocks = input.reshape(*lead, out, r, r, height, width)
@@ -46,8 +44,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     r = downscale_factor
     if input.dim() < 3:
         raise RuntimeError("pixel_unshuffle expects input to have at least 3 dimensions, but got "
-                           "input "
-                           f"with {input.dim()} dimension(s)")
+                           f"input with {input.dim()} dimension(s)")
     if r <= 0:
         raise RuntimeError(f"pixel_unshuffle expects a positive downscale_factor, but got {r}")
     *lead, channels, height, width = input.shape
@@ -70,13 +67,11 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
                            f"{list(input.shape)}")
     channels = input.size(1)
     if groups <= 0:
-        raise RuntimeError(f"Number of groups to divide channels in must be positive. Value of "
-                           f"groups:"
-                           f"{groups}")
+        raise RuntimeError("Number of groups to divide channels in must be positive. Value of "
+                           f"groups:{groups}")
     if channels % groups:
         raise RuntimeError(f"Number of channels must be divisible by groups. Got {channels} "
-                           f"channels "
-                           f"and {groups} groups.")
+                           f"channels and {groups} groups.")
     split = input.reshape(input.size(0), groups, channels // groups, *input.shape[2:])
     return split.transpose(1, 2).reshape(input.shape)
 
@@ -127,8 +122,7 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
     if align_corners is None:
         warnings.warn("Default grid_sample and affine_grid behavior has changed to "
                       "align_corners=False since 1.3.0. Please specify align_corners=True if the "
-                      "old "
-                      "behavior is desired. See the documentation of grid_sample for details.",
+                      "old behavior is desired. See the documentation of grid_sample for details.",
                       stacklevel=2)
         align_corners = False
     if not theta.is_floating_point():
@@ -164,29 +158,24 @@ def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mod
     """
     if mode not in GRID_SAMPLE_INTERPOLATION_MODES:
         raise ValueError("nn.functional.grid_sample(): expected mode to be 'bilinear', 'nearest' "
-                         "or "
-                         f"'bicubic', but got: '{mode}'")
+                         f"or 'bicubic', but got: '{mode}'")
     if padding_mode not in GRID_SAMPLE_PADDING_MODES:
         raise ValueError("nn.functional.grid_sample(): expected padding_mode to be 'zeros', "
-                         "'border', "
-                         f"or 'reflection', but got: '{padding_mode}'")
+                         f"'border', or 'reflection', but got: '{padding_mode}'")
     if align_corners is None:
         warnings.warn("Default grid_sample and affine_grid behavior has changed to "
                       "align_corners=False since 1.3.0. Please specify align_corners=True if the "
-                      "old "
-                      "behavior is desired. See the documentation of grid_sample for details.",
+                      "old behavior is desired. See the documentation of grid_sample for details.",
                       stacklevel=2)
         align_corners = False
     axes = input.dim() - 2
     if axes not in (2, 3) or grid.dim() != input.dim():
         raise RuntimeError("grid_sampler(): expected 4D or 5D input and grid with same number of "
                            f"dimensions, but got input with sizes {list(input.shape)} and grid "
-                           f"with "
-                           f"sizes {list(grid.shape)}")
+                           f"with sizes {list(grid.shape)}")
     if input.size(0) != grid.size(0) or grid.size(-1) != axes:
         raise RuntimeError("grid_sampler(): expected grid and input to have same batch size and "
-                           "grid "
-                           f"to have size {axes} in last dimension, but got input with sizes "
+                           f"grid to have size {axes} in last dimension, but got input with sizes "
                            f"{list(input.shape)} and grid with sizes {list(grid.shape)}")
     if mode == "bicubic" and axes == 3:
         raise RuntimeError("grid_sampler(): bicubic interpolation only supports 4D input")

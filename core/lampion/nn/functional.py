@@ -91,8 +91,7 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
 
 
 def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
-    """conv1d with time first: input (T, N, C_in), weight (K, C_in, C_out), output (T', N,
-    C_out).
+    """conv1d with time first: input (T, N, C_in), weight (K, C_in, C_out), output (T', N, C_out).
     """
     y = ops.conv1d(input.permute(1, 2, 0), weight.permute(2, 1, 0), bias, padding=pad)
     return y.permute(2, 0, 1)

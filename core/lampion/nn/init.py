@@ -50,13 +50,11 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any 
 
 def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0,
                   b: float = 2.0, generator: Any = None) -> Tensor:
-    """Fill with normal numbers, those outside [a, b] redrawn, by the inverse of the
-    distribution.
+    """Fill with normal numbers, those outside [a, b] redrawn, by the inverse of the distribution.
     """
     if mean < a - 2 * std or mean > b + 2 * std:
         warnings.warn("mean is more than 2 std from [a, b] in nn.init.trunc_normal_. The "
-                      "distribution "
-                      "of values may be incorrect.", stacklevel=2)
+                      "distribution of values may be incorrect.", stacklevel=2)
 
     def below(x: float) -> float:
         return (1.0 + math.erf(x / math.sqrt(2.0))) / 2.0

@@ -1,11 +1,9 @@
 """Hooks of modules: their tables, handles, and the call path that runs them.
 
 A process that registers no forward or backward hook never pays for them: `Module.__call__` is then
-a C
-property that yields `module.forward` itself. The first entry in any table made of `HookTable` arms
-the
-hooked call path (`arm_call_path`), for every module of the process.
-May import: lampion.tensor, lampion.autograd. Imported by: nn.modules.module.
+a C property that yields `module.forward` itself. The first entry in any table made of `HookTable`
+arms the hooked call path (`arm_call_path`), for every module of the process. May import:
+lampion.tensor, lampion.autograd. Imported by: nn.modules.module.
 """
 from __future__ import annotations
 
@@ -127,8 +125,7 @@ def register_module_full_backward_hook(hook: Callable[..., Any]) -> RemovableHan
 
 
 def register_module_buffer_registration_hook(hook: Callable[..., Any]) -> RemovableHandle:
-    """Call `hook(module, name, buffer)` at each `register_buffer`; a returned tensor replaces
-    it.
+    """Call `hook(module, name, buffer)` at each `register_buffer`; a returned tensor replaces it.
     """
     return _add_hook(global_registration_hooks["buffer"], hook)
 
@@ -193,8 +190,7 @@ class BackwardTaps:
     """Identity nodes around one call of a module that run its backward hooks.
 
     The output tap runs the pre-hooks and remembers grad_output; the input tap runs the hooks. With
-    no
-    input that needs a gradient the hooks run from the output tap, with grad_input all None.
+    no input that needs a gradient the hooks run from the output tap, with grad_input all None.
     """
 
     def __init__(self, module: Any, hooks: list[Any], pre_hooks: list[Any]) -> None:
@@ -230,8 +226,7 @@ class BackwardTaps:
         """The module's result, its tensors behind the output tap."""
         if not isinstance(result, (Tensor, tuple)):
             warnings.warn("For backward hooks to be called, module output should be a Tensor or a "
-                          "tuple of "
-                          f"Tensors but received {type(result)}", stacklevel=4)
+                          f"tuple of Tensors but received {type(result)}", stacklevel=4)
             return result
         outputs = _as_tuple(result)
         self.n_outputs = len(outputs)
@@ -254,29 +249,23 @@ class BackwardTaps:
         self.grad_output = grad_output
         if self.hooks and self.input_at is None:
             warnings.warn("Full backward hook is firing when gradients are computed with respect "
-                          "to module "
-                          "outputs since no inputs require gradients.", stacklevel=5)
+                          "to module outputs since no inputs require gradients.", stacklevel=5)
             nothing = (None,) * self.n_inputs
             for hook in self.hooks:
                 answer = hook(self.module, nothing, grad_output)
                 if answer is not None and any(g is not None for g in _as_tuple(answer)):
                     raise RuntimeError("Backward hook for Modules where no input requires gradient "
-                                       "should "
-                                       "always return None or None for all gradients.")
+                                       "should always return None or None for all gradients.")
             self.grad_output = None
         return tuple(grad_output[i] for i in self.output_at)
 
     def _on_grad_input(self, grads: tuple[Any, ...]) -> tuple[Any, ...]:
         if self.grad_output is None:
             raise RuntimeError("Module backward hook for grad_input is called before the "
-                               "grad_output one. "
-                               "This happens because the gradient in your nn.Module flows to the "
-                               "Module's "
-                               "input without passing through the Module's output. Make sure that "
-                               "the "
-                               "output depends on the input and that the loss is computed based on "
-                               "the "
-                               "output.")
+                               "grad_output one. This happens because the gradient in your "
+                               "nn.Module flows to the Module's input without passing through the "
+                               "Module's output. Make sure that the output depends on the input "
+                               "and that the loss is computed based on the output.")
         full = [None] * self.n_inputs
         for i, grad in zip(self.input_at or [], grads):
             full[i] = grad
@@ -337,8 +326,7 @@ def _run_pre_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
             continue
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise RuntimeError("forward pre-hook must return None or a tuple of (new_args, "
-                               "new_kwargs), "
-                               f"but got {answer}.")
+                               f"new_kwargs), but got {answer}.")
         args, kwargs = answer
     return args, kwargs
 
@@ -365,8 +353,8 @@ def _run_always_called(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         except Exception as error:
             scope = "global module" if is_global else "module"
             warnings.warn(f"{scope} forward hook with ``always_call=True`` raised an exception "
-                          f"that was "
-                          f"silenced as another error was raised in forward: {error}", stacklevel=2)
+                          "that was silenced as another error was raised in forward: "
+                          f"{error}", stacklevel=2)
 
 
 def backward_hooks_of(module: Any) -> tuple[list[Any], list[Any]]:
@@ -387,8 +375,8 @@ def _attach_old_style(module: Any, hooks: list[Any], args: tuple[Any, ...], resu
     if node is None:
         return
     warnings.warn("Using a non-full backward hook on a Module sees the gradients of its last "
-                  "operation "
-                  "only. Use register_full_backward_hook instead.", FutureWarning, stacklevel=4)
+                  "operation only. Use register_full_backward_hook "
+                  "instead.", FutureWarning, stacklevel=4)
     for hook in hooks:
         node.register_hook(functools.partial(hook, module))
 
@@ -461,8 +449,7 @@ class HookRegistration:
     def _choose_backward_kind(self, full: bool) -> None:
         if self._is_full_backward_hook is (not full):
             raise RuntimeError("Cannot use both regular backward hooks and full backward hooks on "
-                               "a single "
-                               "Module. Please use only one of them.")
+                               "a single Module. Please use only one of them.")
         self._is_full_backward_hook = full
 
     def register_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
@@ -483,8 +470,8 @@ class HookRegistration:
 
     def register_load_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call `hook(module, state_dict, prefix, local_metadata, strict, missing_keys,
-        unexpected_keys,
-        error_msgs)` before the module's own entries are loaded."""
+        unexpected_keys, error_msgs)` before the module's own entries are loaded.
+        """
         return self._register_load_state_dict_pre_hook(hook, with_module=True)
 
     def _register_load_state_dict_pre_hook(self, hook: Callable[..., Any],
@@ -493,8 +480,7 @@ class HookRegistration:
         return _add_hook(self._load_state_dict_pre_hooks, bound)
 
     def register_load_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Call `hook(module, incompatible_keys)` after loading; it may edit the two lists of
-        keys.
+        """Call `hook(module, incompatible_keys)` after loading; it may edit the two lists of keys.
         """
         return _add_hook(self._load_state_dict_post_hooks, hook)
 

@@ -1,8 +1,8 @@
 """The steps of recurrent layers and the walk of one direction over a sequence.
 
 A step takes the gates' parts from the input and from the state, and the old state. Packed data is
-a list of steps with falling batch sizes, which the reverse direction walks with rising ones.
-May import: lampion.ops.recurrent, nn._ops.
+a list of steps with falling batch sizes, which the reverse direction walks with rising ones. May
+import: lampion.ops.recurrent, nn._ops.
 """
 from __future__ import annotations
 

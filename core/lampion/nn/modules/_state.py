@@ -156,9 +156,8 @@ class StateDict:
             return
         if _on_meta(param) and not _on_meta(value) and not assign:
             warnings.warn(f"for {key}: copying from a non-meta parameter in the checkpoint to a "
-                          f"meta "
-                          "parameter in the current model, which is a no-op. (Did you mean to pass "
-                          "`assign=True` to assign items in the state dictionary to their "
+                          "meta parameter in the current model, which is a no-op. (Did you mean "
+                          "to pass `assign=True` to assign items in the state dictionary to their "
                           "corresponding key in the module instead of copying them in place?)",
                           stacklevel=2)
         try:
@@ -189,8 +188,7 @@ class StateDict:
         children.
 
         Returns the missing and the unexpected keys. With `strict` either is a RuntimeError that
-        lists
-        them; a shape that does not fit is one in every case. TypeError if it is no mapping.
+        lists them; a shape that does not fit is one in every case. TypeError if it is no mapping.
 
         >>> nn.Linear(2, 3).load_state_dict(nn.Linear(2, 3).state_dict())
         <All keys matched successfully>
@@ -234,10 +232,8 @@ class _Load:
         for hook in module._load_state_dict_post_hooks.values():
             if hook(module, keys) is not None:
                 raise RuntimeError("Hooks registered with ``register_load_state_dict_post_hook`` "
-                                   "are "
-                                   "not expected to return new values, if incompatible_keys need "
-                                   "to "
-                                   "be modified, it should be done inplace.")
+                                   "are not expected to return new values, if incompatible_keys "
+                                   "need to be modified, it should be done inplace.")
 
     def problems(self) -> list[str]:
         """The messages for keys that do not match."""

@@ -417,9 +417,9 @@ class MultiheadAttention(Module):
     """softmax(Q Kᵀ / sqrt(head)) V per head, with projections in and out.
 
     query (L, N, E), key (S, N, kdim), value (S, N, vdim); batch_first swaps the first two axes,
-    and N
-    may be absent. Returns (output (L, N, E), weights (N, L, S) or None). Masks: key_padding_mask
-    (N, S), attn_mask (L, S) or (N heads, L, S); True or -inf means 'do not attend'.
+    and N may be absent. Returns (output (L, N, E), weights (N, L, S) or None). Masks:
+    key_padding_mask (N, S), attn_mask (L, S) or (N heads, L, S); True or -inf means 'do not
+    attend'.
 
     >>> attend = nn.MultiheadAttention(8, 2)
     >>> out, weights = attend(*[lampion.zeros(5, 3, 8)] * 3)

@@ -22,10 +22,9 @@ class AdaptiveLogSoftmaxWithLoss(Module):
     """Log-probability of the target class, classes sorted by frequency and cut into clusters.
 
     input (N, in_features) or (in_features), target (N) or (): returns (output, loss), the output
-    being
-    the targets' log-probabilities and the loss their mean with opposite sign. `cutoffs` are the
-    rising
-    first classes of the clusters; each cluster projects to in_features / div_value^(i+1).
+    being the targets' log-probabilities and the loss their mean with opposite sign. `cutoffs` are
+    the rising first classes of the clusters; each cluster projects to in_features /
+    div_value^(i+1).
 
     >>> layer = nn.AdaptiveLogSoftmaxWithLoss(8, 20, [5, 10])
     >>> layer(lampion.zeros(3, 8), lampion.tensor([0, 7, 19])).output.shape
@@ -42,8 +41,7 @@ class AdaptiveLogSoftmaxWithLoss(Module):
         if (cutoffs != sorted(cutoffs) or min(cutoffs) <= 0 or max(cutoffs) > n_classes - 1
                 or len(set(cutoffs)) != len(cutoffs) or any(int(c) != c for c in cutoffs)):
             raise ValueError("cutoffs should be a sequence of unique, positive integers sorted in "
-                             "an "
-                             "increasing order, where each value is between 1 and n_classes-1")
+                             "an increasing order, where each value is between 1 and n_classes-1")
         self.in_features = in_features
         self.n_classes = n_classes
         self.cutoffs = cutoffs + [n_classes]
@@ -87,8 +85,8 @@ class AdaptiveLogSoftmaxWithLoss(Module):
             low = high
         if used != target.size(0):
             raise RuntimeError(f"Target values should be in [0, {self.n_classes - 1}], but values "
-                               f"in "
-                               f"range [{target.min().item()}, {target.max().item()}] were found. ")
+                               f"in range [{target.min().item()}, {target.max().item()}] were "
+                               "found. ")
         output = head_log.gather(1, column.unsqueeze(1)).squeeze(1)
         for rows, values in parts:
             output = output.index_add(0, rows, values)
@@ -125,12 +123,10 @@ def _check_target(input: Tensor, target: Tensor) -> None:
             raise RuntimeError("Input and target should have the same size in the batch dimension.")
         if input.dim() != 2:
             raise RuntimeError("1D target tensor expects 2D input tensors, but found inputs with "
-                               "size "
-                               f"{input.size()}")
+                               f"size {input.size()}")
     elif target.dim() == 0:
         if input.dim() != 1:
             raise RuntimeError("0D target tensor expects 1D input tensors, but found inputs with "
-                               "size "
-                               f"{input.size()}")
+                               f"size {input.size()}")
     else:
         raise RuntimeError("0D or 1D target tensor expected, multi-target not supported")

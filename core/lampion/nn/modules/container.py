@@ -266,8 +266,7 @@ def _pairs(source: Any, caller: str) -> Iterable[tuple[Any, Any]]:
     for i, pair in enumerate(source):
         if not isinstance(pair, Iterable):
             raise TypeError(f"{caller.split('.')[0]} update sequence element #{i} should be "
-                            f"Iterable; "
-                            f"is {type(pair).__name__}")
+                            f"Iterable; is {type(pair).__name__}")
         pair = tuple(pair)
         if len(pair) != 2:
             raise ValueError(f"{caller.split('.')[0]} update sequence element #{i} has length "
@@ -375,8 +374,7 @@ class ParameterDict(Module):
         if not isinstance(key, str):
             raise TypeError("Index given to ParameterDict cannot be used as a key as it is not a "
                             f"string (type is '{type(key).__name__}'). Open an issue on github if "
-                            f"you "
-                            "need non-string keys.")
+                            "you need non-string keys.")
         return key
 
     def __getitem__(self, key: str) -> Any:

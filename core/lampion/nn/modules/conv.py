@@ -209,15 +209,13 @@ class _ConvTransposeNd(_ConvNd):
             size = size[-axes:]
         if len(size) != axes:
             raise ValueError(f"ConvTranspose{axes}D: for {input.dim()}D input, output_size must "
-                             f"have "
-                             f"{axes} or {input.dim()} elements (got {len(size)})")
+                             f"have {axes} or {input.dim()} elements (got {len(size)})")
         least = [(input.size(axis - axes) - 1) * self.stride[axis] - 2 * self.padding[axis]
                  + self.dilation[axis] * (self.kernel_size[axis] - 1) + 1 for axis in range(axes)]
         most = [least[axis] + self.stride[axis] - 1 for axis in range(axes)]
         if any(not low <= s <= high for low, s, high in zip(least, size, most)):
             raise ValueError(f"requested an output size of {output_size}, but valid sizes range "
-                             f"from "
-                             f"{least} to {most} (for an input of {input.size()[-axes:]})")
+                             f"from {least} to {most} (for an input of {input.size()[-axes:]})")
         return tuple(s - low for s, low in zip(size, least))
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
@@ -249,8 +247,8 @@ def _make_transpose_init(tuple_of: Any) -> Any:
 class ConvTranspose1d(_ConvTransposeNd):
     """The gradient of Conv1d as a layer: x (N, C_in, L), weight (C_in, C_out/groups, K).
 
-    L_out = (L - 1) stride - 2 padding + dilation (K - 1) + output_padding + 1; `output_size` at the
-    call chooses among the sizes that stride makes ambiguous.
+    L_out = (L - 1) stride - 2 padding + dilation (K - 1) + output_padding + 1; `output_size` at
+    the call chooses among the sizes that stride makes ambiguous.
 
     >>> nn.ConvTranspose1d(16, 33, 3, stride=2)(lampion.zeros(20, 16, 50)).shape
     lampion.Size([20, 33, 101])
@@ -318,8 +316,7 @@ class _LazyConv(LazyModuleMixin):
         axes = len(self.kernel_size)
         if input.dim() not in (axes + 1, axes + 2):
             raise RuntimeError(f"Expected {axes + 1}D (unbatched) or {axes + 2}D (batched) input "
-                               f"to "
-                               f"{type(self).__name__}, but got input of size: {input.shape}")
+                               f"to {type(self).__name__}, but got input of size: {input.shape}")
         self.in_channels = input.shape[-axes - 1]
         if self.in_channels % self.groups != 0:
             raise ValueError("in_channels must be divisible by groups")

@@ -13,8 +13,7 @@ from lampion.tensor import Tensor
 
 
 class _InstanceNorm(_NormBase):
-    """Normalize each channel of each sample; inputs without a batch axis are taken as one
-    sample.
+    """Normalize each channel of each sample; inputs without a batch axis are taken as one sample.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1,
@@ -40,10 +39,8 @@ class _InstanceNorm(_NormBase):
                 raise ValueError(f"expected input's size at dim={input.dim() - no_batch} to match "
                                  f"num_features ({self.num_features}), but got: {channels}.")
             warnings.warn(f"input's size at dim={input.dim() - no_batch} does not match "
-                          f"num_features. "
-                          "You can silence this warning by not passing in num_features, which is "
-                          "not "
-                          "used because affine=False", stacklevel=2)
+                          "num_features. You can silence this warning by not passing in "
+                          "num_features, which is not used because affine=False", stacklevel=2)
         if input.dim() == no_batch:
             return self._instance_norm(input.unsqueeze(0)).squeeze(0)
         return self._instance_norm(input)

@@ -13,8 +13,8 @@ from lampion.nn.parameter import is_lazy
 class LazyModuleMixin:
     """Mix in before a layer class; define `initialize_parameters(*args, **kwargs)`.
 
-    The first call runs it and then turns the module into `cls_to_become`. Until then the module has
-    uninitialized parameters, which state_dict saves as they are.
+    The first call runs it and then turns the module into `cls_to_become`. Until then the module
+    has uninitialized parameters, which state_dict saves as they are.
 
     >>> layer = nn.LazyLinear(3); _ = layer(lampion.zeros(1, 5)); layer
     Linear(in_features=5, out_features=3, bias=True)
@@ -29,8 +29,7 @@ class LazyModuleMixin:
         self._initialize_hook = self.register_forward_pre_hook(
             type(self)._infer_parameters, with_kwargs=True)
         warnings.warn("Lazy modules are a new feature under heavy development so changes to the "
-                      "API or "
-                      "functionality can happen at any moment.", stacklevel=2)
+                      "API or functionality can happen at any moment.", stacklevel=2)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for name, tensor in self._persistent().items():

@@ -1,9 +1,7 @@
 """Loss layers: each calls the function of its name in nn.functional.
 
 `reduction` is 'none' (a value per element), 'mean' or 'sum'. `size_average` and `reduce` are the
-older
-spelling of it.
-May import: nn.functional, nn.modules.{module, distance}.
+older spelling of it. May import: nn.functional, nn.modules.{module, distance}.
 """
 from __future__ import annotations
 
@@ -224,7 +222,8 @@ class SoftMarginLoss(_Loss):
 
 
 class CrossEntropyLoss(_WeightedLoss):
-    """-log softmax(input)[target]: logits (N, C, *) and classes (N, *), or probabilities (N, C, *).
+    """-log softmax(input)[target]: logits (N, C, *) and classes (N, *), or probabilities (N, C,
+    *).
 
     >>> nn.CrossEntropyLoss()(lampion.zeros(3, 4), lampion.tensor([0, 1, 2]))
     tensor(1.3863)
@@ -354,8 +353,7 @@ class CTCLoss(_Loss):
     """-log of the summed probability of all alignments of targets to the input sequence.
 
     log_probs (T, N, C) or (T, C), targets (N, S) or the concatenation, lengths (N). The mean
-    divides
-    each loss by its target length first; zero_infinity drops impossible alignments.
+    divides each loss by its target length first; zero_infinity drops impossible alignments.
     """
 
     __constants__ = ["blank", "reduction"]

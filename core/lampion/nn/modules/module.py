@@ -1,9 +1,8 @@
 """`Module`: a tree of parameters, buffers and submodules with a forward.
 
 The tables `_parameters`, `_buffers` and `_modules` hold what attributes name; `__setattr__` sorts
-values
-into them and `__getattr__` finds them there. Hooks live in `_hooks`, state_dict in `_state`.
-May import: lampion.tensor, nn.parameter, nn.modules._hooks, nn.modules._state.
+values into them and `__getattr__` finds them there. Hooks live in `_hooks`, state_dict in
+`_state`. May import: lampion.tensor, nn.parameter, nn.modules._hooks, nn.modules._state.
 """
 from __future__ import annotations
 
@@ -40,8 +39,7 @@ T = TypeVar("T", bound="Module")
 
 
 def typename(value: Any) -> str:
-    """The name used in messages: 'lampion.FloatTensor' for tensors, else the class's dotted
-    name.
+    """The name used in messages: 'lampion.FloatTensor' for tensors, else the class's dotted name.
     """
     if isinstance(value, Tensor):
         return value.type()
@@ -55,9 +53,8 @@ class _DirectCall(property):
     """`Module.__call__` while no hook exists: a property whose getter returns `module.forward`.
 
     The interpreter reads `__call__` from the type and binds it, so a call of the module becomes a
-    call
-    of its forward with no Python frame in between. Called itself it takes the module first, as the
-    plain function would.
+    call of its forward with no Python frame in between. Called itself it takes the module first,
+    as the plain function would.
     """
 
     def __call__(self, module: Module, *args: Any, **kwargs: Any) -> Any:
@@ -68,8 +65,7 @@ class Module(HookRegistration, StateDict):
     """Base class of layers and networks: give it submodules and parameters, and a `forward`.
 
     Attributes that are `Parameter`, `Buffer` or `Module` are found by `parameters()`,
-    `state_dict()`,
-    `to()` and the like. Calling the module runs `forward` between its hooks.
+    `state_dict()`, `to()` and the like. Calling the module runs `forward` between its hooks.
 
     >>> class Twice(nn.Module):
     ...     def __init__(self):
@@ -91,8 +87,7 @@ class Module(HookRegistration, StateDict):
         if not self.call_super_init:
             if kwargs:
                 raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword "
-                                f"argument "
-                                f"'{next(iter(kwargs))}'")
+                                f"argument '{next(iter(kwargs))}'")
             if args:
                 raise TypeError(f"{type(self).__name__}.__init__() takes 1 positional argument but "
                                 f"{len(args) + 1} were given")
@@ -223,7 +218,8 @@ class Module(HookRegistration, StateDict):
             raise KeyError(f'{what} name can\'t be empty string ""')
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Add a tensor that moves with the module but is no parameter; `persistent`: in state_dict.
+        """Add a tensor that moves with the module but is no parameter; `persistent`: in
+        state_dict.
 
         KeyError for a name that is taken, empty or dotted; TypeError for anything but a tensor or
         None.
@@ -258,8 +254,7 @@ class Module(HookRegistration, StateDict):
             if param.grad_fn is not None:
                 raise ValueError(
                     f"Cannot assign non-leaf Tensor to parameter '{name}'. Model parameters must "
-                    f"be "
-                    f"created explicitly. To express '{name}' as a function of another Tensor, "
+                    f"be created explicitly. To express '{name}' as a function of another Tensor, "
                     "compute the value in the forward() method.")
         self._parameters[name] = _hooks.run_registration_hooks("parameter", self, name, param)
 

@@ -1,10 +1,8 @@
 """Recurrent layers RNN, LSTM, GRU and their cells, composed of matrix products and activations.
 
 The input projection of a whole sequence is one product; each step adds the recurrent one. The
-steps of
-a direction live in `_recurrence`.
-May import: nn.functional, nn.init, nn.parameter, nn.modules.module, nn.modules._recurrence,
-nn.utils.rnn.
+steps of a direction live in `_recurrence`. May import: nn.functional, nn.init, nn.parameter,
+nn.modules.module, nn.modules._recurrence, nn.utils.rnn.
 """
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ from lampion.tensor import Tensor
 def apply_permutation(tensor: Tensor, permutation: Tensor, dim: int = 1) -> Tensor:
     """`tensor` with its axis `dim` permuted (older name of index_select)."""
     warnings.warn("apply_permutation is deprecated, please use tensor.index_select(dim, "
-                  "permutation) "
-                  "instead", FutureWarning, stacklevel=2)
+                  "permutation) instead", FutureWarning, stacklevel=2)
     return tensor.index_select(dim, permutation)
 
 
@@ -235,8 +232,7 @@ def _check_sizes(mode: str, input_size: Any, hidden_size: Any, num_layers: int, 
         raise ValueError("Unrecognized RNN mode: " + mode)
     if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
         raise ValueError("dropout should be a number in range [0, 1] representing the probability "
-                         "of "
-                         "an element being zeroed")
+                         "of an element being zeroed")
     if dropout > 0 and num_layers == 1:
         warnings.warn("dropout option adds dropout after all but last recurrent layer, so non-zero "
                       f"dropout expects num_layers greater than 1, but got dropout={dropout} and "
@@ -257,8 +253,7 @@ class RNN(RNNBase):
     """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu, over a sequence.
 
     input (L, N, input_size), batch first if batch_first, unbatched without N, or a PackedSequence;
-    h0
-    (layers directions, N, hidden_size), zeros by default. Returns (output (L, N, directions
+    h0 (layers directions, N, hidden_size), zeros by default. Returns (output (L, N, directions
     hidden_size), h_n).
 
     >>> out, h = nn.RNN(10, 20, 2)(lampion.zeros(5, 3, 10))

@@ -69,8 +69,7 @@ class TransformerEncoderLayer(Module):
     """Self-attention and a two-layer feed-forward, each with residual, dropout and LayerNorm.
 
     src (S, N, d_model), or (N, S, d_model) with batch_first; the output has the same shape.
-    norm_first
-    normalizes before instead of after.
+    norm_first normalizes before instead of after.
 
     >>> nn.TransformerEncoderLayer(8, 2)(lampion.zeros(5, 3, 8)).shape
     lampion.Size([5, 3, 8])

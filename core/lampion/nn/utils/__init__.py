@@ -1,7 +1,7 @@
 """Tools for modules and parameters: clipping, vectors, norms of weights, sequences.
 
-`weight_norm` and `spectral_norm` are functions here and, under the same names, modules: the imports
-below bind the functions last.
+`weight_norm` and `spectral_norm` are functions here and, under the same names, modules: the
+imports below bind the functions last.
 """
 from lampion.nn.utils import parametrizations, parametrize, rnn, stateless
 from lampion.nn.utils.clip_grad import (

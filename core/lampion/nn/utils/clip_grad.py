@@ -34,10 +34,8 @@ def get_total_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0,
     total = norms[0] if len(norms) == 1 else lampion.stack(norms).norm(norm_type)
     if error_if_nonfinite and not bool(lampion.isfinite(total)):
         raise RuntimeError(f"The total norm of order {norm_type} for gradients from `parameters` "
-                           f"is "
-                           "non-finite, so it cannot be clipped. To disable this error and scale "
-                           "the "
-                           "gradients by the non-finite norm anyway, set "
+                           "is non-finite, so it cannot be clipped. To disable this error and "
+                           "scale the gradients by the non-finite norm anyway, set "
                            "`error_if_nonfinite=False`")
     return total
 

@@ -54,8 +54,7 @@ def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Mo
 
 
 class _SpectralNorm(Module):
-    """weight / s, s its largest singular value by power iteration (one round per training
-    access).
+    """weight / s, s its largest singular value by power iteration (one round per training access).
     """
 
     def __init__(self, weight: Tensor, n_power_iterations: int = 1, dim: int = 0,

@@ -1,9 +1,8 @@
 """Parametrizations: a parameter computed from others, recomputed at each access.
 
 `register_parametrization(module, "weight", P())` makes `module.weight` the value of `P` applied to
-the
-parameter(s) kept in `module.parametrizations.weight`.
-May import: nn.parameter, nn.modules.{module, container}.
+the parameter(s) kept in `module.parametrizations.weight`. May import: nn.parameter,
+nn.modules.{module, container}.
 """
 from __future__ import annotations
 
@@ -50,8 +49,8 @@ def _register(module: Module, name: str, tensor: Tensor) -> None:
 class ParametrizationList(ModuleList):
     """The parametrizations of one tensor in order, with the originals they start from.
 
-    With a `right_inverse` that returns several tensors the originals are original0, original1, ...,
-    otherwise there is one, `original`.
+    With a `right_inverse` that returns several tensors the originals are original0, original1,
+    ..., otherwise there is one, `original`.
     """
 
     original: Tensor
@@ -110,18 +109,14 @@ class ParametrizationList(ModuleList):
                              f"{type(result).__name__}.")
         if result.dtype != start.dtype:
             raise ValueError("Registering a parametrization may not change the dtype of the "
-                             "tensor, "
-                             f"unless `unsafe` flag is enabled.\nunparametrized dtype: "
-                             f"{start.dtype}\n"
-                             f"parametrized dtype: {result.dtype}")
+                             "tensor, unless `unsafe` flag is enabled.\nunparametrized dtype: "
+                             f"{start.dtype}\nparametrized dtype: {result.dtype}")
         if not self.is_tensor:
             return
         if result.shape != self.original.shape and result.shape != start.shape:
             raise ValueError("Registering a parametrization may not change the shape of the "
-                             "tensor, "
-                             "unless `unsafe` flag is enabled.\n"
-                             f"unparametrized shape: {start.shape}\nparametrized shape: "
-                             f"{result.shape}")
+                             "tensor, unless `unsafe` flag is enabled.\nunparametrized shape: "
+                             f"{start.shape}\nparametrized shape: {result.shape}")
 
     def originals(self) -> list[Tensor]:
         """The tensors that are kept."""
@@ -135,8 +130,7 @@ class ParametrizationList(ModuleList):
             for module in reversed(self):
                 if not hasattr(module, "right_inverse"):
                     raise RuntimeError(f"parametrization {type(module).__name__} does not "
-                                       f"implement "
-                                       "right_inverse.")
+                                       "implement right_inverse.")
                 value = _inverse(module, value)
             parts = [value] if self.is_tensor else list(value)
             if len(parts) != self.ntensors:
@@ -144,9 +138,8 @@ class ParametrizationList(ModuleList):
                                  f"{self.ntensors}. Got a sequence of length {len(parts)}.")
             for kept, part in zip(self.originals(), parts):
                 if part.dtype != kept.dtype:
-                    raise ValueError(f"The tensor returned by `right_inverse` has dtype "
-                                     f"{part.dtype} "
-                                     f"while the original has dtype {kept.dtype}")
+                    raise ValueError("The tensor returned by `right_inverse` has dtype "
+                                     f"{part.dtype} while the original has dtype {kept.dtype}")
                 if part.shape == kept.shape:
                     kept.copy_(part)
                 else:
@@ -213,9 +206,11 @@ def _inject_property(module: Module, name: str) -> None:
 
 def register_parametrization(module: Module, tensor_name: str, parametrization: Module, *,
                              unsafe: bool = False) -> Module:
-    """Put `parametrization` on the parameter or buffer `tensor_name` of `module`, after any others.
+    """Put `parametrization` on the parameter or buffer `tensor_name` of `module`, after any
+    others.
 
-    ValueError if there is no such tensor or the result differs in dtype or shape (unless `unsafe`).
+    ValueError if there is no such tensor or the result differs in dtype or shape (unless
+    `unsafe`).
 
     >>> class Symmetric(nn.Module):
     ...     def forward(self, x):
@@ -239,8 +234,7 @@ def register_parametrization(module: Module, tensor_name: str, parametrization: 
         module.parametrizations[tensor_name] = made
     else:
         raise ValueError(f"Module '{module}' does not have a parameter, a buffer, or a "
-                         f"parametrized "
-                         f"element with name '{tensor_name}'")
+                         f"parametrized element with name '{tensor_name}'")
     return module
 
 
@@ -300,8 +294,7 @@ def remove_parametrizations(module: Module, tensor_name: str,
     else:
         if not leave_parametrized:
             raise ValueError("Cannot leave unparametrized (`leave_parametrized=False`) a tensor "
-                             "that "
-                             "is parametrized in terms of a sequence of tensors.")
+                             "that is parametrized in terms of a sequence of tensors.")
         value = getattr(module, tensor_name).detach()
         trained = any(t.requires_grad for t in listed.originals())
         original = Parameter(value) if trained else value

@@ -24,10 +24,8 @@ class PackedSequence(_Packed):
     """A batch of sequences step by step: first elements of all, second elements of all, ...
 
     data (sum of lengths, *); batch_sizes (longest length), int64 on the CPU, how many sequences
-    reach
-    each step; sorted_indices order the batch by falling length and unsorted_indices undo it. Made
-    by
-    `pack_padded_sequence` and `pack_sequence`; recurrent layers take and return it.
+    reach each step; sorted_indices order the batch by falling length and unsorted_indices undo it.
+    Made by `pack_padded_sequence` and `pack_sequence`; recurrent layers take and return it.
     """
 
     __slots__ = ()
@@ -41,10 +39,9 @@ class PackedSequence(_Packed):
             data, batch_sizes = data
         if batch_sizes.device.type != "cpu":
             raise ValueError("batch_sizes should always be on CPU. Instances of PackedSequence "
-                             "should "
-                             "never be created manually. They should be instantiated by functions "
-                             "like "
-                             "pack_sequence and pack_padded_sequences in nn.utils.rnn.")
+                             "should never be created manually. They should be instantiated by "
+                             "functions like pack_sequence and pack_padded_sequences in "
+                             "nn.utils.rnn.")
         if unsorted_indices is None:
             unsorted_indices = invert_permutation(sorted_indices)
         return super().__new__(cls, data, batch_sizes, sorted_indices, unsorted_indices)
@@ -114,8 +111,7 @@ def pack_padded_sequence(input: Tensor, lengths: Tensor | Sequence[int], batch_f
     lengths = lampion.as_tensor(lengths, dtype=lampion.int64)
     if lengths.device.type != "cpu":
         raise RuntimeError("'lengths' argument should be a 1D CPU int64 tensor, but got a tensor "
-                           "on "
-                           f"{lengths.device}")
+                           f"on {lengths.device}")
     order = None
     if not enforce_sorted:
         lengths, order = lengths.sort(descending=True)
@@ -142,15 +138,12 @@ def _batch_sizes(lengths: list[int], input: Tensor) -> list[int]:
                            f"(batch_size={input.size(1)})")
     if any(a < b for a, b in pairwise(lengths)):
         raise RuntimeError("`lengths` array must be sorted in decreasing order when "
-                           "`enforce_sorted` is "
-                           "True. You can pass `enforce_sorted=False` to pack_padded_sequence "
-                           "and/or "
-                           "pack_sequence to sidestep this requirement if you do not need ONNX "
-                           "exportability.")
+                           "`enforce_sorted` is True. You can pass `enforce_sorted=False` to "
+                           "pack_padded_sequence and/or pack_sequence to sidestep this requirement "
+                           "if you do not need ONNX exportability.")
     if lengths and lengths[-1] <= 0:
         raise RuntimeError("Length of all samples has to be greater than 0, but found an element "
-                           "in "
-                           "'lengths' that is <= 0")
+                           "in 'lengths' that is <= 0")
     if lengths and lengths[0] > input.size(0):
         raise RuntimeError(f"Expected lengths of at most {input.size(0)} steps, got {lengths[0]}")
     sizes, alive = [], len(lengths)
@@ -170,10 +163,8 @@ def pad_packed_sequence(sequence: PackedSequence, batch_first: bool = False,
     sizes = sequence.batch_sizes.tolist()
     if total_length is not None and total_length < len(sizes):
         raise ValueError("Expected total_length to be at least the length of the longest sequence "
-                         "in "
-                         f"input, but got total_length={total_length} and max sequence length "
-                         f"being "
-                         f"{len(sizes)}")
+                         f"in input, but got total_length={total_length} and max sequence length "
+                         f"being {len(sizes)}")
     data, batch, offset, parts = sequence.data, sizes[0], 0, []
     trailing = data.shape[1:]
     for size, group in groupby(sizes):
@@ -197,7 +188,8 @@ def pad_packed_sequence(sequence: PackedSequence, batch_first: bool = False,
 
 def pad_sequence(sequences: Tensor | Sequence[Tensor], batch_first: bool = False,
                  padding_value: float = 0.0, padding_side: str = "right") -> Tensor:
-    """Stack tensors (L_i, *) to (T, B, *), or (B, T, *) with batch_first, padding the shorter ones.
+    """Stack tensors (L_i, *) to (T, B, *), or (B, T, *) with batch_first, padding the shorter
+    ones.
 
     >>> nn.utils.rnn.pad_sequence([lampion.ones(2), lampion.ones(1)], batch_first=True)
     tensor([[1., 1.],
@@ -205,8 +197,7 @@ def pad_sequence(sequences: Tensor | Sequence[Tensor], batch_first: bool = False
     """
     if not isinstance(sequences, (Iterable, Tensor)):
         raise RuntimeError("pad_sequence: Expected iterable for input sequences, but got arg of "
-                           "type: "
-                           f"{type(sequences)}")
+                           f"type: {type(sequences)}")
     tensors = list(sequences.unbind(0)) if isinstance(sequences, Tensor) else list(sequences)
     if not tensors:
         raise RuntimeError("received an empty list of sequences")

@@ -62,8 +62,7 @@ class SpectralNorm:
     @staticmethod
     def apply(module: Module, name: str, n_power_iterations: int, dim: int,
               eps: float) -> SpectralNorm:
-        """Replace the parameter `name` by name_orig, the vectors name_u and name_v and this
-        hook.
+        """Replace the parameter `name` by name_orig, the vectors name_u and name_v and this hook.
         """
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, SpectralNorm) and hook.name == name:

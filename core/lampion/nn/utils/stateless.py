@@ -18,9 +18,9 @@ def functional_call(module: Module, parameters_and_buffers: Any, args: Any = Non
     """`module(*args, **kwargs)` with the named tensors in place of its own.
 
     parameters_and_buffers: a dictionary by dotted name, or a tuple of them with distinct keys.
-    Names
-    that mean one tensor in the module (tied weights) all get the given one. With `strict` the names
-    must be exactly the module's. The module is as before afterwards, also after an error.
+    Names that mean one tensor in the module (tied weights) all get the given one. With `strict`
+    the names must be exactly the module's. The module is as before afterwards, also after an
+    error.
 
     >>> layer = nn.Linear(2, 1)
     >>> given = {"weight": lampion.ones(1, 2), "bias": lampion.zeros(1)}
@@ -68,8 +68,7 @@ def _with_ties(given: dict[str, Tensor],
         here = [name for name in names if name in given]
         if len({id(given[name]) for name in here}) > 1:
             raise ValueError(f"functional_call got multiple values for keys {sorted(here)}, which "
-                             f"are "
-                             "tied. Consider using tie_weights=False")
+                             "are tied. Consider using tie_weights=False")
         for name in names if here else ():
             full[name] = given[here[0]]
     return full

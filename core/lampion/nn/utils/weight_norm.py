@@ -44,9 +44,8 @@ class WeightNorm:
         weight = getattr(module, name)
         if is_lazy(weight):
             raise ValueError("The module passed to `WeightNorm` can't have uninitialized "
-                             "parameters. "
-                             "Make sure to run the dummy forward before applying weight "
-                             "normalization")
+                             "parameters. Make sure to run the dummy forward before applying "
+                             "weight normalization")
         made = WeightNorm(name, dim)
         del module._parameters[name]
         size = norm_except_dim(weight.detach(), 2, made.dim)
