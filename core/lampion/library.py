@@ -13,7 +13,7 @@ from . import ops as _ops  # noqa: F401
 from . import tensor as _tensor  # noqa: F401  (installs the call path before ops register)
 from .ops import registry as _registry
 
-FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special", "reduce", "scan", "softmax", "statistics", "norm", "loss", "views", "movement", "region", "gather", "scatter", "masked", "nonzero", "join", "rearrange", "pad", "sort", "search", "create", "contract", "conv", "windows", "pool", "attention", "products", "einsum")
+FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special", "reduce", "scan", "softmax", "statistics", "norm", "loss", "views", "movement", "region", "gather", "scatter", "masked", "nonzero", "join", "rearrange", "pad", "sort", "search", "create", "random", "contract", "conv", "windows", "pool", "attention", "products", "einsum")
 for _family in FAMILIES:
     importlib.import_module(f".ops.{_family}", __package__)
 
@@ -66,5 +66,9 @@ for _module in ("conversion", "interop"):  # attach Tensor methods
 importlib.import_module(".updating", __package__)
 importlib.import_module(".indexing", __package__)
 _factories = importlib.import_module(".creation", __package__)
-globals().update({n: getattr(_factories, n) for n in _factories.__all__})
-__all__ = list(_factories.__all__)
+_draws = importlib.import_module(".sampling", __package__)
+_seeds = importlib.import_module(".random", __package__)
+__all__ = []
+for _module in (_factories, _seeds, _draws):
+    globals().update({n: getattr(_module, n) for n in _module.__all__})
+    __all__ += _module.__all__
