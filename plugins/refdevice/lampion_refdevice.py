@@ -16,15 +16,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
 from lampion.base import dtype as dt
 from lampion.base.device import device
 from lampion.base.errors import OutOfMemoryError
 from lampion.ir import interpret
 from lampion.ir.expr import Expr, walk
-from lampion.ir.kernel import (ArgReduce, Kernel, Reduce, Scan, Scatter, Stage, Store,
-                               coefficient)
-from lampion.runtime.backend import (Backend, Capabilities, DeviceInfo, KernelImpl, Launch,
-                                     OpCall, Storage)
+from lampion.ir.kernel import ArgReduce, Kernel, Reduce, Scan, Scatter, Stage, Store, coefficient
+from lampion.runtime.backend import (
+    Backend,
+    Capabilities,
+    DeviceInfo,
+    KernelImpl,
+    Launch,
+    OpCall,
+    Storage,
+)
 
 as_strided = np.lib.stride_tricks.as_strided
 
@@ -43,7 +50,7 @@ class RefBackend(Backend):
         return [DeviceInfo("ref", "NumPy reference device", {"numpy": np.__version__})]
 
     def capabilities(self, index: int) -> Capabilities:
-        # "kernel-ir": compile() accepts every kernel, so this device runs every op natively.
+        # "kernel-ir": compile() accepts every kernel, so every op runs here.
         return Capabilities(frozenset(dt.ALL), frozenset({"kernel-ir"}))
 
     # ---- memory: a Storage holds whatever handle we like; here, an array of bytes ---------------
@@ -75,8 +82,9 @@ class RefBackend(Backend):
     # ---- library kernels: any op may be claimed with something better than its lowering ---------
 
     def kernels(self) -> Sequence[KernelImpl]:
-        return [KernelImpl("contract", "ref", build_contract, constraint=no_extras,
-                           priority=10, source="numpy.matmul")]
+        convs = ("conv_forward", "conv_backward_data", "conv_backward_weight")
+        return [KernelImpl("contract", "ref", build_contract, priority=10, source="numpy"),
+                *[KernelImpl(op, "ref", build_conv, priority=10, source="numpy") for op in convs]]
 
 
 def lampion_kernels(registry: Any) -> None:
@@ -106,10 +114,10 @@ class Evaluation:
     def run(self) -> None:
         if 0 in self.grid:
             return
-        for stage in self.kernel.stages:
-            if any(reads_itself(stage)):  # a scan that looks at its own past: point by point
-                interpret.run(self.kernel, self.params, self.buffers)
-                return
+        if any(isinstance(s, Scan) for stage in self.kernel.stages for s in stage.body):
+            # running values depend on their past: lampion's own interpreter goes point by point
+            interpret.run(self.kernel, self.params, self.buffers)
+            return
         for stage in self.kernel.stages:
             self.run_stage(stage)
 
@@ -123,11 +131,6 @@ class Evaluation:
                 self.store(s, local)
             elif isinstance(s, Scatter):
                 self.scatter(s, local)
-            elif isinstance(s, Scan):
-                rows = self.rows(s.value, local)
-                self.refs[s.name] = rows[..., -1] if rows.shape[-1] else rows.sum(-1)
-                local[s.name] = accumulate(s.op, rows).reshape(self.shape)
-                self.memo.clear()
             elif isinstance(s, ArgReduce):
                 rows, where = self.rows(s.value, local), self.rows(s.position, local)
                 best = interpret._first_extreme(s.op, rows)[..., None]
@@ -171,7 +174,7 @@ class Evaluation:
     # ---- expressions ----------------------------------------------------------------------------
 
     def number(self, e: Expr) -> int:
-        """A size or stride: an expression of runtime parameters only."""
+        """A size or stride: runtime parameters only."""
         return int(interpret.evaluate([e], {}, self.params)[0])
 
     def value(self, root: Expr, refs: dict[str, np.ndarray]) -> Any:
@@ -217,8 +220,6 @@ class Evaluation:
             start = int(interpret.evaluate([index], {}, self.params, zeros)[0])
         except (KeyError, IndexError):
             return None
-        if 0 in self.shape:
-            return None
         ends = [(n - 1) * s for n, s in zip(self.shape, strides)]
         low, high = start + sum(x for x in ends if x < 0), start + sum(x for x in ends if x > 0)
         buffer = self.buffers[slot]
@@ -233,48 +234,74 @@ def has_index(e: Expr) -> bool:
     return any(x.op in ("index", "load", "ref", "scalar") for x in walk([e]))
 
 
-def reads_itself(stage: Stage) -> list[bool]:
-    """For every scan: whether its value reads a running value of the same stage."""
-    names = {s.name for s in stage.body if isinstance(s, Scan)}
-    return [any(e.op == "ref" and e.value in names for e in walk([s.value]))
-            for s in stage.body if isinstance(s, (Scan, Reduce))]
+# ---- library kernels: NumPy functions on the arrays of a call
 
+def numpy_launch(call: OpCall, function: Callable[..., np.ndarray], name: str) -> Launch:
+    """A Launch that calls `function` on the inputs as arrays (16-bit floats as float32)."""
+    out, wide = call.outputs[0], dt.opmath(call.outputs[0].dtype).np
 
-def accumulate(op: str, rows: np.ndarray) -> np.ndarray:
-    """Running reduction along the last axis, in the values' own type."""
-    if rows.dtype == bool:
-        f: Any = np.logical_or if op in ("sum", "max", "or") else np.logical_and
-        return f.accumulate(rows, axis=-1)
-    f = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum,
-         "and": np.bitwise_and, "or": np.bitwise_or}[op]
-    return f.accumulate(rows, axis=-1, dtype=rows.dtype)
+    def array(storage: Storage, m: Any) -> np.ndarray:
+        strides = [s * m.dtype.itemsize for s in m.strides]
+        return as_strided(elements(storage, m.dtype), m.shape, strides)
 
+    def into(result: Storage, *inputs: Storage) -> None:
+        arrays = [array(x, m).astype(wide, copy=False) for x, m in zip(inputs, call.inputs)]
+        array(result, out)[...] = function(*arrays)
 
-# ---- a library kernel ---------------------------------------------------------------------------
+    def launch(*inputs: Storage) -> Storage:
+        result = Storage(np.empty(out.span, np.uint8), out.span, call.device)
+        into(result, *inputs)
+        return result
 
-def no_extras(call: OpCall) -> bool:
-    """numpy.matmul multiplies two tensors; a bias or an activation is left to the lowering."""
-    return len(call.inputs) == 2
+    return Launch(launch, into, [name])
 
 
 def build_contract(call: OpCall) -> Launch | None:
-    """The batched matrix product a[..., M, K] @ b[..., K, N]; 16-bit floats through float32."""
-    a, b = call.inputs
-    out = call.outputs[0]
-    wide = dt.opmath(out.dtype).np
+    """The batched matrix product a[..., M, K] @ b[..., K, N]; a bias is left to the lowering."""
+    return numpy_launch(call, np.matmul, "numpy.matmul") if len(call.inputs) == 2 else None
 
-    def read(storage: Storage, m: Any) -> np.ndarray:
-        flat = elements(storage, m.dtype)
-        return as_strided(flat, m.shape, [s * m.dtype.itemsize for s in m.strides]).astype(wide)
 
-    def into(result: Storage, x: Storage, y: Storage) -> None:
-        target = as_strided(elements(result, out.dtype), out.shape,
-                            [s * out.dtype.itemsize for s in out.strides])
-        target[...] = np.matmul(read(x, a), read(y, b)).astype(out.dtype.np)
+def windows(x: np.ndarray, kernel: Any, out: Any, stride: Any, left: Any, dilation: Any) -> Any:
+    """The patches [N, C, *out, *kernel] that a convolution's positions see, zero-padded."""
+    reach = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation)]
+    pads = [(at, max(r - n - at, 0)) for at, r, n in zip(left, reach, x.shape[2:])]
+    x = np.pad(x, [(0, 0), (0, 0), *pads])
+    steps = [st * b for st, b in zip(stride, x.strides[2:])]
+    return as_strided(x, (*x.shape[:2], *out, *kernel),
+                      (*x.strides[:2], *steps, *[d * b for d, b in zip(dilation, x.strides[2:])]))
 
-    def launch(x: Storage, y: Storage) -> Storage:
-        result = Storage(np.empty(out.span, np.uint8), out.span, call.device)
-        into(result, x, y)
-        return result
 
-    return Launch(launch, into, ["numpy.matmul"])
+def build_conv(call: OpCall) -> Launch | None:
+    """Convolution and its two gradients as products with patches (no groups)."""
+    if call.groups != 1 or any(0 in m.shape for m in call.inputs):
+        return None
+    rank = len(call.stride)
+    over, taps = tuple(range(2, 2 + rank)), tuple(range(2 + rank, 2 + 2 * rank))
+
+    def forward(x: Any, w: Any, bias: Any = None) -> Any:
+        seen = windows(x, w.shape[2:], call.outputs[0].shape[2:], call.stride, call.padding,
+                       call.dilation)
+        y = np.moveaxis(np.tensordot(seen, w, ((1, *taps), (1, *over))), -1, 1)
+        return y if bias is None else y + bias.reshape(-1, *[1] * rank)
+
+    def weight(x: Any, g: Any) -> Any:
+        seen = windows(x, call.outputs[0].shape[2:], g.shape[2:], call.stride, call.padding,
+                       call.dilation)
+        return np.tensordot(g, seen, ((0, *over), (0, *over)))
+
+    def data(g: Any, w: Any) -> Any:
+        spread = np.zeros((*g.shape[:2], *[(n - 1) * s + 1 for n, s in zip(g.shape[2:],
+                                                                        call.stride)]), g.dtype)
+        spread[(..., *[slice(None, None, s) for s in call.stride])] = g
+        left = [(k - 1) * d - p for k, d, p in zip(w.shape[2:], call.dilation, call.padding)]
+        seen = windows(spread, w.shape[2:], call.outputs[0].shape[2:], (1,) * rank, left,
+                       call.dilation)
+        return np.moveaxis(np.tensordot(seen, np.flip(w, over), ((1, *taps), (0, *over))), -1, 1)
+
+    if call.op == "conv_backward_data":
+        w = call.inputs[1]
+        if any((k - 1) * d < p for k, d, p in zip(w.shape[2:], call.dilation, call.padding)):
+            return None  # padding beyond the kernel's reach: cropping, left to the lowering
+    function = {"conv_forward": forward, "conv_backward_data": data,
+                "conv_backward_weight": weight}[call.op]
+    return numpy_launch(call, function, f"numpy.{call.op}")
