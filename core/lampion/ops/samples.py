@@ -7,8 +7,9 @@ NumPy arrays and as tensors of a device, with the same values and the same strid
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
