@@ -45,11 +45,22 @@ RULES["cast"] = lambda a, e: (a if e.value.kind in "fc" else ZERO,)
 RULES["select"] = lambda a, e: (ZERO, select(e.args[0], a, 0.0), select(e.args[0], 0.0, a))
 RULES["fmod"] = lambda a, e: (a, -a * E.trunc(e.args[0] / e.args[1]))
 RULES["ldexp"] = lambda a, e: (E.ldexp(a, e.args[1]), ZERO)
-RULES["abs"] = lambda a, e: (
-    select(e.args[0] > 0, a, select(e.args[0] < 0, -a, a * 0.0)),)
-RULES["complex"] = lambda a, e: (E.real(a), E.imag(a))
-RULES["real"] = lambda a, e: (E.complex_(a, 0.0),)
-RULES["imag"] = lambda a, e: (E.complex_(0.0, a),)
+# Where numbers are complex, an adjoint is the conjugate of the gradient dL/dRe + i dL/dIm, which
+# makes the rules of holomorphic functions those of real ones; a real node has a real adjoint.
+RULES["complex"] = lambda a, e: (E.real(a), -E.imag(a))
+RULES["real"] = lambda a, e: (E.complex_(E.real(a), 0.0),)
+RULES["imag"] = lambda a, e: (E.complex_(0.0, -E.real(a)),)
+
+
+@rule("abs")
+def _abs(a: Expr, e: Expr) -> tuple[Expr, ...]:
+    """The sign, 0 at 0; for complex numbers conj(x) / |x|."""
+    x = e.args[0]
+    at0 = E.eq(e, 0.0)
+    along = E.real(a) / select(at0, 1.0, e)
+    turned = E.complex_(E.real(x) * along, -(E.imag(x) * along))
+    return (E.by_type(c=select(at0, 0.0, turned),
+                      other=select(x > 0, a, select(x < 0, -a, a * 0.0))),)
 
 
 @rule("by_type")
@@ -87,7 +98,8 @@ def _pow(a: Expr, e: Expr) -> tuple[Expr, ...]:
     """d x**y: y x**(y-1), with 0 at y = 0; and x**y log x, with 0 at x = 0 <= y."""
     x, y = e.args
     dx = select(E.eq(y, 0), 0.0, a * (y * E.op("pow", x, y - 1)))
-    dy = select(E.eq(x, 0) & (y >= 0), 0.0, a * (e * E.log(x)))
+    flat = E.eq(x, 0) & E.by_type(c=E.real(y) >= 0.0, other=y >= 0)
+    dy = select(flat, 0.0, a * (e * E.log(x)))
     return dx, dy
 
 

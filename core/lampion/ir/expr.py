@@ -451,6 +451,8 @@ def typed(roots: Sequence[Expr], env: Mapping[str, dtype], compute: dtype) -> li
 
     def intrinsic(e: Expr, args: tuple[Expr, ...]) -> Expr:
         kind = INTRINSICS[e.op][1]
+        if e.op in ("real", "imag") and args[0].dtype is not None and args[0].dtype.kind != "c":
+            return args[0] if e.op == "real" else literal(const(0), args[0].dtype)
         if e.op == "select":
             d = join(args[1:])
             return node("select", (convert(args[0], dt.bool_), convert(args[1], d),
