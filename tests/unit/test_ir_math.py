@@ -45,7 +45,8 @@ def test_special_values(name, nd):
     info = np.finfo(nd)
     x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, info.max, -info.max, info.tiny,
                   -info.tiny, info.smallest_subnormal, -info.smallest_subnormal, 0.5, -0.5, 2.0,
-                  -2.0, -3.0, 1.5, 1000.0, -1000.0, 3.0, 1e-30], nd)
+                  -2.0, -3.0, 1.5, 1000.0, -1000.0, 3.0, 1e-30,
+                  -2896.3223, 1e6, -1e6], nd)
     got = value(name, x)
     with np.errstate(all="ignore"):
         want = reference(name, x).astype(nd)

@@ -405,7 +405,7 @@ def acosh(x: Expr, f: Format) -> Expr:
     t = select(x < large, x, 1.0) - 1.0
     near = log1p(t + E.sqrt(fma(t, t, 2.0 * t)), f)
     far = log(x, f) + LN2
-    return select(x < large, near, far)
+    return select(x < 1.0, NAN, select(x < large, near, far))
 
 
 def atanh(x: Expr, f: Format) -> Expr:
