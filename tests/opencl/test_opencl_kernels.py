@@ -497,6 +497,22 @@ def test_sixteen_bit_floats_round_to_nearest_even(backend):
         run_many(backend, [(lambda x: E.cast(x, d), d)], [dt.float32], [ties])
 
 
+def test_a_result_as_an_address(backend):
+    """Ranks by counting: every grid point stores where its own reduction says."""
+    p = Params()
+    n, m = p.of(12), p.of(37)
+    d = dt.float32
+    here, there = (E.load(1, ix(E.index(k) * m + E.index(1)), d) for k in (0, 2))
+    one, zero = E.const(1, dt.int64), E.const(0, dt.int64)
+    smaller = typed(E.select(there < here, one, zero), dt.int64)
+    rank = E.ref("r", dt.int64)
+    stages = (Stage((n,), (Reduce("r", "sum", smaller),)),
+              Stage((), (Store(0, ix(rank * m + E.index(1)), here),)))
+    kernel = Kernel("ranks", (Arg("out", d), Arg("in", d)), (n, m), stages, 2)
+    data = np.stack([rng.permutation(12) for _ in range(37)], 1).astype(np.float32)
+    check(backend, kernel, p.values, [np.zeros(12 * 37, np.float32), data.ravel()])
+
+
 def test_offsets_and_in_place(backend):
     """Views start anywhere; an operand may be the output."""
     kernel = many([(lambda x: x * 2.0, dt.float32)], [dt.float32])

@@ -364,6 +364,8 @@ class Emitter:
     def stride(self, e: Expr) -> Expr | None:
         """Step of index `e` along the vector axis: None if it is not affine."""
         assert self.vaxis is not None
+        if any(x.op == "ref" and self.refs[x.value].lanes > 1 for x in walk([e])):
+            return None  # every lane has its own result
         return coefficient(e, self.vaxis)
 
     def _load(self, e: Expr, flat: bool) -> Val:
