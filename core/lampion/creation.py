@@ -15,7 +15,7 @@ from .base import dtype as dt
 from .base.layout import (channels_last, channels_last_3d, contiguous_format, format_strides,
                           layout, like_strides, matches_format, memory_format, preserve_format,
                           strided)
-from .base.meta import meta
+from .base.meta import contiguous_strides, meta
 from .callpath import NS
 from .ops import plans as P
 from .ops import registry as R
@@ -29,6 +29,7 @@ __all__ = [
     "triu_indices", "contiguous_format", "preserve_format", "channels_last", "channels_last_3d",
     "strided", "layout", "memory_format"]
 
+_dims = range  # the name means a factory function below
 _NUMBERS = {int, float, bool, complex}
 
 
@@ -75,7 +76,15 @@ def from_data(data: Any, dtype: Any, device: Any, copy: bool = True) -> Tensor:
 
 def upload(a: Any, d: dt.dtype, device: Any) -> Tensor:
     """A fresh tensor with the values of a NumPy array, converted to `d`."""
-    r = empty_meta(meta(d, a.shape, None, resolve(device)))
+    strides = None
+    if a.ndim > 1 and not a.flags.c_contiguous:  # keep the order of the dims in memory
+        order = sorted(_dims(a.ndim), key=lambda k: -abs(a.strides[k]))
+        inner = contiguous_strides([a.shape[k] for k in order])
+        strides = [inner[order.index(k)] for k in _dims(a.ndim)]
+        r = empty_meta(meta(d, a.shape, strides, resolve(device)))
+        a = a.transpose(order)
+    else:
+        r = empty_meta(meta(d, a.shape, None, resolve(device)))
     with np.errstate(all="ignore"):
         raw = np.ascontiguousarray(a.astype(d.np, copy=False))
     if raw.size:
@@ -173,7 +182,7 @@ def plain(data: Any) -> Any:
         return [plain(v) for v in data]
     if isinstance(data, Tensor):
         if data.meta.numel != 1:
-            raise ValueError("only one element tensors can be converted to Python scalars")
+            raise TypeError("only tensors of a single element can be converted to numbers")
         return data.item()
     return data.tolist() if hasattr(data, "tolist") else data
 
@@ -530,11 +539,11 @@ def arange(*args: Any, start: Any = None, end: Any = None, step: Any = None, dty
     end, step = _number(end), 1 if step is None else _number(step)
     integral = isinstance(start, int) and isinstance(end, int) and isinstance(step, int)
     d = dtype or (out.meta.dtype if out is not None else dt.int64 if integral else dt._default)
+    if d.kind in "ui" and not integral and math.isfinite(start) and math.isfinite(end):
+        start, end, step = int(start), int(end), int(step)
     n = _count(start, end, step)
     where = resolve(device)
-    if integral and d.kind in "uib":
-        r = R.REGISTRY["arange_int"].fn(n, int(start), int(step), dtype=d, device=where)
-    elif d.kind in "uib":
+    if d.kind in "uib":
         r = R.REGISTRY["arange_int"].fn(n, int(start), int(step), dtype=d, device=where)
     else:
         r = R.REGISTRY["arange_float"].fn(n, float(start), float(step), dtype=d, device=where)

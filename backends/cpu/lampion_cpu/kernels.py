@@ -24,8 +24,10 @@ def kernels() -> Sequence[KernelImpl]:
         "conv_backward_weight": (build_conv_backward_weight, "conv"),
         "conv_backward_weight_bias": (build_conv_backward_weight, "conv"),
     }
-    return [KernelImpl(op, "cpu", build, priority=10, source=f"cpu.{source}")
-            for op, (build, source) in table.items()]
+    from . import sorting
+
+    return [*(KernelImpl(op, "cpu", build, priority=10, source=f"cpu.{source}")
+              for op, (build, source) in table.items()), *sorting.kernels()]
 
 
 def _view(slot: int, m: Any) -> Any:

@@ -90,7 +90,9 @@ def to(input, *args, **kwargs):
         input = move.fn(input, device)
         copy = False
     if dtype is not m.dtype:
-        return convert.fn(input, dtype=dtype)
+        input, copy = convert.fn(input, dtype=dtype), False
+    if memory_format is not None and memory_format.name != "preserve" and not copy:
+        return contiguous.fn(input, memory_format)
     return clone.fn(input, memory_format=memory_format) if copy else input
 
 

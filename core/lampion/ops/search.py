@@ -289,7 +289,9 @@ def histogram(input, bins, *, range=None, weight=None, density=False):
         edges = bins
     else:
         low, high = bounds_of(x, *(range or (0, 0)), "histogram")
-        edges = x.new_tensor([low + (high - low) * k / bins for k in _range(bins + 1)])
+        edges = REGISTRY["linspace_steps"].fn(bins + 1, float(low), float(high),
+                                              (high - low) / bins, dtype=x.meta.dtype,
+                                              device=x.meta.device)
     n = edges.meta.numel - 1
     place = search_lines.fn(edges.contiguous(), x, True, False) - 1
     last = edges[n:].expand(x.meta.shape[0])
@@ -302,5 +304,3 @@ def histogram(input, bins, *, range=None, weight=None, density=False):
         hist = hist / (hist.sum() * (edges[1:] - edges[:-1]))
     return histogram_result(hist, edges)
 
-
-_range = range
