@@ -133,6 +133,10 @@ class AveragedModel(Module):
 
     def update_parameters(self, model: Any) -> None:
         """Take the model's present parameters into the averages."""
+        with lampion.no_grad():
+            self._update(model)
+
+    def _update(self, model: Any) -> None:
         ours, theirs = self._tensors(self.module), self._tensors(model)
         pairs = [(a.detach(), p.detach().to(a.device)) for a, p in zip(ours, theirs)]
         count = int(self.n_averaged)
