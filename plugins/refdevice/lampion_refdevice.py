@@ -102,8 +102,7 @@ def elements(storage: Storage, dtype: dt.dtype) -> np.ndarray:
 class Evaluation:
     """One run of a kernel: stage by stage, every stage on all its points at once.
 
-    The value of an expression is an array that broadcasts to grid + ranges, the shape of the
-    stage's iteration space.
+    The value of an expression is an array that broadcasts to grid + ranges.
     """
 
     def __init__(self, kernel: Kernel, params: Sequence[int], buffers: list[Any]) -> None:
