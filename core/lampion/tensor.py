@@ -330,9 +330,8 @@ class Tensor:
     def detach(self) -> "Tensor":
         """This tensor's values without its history (shares memory)."""
         r = _new(Tensor)
-        r.data_, r.meta, r.node, r.kids = self.data_, self.meta.plain, None, None
-        root = self.root
-        r.root = self if root is None else root
+        # no view of self: what is written to it is no part of self's history
+        r.data_, r.meta, r.node, r.kids, r.root = self.data_, self.meta.plain, None, None, None
         return r
 
     def detach_(self) -> "Tensor":
