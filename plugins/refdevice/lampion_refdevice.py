@@ -23,31 +23,24 @@ from lampion.base.errors import OutOfMemoryError
 from lampion.ir import interpret
 from lampion.ir.expr import Expr, walk
 from lampion.ir.kernel import ArgReduce, Kernel, Reduce, Scan, Scatter, Stage, Store, coefficient
-from lampion.runtime.backend import (
-    Backend,
-    Capabilities,
-    DeviceInfo,
-    KernelImpl,
-    Launch,
-    OpCall,
-    Storage,
-)
+from lampion.runtime import backend as contract
+from lampion.runtime.backend import Capabilities, KernelImpl, Launch, OpCall, Storage
 
 as_strided = np.lib.stride_tricks.as_strided
 
 
-def lampion_backend() -> Backend:
+def lampion_backend() -> contract.Backend:
     """The hook that lampion calls, once, when the device is first used."""
     return RefBackend()
 
 
-class RefBackend(Backend):
+class RefBackend(contract.Backend):
     """A device whose memory is NumPy arrays and whose kernels are interpreted."""
 
     name = "ref"
 
-    def devices(self) -> list[DeviceInfo]:
-        return [DeviceInfo("ref", "NumPy reference device", {"numpy": np.__version__})]
+    def devices(self) -> list[contract.DeviceInfo]:
+        return [contract.DeviceInfo("ref", "NumPy reference device", {"numpy": np.__version__})]
 
     def capabilities(self, index: int) -> Capabilities:
         # "kernel-ir": compile() accepts every kernel, so every op runs here.
