@@ -468,14 +468,12 @@ def scenario_hooks(t):
     def global_hooks():
         log.clear()
         module = t.nn.modules.module
-        handles = [module.register_module_forward_pre_hook(note("global pre")),
-                   module.register_module_forward_hook(note("global post")),
-                   module.register_module_full_backward_hook(note("global full"))]
         layer = nn.Sequential(nn.ReLU())
         layer.register_forward_hook(note("own"))
-        layer(t.ones(1, 2, requires_grad=True)).sum().backward()
-        for handle in handles:
-            handle.remove()
+        with module.register_module_forward_pre_hook(note("global pre")), \
+                module.register_module_forward_hook(note("global post")), \
+                module.register_module_full_backward_hook(note("global full")):
+            layer(t.ones(1, 2, requires_grad=True)).sum().backward()
         layer(t.ones(1, 2))
         return list(log)
 

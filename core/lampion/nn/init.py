@@ -1,6 +1,6 @@
 """Start values of parameters: functions that fill a tensor in place, without gradients.
 
-May import: lampion.tensor.
+May import: lampion.tensor, numpy.
 """
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import math
 import warnings
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 import lampion
 from lampion.tensor import Tensor
@@ -178,12 +180,11 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
     columns = tensor.numel() // rows
     with lampion.no_grad():
         flat = lampion.empty((rows, columns), dtype=tensor.dtype, device=tensor.device)
-        flat.normal_(0, 1, generator=generator)
-        q, r = lampion.linalg.qr(flat.t() if rows < columns else flat)
-        q = q * lampion.diag(r, 0).sign()  # makes the result uniform over the rotations
-        if rows < columns:
-            q = q.t()
-        tensor.view_as(q).copy_(q)
+        drawn = flat.normal_(0, 1, generator=generator).to("cpu", lampion.float64).numpy()
+        q, r = np.linalg.qr(drawn.T if rows < columns else drawn)
+        q *= np.sign(np.diag(r))  # makes the result uniform over the rotations
+        q = np.ascontiguousarray(q.T if rows < columns else q)
+        tensor.copy_(lampion.tensor(q).reshape(tensor.shape))
         return tensor.mul_(gain)
 
 

@@ -38,11 +38,19 @@ _EXTRA_STATE_KEY_SUFFIX = EXTRA_STATE
 T = TypeVar("T", bound="Module")
 
 
+_TENSOR_KINDS = {
+    "float16": "Half", "float32": "Float", "float64": "Double", "bfloat16": "BFloat16",
+    "complex64": "ComplexFloat", "complex128": "ComplexDouble", "bool": "Bool", "int8": "Char",
+    "int16": "Short", "int32": "Int", "int64": "Long", "uint8": "Byte", "uint16": "UInt16",
+    "uint32": "UInt32", "uint64": "UInt64"}
+
+
 def typename(value: Any) -> str:
     """The name used in messages: 'lampion.FloatTensor' for tensors, else the class's dotted name.
     """
     if isinstance(value, Tensor):
-        return value.type()
+        place = "" if value.device.type == "cpu" else f"{value.device.type}."
+        return f"lampion.{place}{_TENSOR_KINDS[str(value.dtype).rpartition('.')[2]]}Tensor"
     cls = value if isinstance(value, type) else type(value)
     if cls.__module__ == "builtins":
         return cls.__qualname__
