@@ -21,19 +21,11 @@ class _Ops:
         return found
 
 
-# Compositions of nn._resize, which stand in where no op of that name is declared for nn.functional
-# (unfold means something else outside of it).
-_COMPOSED = frozenset({"fold", "interpolate", "unfold"})
-
-
 def find(name: str) -> Any:
     """The op `name` of nn.functional, else one without a public name, else the top level's."""
     from lampion.library import lookup, public
     from lampion.ops.registry import REGISTRY
     found = public("nn.functional").get(name)
-    if found is None and name in _COMPOSED:
-        from lampion.nn import _resize
-        return getattr(_resize, name)
     if found is None:
         declared = REGISTRY.get(name)
         if declared is not None and not declared.where:
