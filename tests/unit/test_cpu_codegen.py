@@ -498,3 +498,94 @@ def test_an_intrinsic_that_cannot_be_printed_is_an_error():
                     (Stage((), (Store(0, E.index(0), bad),)),), 1)
     with pytest.raises(ValueError, match="real"):
         codegen.compile_kernel(kernel, [4])
+
+
+def test_stores_compute_before_any_of_them_writes():
+    """Outputs may be the inputs' memory: swapping two arrays in place must work."""
+    d = dt.float32
+    a, b = E.load(2, E.index(0), d), E.load(3, E.index(0), d)
+    kernel = Kernel("swap", (Arg("out", d), Arg("out", d), Arg("in", d), Arg("in", d)),
+                    (E.param(0),),
+                    (Stage((), (Store(0, E.index(0), b), Store(1, E.index(0), a))),), 1)
+    for n in (1, 7, 64, 100):
+        x, y = sample(d, n, "small"), sample(d, n, "small")
+        p, q = x.copy(), y.copy()
+        launch(kernel, [n], [p, q, p, q])
+        same(p, y)
+        same(q, x)
+
+
+def test_every_second_element():
+    """Parts of complex numbers: paired loads and stores touch nothing beyond the arrays."""
+    for d in (dt.float32, dt.float64, dt.int16, dt.bool_):
+        even = ix(E.index(0) * 2)
+        odd = ix(even + 1)
+        body = (Store(0, even, E.load(1, odd, d)), Store(0, odd, E.load(1, even, d)))
+        kernel = Kernel("flip", (Arg("out", d), Arg("in", d)), (E.param(0),),
+                        (Stage((), body),), 1)
+        for n in (1, 5, 64, 130, 1000):
+            x = sample(d, 2 * n)
+            out = np.zeros(2 * n + 40, d.np)
+            launch(kernel, [n], [out, x], chunks=2)
+            same(out[0:2 * n:2], x[1::2])
+            same(out[1:2 * n:2], x[0::2])
+            assert not out[2 * n:].any()
+            z = x.copy()
+            launch(kernel, [n], [z, z])
+            same(z[0::2], x[1::2])
+
+
+UNARY_OPS = ["neg", "abs", "floor", "trunc", "round", "exp", "log", "tanh", "sin", "erf"]
+BINARY_OPS = ["add", "sub", "mul", "maximum", "minimum", "div"]
+
+
+def random_expression(leaves, depth, r):
+    """A random float32 expression with sharing, selects and casts through integers."""
+    pool = list(leaves)
+    for _ in range(depth):
+        k = r.integers(0, 10)
+        x, y, z = (pool[r.integers(0, len(pool))] for _ in range(3))
+        if k < 3:
+            new = E.op(UNARY_OPS[r.integers(0, len(UNARY_OPS))], x)
+        elif k < 7:
+            new = E.op(BINARY_OPS[r.integers(0, len(BINARY_OPS))], x, y)
+        elif k == 7:
+            new = E.select(x < y, z, x)
+        elif k == 8:
+            new = E.rarely(x > 2.0, E.exp(y) + E.sin(z), z)
+        else:
+            new = E.cast(E.cast(x, dt.int32) & 7, dt.float32)
+        pool.append(new)
+    return pool[-1]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_kernels(seed):
+    """Random expressions in random nests: grid, reduction, and a store that uses its result."""
+    r = np.random.default_rng(seed)
+    d = dt.float32
+    rows, cols = int(r.integers(1, 40)), int(r.integers(1, 150))
+    layouts = [(cols, 1), (1, rows), (0, 1), (1, 0), (2 * cols, 2)]
+    p = Params()
+    g, n = p.of(rows), p.of(cols)
+    axes = [E.index(0), E.index(1)]
+    loads, buffers = [], []
+    for slot in (2, 3, 4):
+        s = layouts[r.integers(0, len(layouts))]
+        loads.append(E.load(slot, dot(axes, [p.stride(k) for k in s]), d))
+        buffers.append(strided(d, (rows, cols), s))
+    inner = typed(random_expression(loads, 8, r), d)
+    op = ["max", "min"][seed % 2]
+    result = E.ref("r", d)
+    outer = typed(random_expression([*loads, result], 8, r), d)
+    at = ix(E.index(0) * n + E.index(1))
+    stages = (Stage((n,), (Reduce("r", op, inner),)), Stage((n,), (Store(0, at, outer),)),
+              Stage((), (Store(1, E.index(0), result),)))
+    args = (Arg("out", d), Arg("out", d), Arg("in", d), Arg("in", d), Arg("in", d))
+    kernel = Kernel("random", args, (g,), stages, len(p.values))
+    from lampion_cpu.codegen.expand import expand_kernel
+    expanded = expand_kernel(kernel)  # both sides run the same arithmetic: results agree in bits
+    full = [np.zeros(rows * cols, np.float32), np.zeros(rows, np.float32), *buffers]
+    for plan in (None, Plan("grid", 8, 2, 0), Plan("scalar", 1, 1, block=0),
+                 Plan("range", 16, 2, stage_axes=(1, 1, None), block=0)):
+        check(expanded, p.values, full, (0, 1), plan=plan, chunks=2)

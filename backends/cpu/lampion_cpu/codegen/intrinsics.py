@@ -369,11 +369,24 @@ def cast(s: Site, x: str, src: dtype, dst: dtype) -> str:
             word = "sitofp" if src.kind == "i" else "uitofp"
         return s.put(f"{word} {a} {x} to {b}")
     if src.kind == "f":
+        if dst.itemsize <= 2:
+            return _to_small(s, x, src, dst)
         name = f"llvm.fpto{'s' if dst.kind == 'i' else 'u'}i.sat.{s.suffix(dst)}.{s.suffix(src)}"
         return s.call(name, b, (a, x))
     if src.kind == "b" or dst.itemsize > src.itemsize:
         return s.put(f"{'sext' if src.kind == 'i' else 'zext'} {a} {x} to {b}")
     return x if dst.itemsize == src.itemsize else s.put(f"trunc {a} {x} to {b}")
+
+
+def _to_small(s: Site, x: str, src: dtype, dst: dtype) -> str:
+    """Float to 8 or 16 bits: clamped as a float, then through int32, which cannot overflow."""
+    bits = 8 * dst.itemsize
+    low, high = (0, 2**bits - 1) if dst.kind == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    t, b, i = s.t(src), s.raw("i1"), s.raw("i32")
+    number = s.put(f"fcmp ord {t} {x}, {x}")
+    x = s.put(f"select {b} {number}, {t} {x}, {t} {s.lit(0.0, src)}")
+    whole = s.put(f"fptosi {t} {_clamp(s, x, float(low), float(high), src)} to {i}")
+    return s.put(f"trunc {i} {whole} to {s.t(dst)}")
 
 
 def _to_bfloat16(s: Site, x: str) -> str:

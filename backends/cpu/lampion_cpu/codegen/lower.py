@@ -8,12 +8,13 @@ emit, intrinsics, memory, plan, reduce, types.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lampion.base import dtype as dt
 from lampion.ir.expr import Expr, const
 from lampion.ir.kernel import ArgReduce, Kernel, Reduce, Scan, Scatter, Stage, Store
 
-from . import memory
+from . import stores
 from . import types as ty
 from .emit import Emitter, Lanes
 from .intrinsics import combine
@@ -396,10 +397,13 @@ class Lowering:
         mask = em.lanes.mask if em.lanes is not None and over is not None else None
         out: list[list[str]] = []
         k = 0
-        for s in stage.body:
+        for at, s in enumerate(stage.body):
             if isinstance(s, Store):
-                memory.store(em, s.slot, s.index, s.value, s.mask)
-                em.forget(s.slot)
+                if at == 0 or not isinstance(stage.body[at - 1], Store):
+                    last = at + 1
+                    while last < len(stage.body) and isinstance(stage.body[last], Store):
+                        last += 1
+                    stores.run(em, stage.body[at:last])  # type: ignore[arg-type]
             elif isinstance(s, Scatter):
                 self.scatter(s)
                 em.forget(s.slot)
@@ -416,7 +420,7 @@ class Lowering:
         em = self.em
         d = self.kernel.args[s.slot].dtype
         if s.op == "set":
-            memory.store(em, s.slot, s.index, s.value, s.mask)
+            stores.write(em, stores.prepare(em, s))
             return
         from lampion.ir.expr import load, node
         name = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum"}[s.op]
@@ -425,7 +429,8 @@ class Lowering:
         if d.kind == "b":
             old = node("load", (s.index,) + ((s.mask, const(False, dt.bool_))
                                              if s.mask is not None else ()), s.slot, d)
-        memory.store(em, s.slot, s.index, node(name, (old, s.value), None, d), s.mask)
+        new = replace(s, value=node(name, (old, s.value), None, d))
+        stores.write(em, stores.prepare(em, new))
 
 
 def _split(regs: Sequence[str], accs: Sequence[Accumulator], u: int) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Loads and stores: contiguous, uniform, strided, gathered, masked.
+"""Loads: contiguous, uniform, paired, gathered, masked.
 
 May import: lampion.base, lampion.ir, emit, types.
 """
@@ -28,9 +28,11 @@ def load(em: Emitter, e: Expr, scope: Scope, vec: bool) -> Val:
         return Val(tuple(_to_register(em, x, d, scope, True) for x in found), True, scope)
     masks = lane_masks(em, e, scope)
     coefficient, rest = em.affine(e.args[0], lanes.axis)
-    contiguous = is_const(coefficient, 1) if coefficient is not None else False
-    if contiguous and not em.varying(rest):
+    step = coefficient.value if coefficient is not None and coefficient.op == "const" else 0
+    if step == 1 and not em.varying(rest):
         out = contiguous_load(em, e, rest, masks, scope, d)
+    elif step == 2 and not any(masks) and not em.varying(rest):
+        out = paired_load(em, e, rest, scope, d)
     else:
         out = gather(em, e, masks, scope, d)
     return Val(tuple(_to_register(em, x, d, scope, True) for x in out), True, scope)
@@ -101,8 +103,31 @@ def contiguous_load(em: Emitter, e: Expr, rest: Expr, masks: tuple[str | None, .
     return out
 
 
-def lane_pointer(em: Emitter, slot: int, rest: Expr, d: dtype, scope: Scope) -> str:
-    """Pointer to lane 0 of a unit-stride access: (buffer + rest), hoisted, + loop variable."""
+def paired_load(em: Emitter, e: Expr, rest: Expr, scope: Scope, d: dtype) -> list[str]:
+    """Every second element (a part of complex numbers): two overlapping loads and a shuffle.
+
+    The second load ends at the last element wanted, so that nothing beyond it is touched.
+    """
+    lanes = em.lanes
+    assert lanes is not None
+    t, w = ty.mem(d), lanes.width
+    v = ty.vec(t, w)
+    base = lane_pointer(em, e.value, rest, d, scope, 2)
+    picks = ", ".join(f"i32 {2 * k if 2 * k < w else 2 * k + 1}" for k in range(w))
+    out = []
+    for u in range(lanes.count):
+        first = em.put(f"load {v}, ptr {offset_pointer(em, base, t, 2 * u * w, scope)}, "
+                       f"align {d.itemsize}", scope)
+        second = em.put(f"load {v}, ptr {offset_pointer(em, base, t, 2 * u * w + w - 1, scope)}, "
+                        f"align {d.itemsize}", scope)
+        out.append(em.put(f"shufflevector {v} {first}, {v} {second}, <{w} x i32> <{picks}>",
+                          scope))
+    return out
+
+
+def lane_pointer(em: Emitter, slot: int, rest: Expr, d: dtype, scope: Scope,
+                 step: int = 1) -> str:
+    """Pointer to lane 0: (buffer + rest), hoisted, + loop variable times `step`."""
     lanes = em.lanes
     assert lanes is not None
     t = ty.mem(d)
@@ -115,7 +140,8 @@ def lane_pointer(em: Emitter, slot: int, rest: Expr, d: dtype, scope: Scope) -> 
             held = where.pointers[key] = em.put(
                 f"getelementptr {t}, ptr {base}, i64 {em.uniform(rest)}", where)
         base = held
-    return em.put(f"getelementptr {t}, ptr {base}, i64 {lanes.start}", scope)
+    start = lanes.start if step == 1 else em.put(f"mul i64 {lanes.start}, {step}", scope)
+    return em.put(f"getelementptr {t}, ptr {base}, i64 {start}", scope)
 
 
 def offset_pointer(em: Emitter, base: str, t: str, elements: int, scope: Scope) -> str:
@@ -160,87 +186,3 @@ def _to_register(em: Emitter, x: str, d: dtype, scope: Scope, vec: bool) -> str:
     w = em.lanes.width if vec and em.lanes is not None else 1
     zero = "0" if w == 1 else "zeroinitializer"
     return em.put(f"icmp ne {ty.vec('i8', w)} {x}, {zero}", scope)
-
-
-def _to_memory(em: Emitter, x: str, d: dtype, vec: bool) -> str:
-    if d.kind != "b":
-        return x
-    w = em.lanes.width if vec and em.lanes is not None else 1
-    return em.put(f"zext {ty.vec('i1', w)} {x} to {ty.vec('i8', w)}")
-
-
-def store(em: Emitter, slot: int, index: Expr, value: Expr, mask: Expr | None) -> None:
-    """Emit a store of one grid or range point (or of all lanes) in the current scope."""
-    d = em.args[slot].dtype
-    lanes = em.lanes
-    vec = lanes is not None and any(
-        em.varying(x) for x in (index, value) + ((mask,) if mask is not None else ()))
-    if not vec:
-        _scalar_store(em, slot, index, value, mask, d)
-        return
-    assert lanes is not None
-    scope = em.here
-    w, t = lanes.width, ty.mem(d)
-    v = ty.vec(t, w)
-    values = [_to_memory(em, x, d, True) for x in em.vectors(em.value(value), d)]
-    masks: tuple[str | None, ...] = (lanes.mask,) * lanes.count
-    if mask is not None:
-        given = em.vectors(em.value(mask), dt.bool_)
-        masks = given if lanes.mask is None else tuple(
-            em.put(f"and <{w} x i1> {m}, {lanes.mask}") for m in given)
-    if lanes.tile is not None:
-        tile.store(em, slot, index, values, masks, d)
-        return
-    coefficient, rest = em.affine(index, lanes.axis)
-    if coefficient is None or not is_const(coefficient, 1) or em.varying(rest):
-        scatter(em, slot, index, values, masks, d)
-        return
-    base = lane_pointer(em, slot, rest, d, scope)
-    for u, m in enumerate(masks):
-        at = offset_pointer(em, base, t, u * w, scope)
-        if m is not None:
-            _masked_store(em, v, t, values[u], at, d.itemsize, m)
-        elif em.stream:
-            em.raw(f"store {v} {values[u]}, ptr {at}, align {w * d.itemsize}, !nontemporal !0")
-        else:
-            em.raw(f"store {v} {values[u]}, ptr {at}, align {d.itemsize}")
-
-
-def _masked_store(em: Emitter, v: str, t: str, x: str, at: str, align: int, mask: str) -> None:
-    w = v[1:].split()[0]
-    name = f"llvm.masked.store.v{w}{suffix_of(t)}.p0"
-    em.declares.add(f"declare void @{name}({v}, ptr, i32, <{w} x i1>)")
-    em.raw(f"call void @{name}({v} {x}, ptr {at}, i32 {align}, <{w} x i1> {mask})")
-
-
-def scatter(em: Emitter, slot: int, index: Expr, values: list[str],
-             masks: tuple[str | None, ...], d: dtype) -> None:
-    lanes = em.lanes
-    assert lanes is not None
-    w, t = lanes.width, ty.mem(d)
-    v = ty.vec(t, w)
-    indices = lane_indices(em, index, em.here)
-    name = f"llvm.masked.scatter.v{w}{suffix_of(t)}.v{w}p0"
-    em.declares.add(f"declare void @{name}({v}, <{w} x ptr>, i32, <{w} x i1>)")
-    for u, m in enumerate(masks):
-        at = em.put(f"getelementptr {t}, ptr {em.pointer(slot)}, <{w} x i64> {indices[u]}")
-        em.raw(f"call void @{name}({v} {values[u]}, <{w} x ptr> {at}, i32 {d.itemsize}, "
-               f"<{w} x i1> {m or 'splat (i1 true)'})")
-
-
-def _scalar_store(em: Emitter, slot: int, index: Expr, value: Expr, mask: Expr | None,
-                  d: dtype) -> None:
-    t = ty.mem(d)
-    x = _to_memory(em, em.value(value).regs[0], d, False)
-    i = em.value(index).regs[0]
-    m = None if mask is None else em.value(mask).regs[0]
-    at = em.put(f"getelementptr {t}, ptr {em.pointer(slot)}, i64 {i}")
-
-    def write() -> list[str]:
-        em.raw(f"store {t} {x}, ptr {at}, align {d.itemsize}")
-        return []
-
-    if m is None:
-        write()
-    else:
-        em.branch(m, write)

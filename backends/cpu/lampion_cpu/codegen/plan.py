@@ -135,8 +135,8 @@ def _stage_cost(kernel: Kernel, stage: Stage, axis: int, width: int) -> float:
     cost = 0.0
     for a in _accesses(kernel, stage.body):
         c = coefficient(a.index, axis)
-        if c is not None and c.op == "const" and c.value in (0, 1):
-            cost += 1.0 if c.value else 0.2
+        if c is not None and c.op == "const" and c.value in (0, 1, 2):
+            cost += (0.2, 1.0, 3.0)[c.value]
         else:
             cost += 3.0 * width
     ops = sum(1 for e in data_nodes([s.value for s in stage.body]) if e.args)

@@ -103,7 +103,7 @@ def load(em: Emitter, e: Expr, scope: Scope, d: dtype) -> list[str]:
 def store(em: Emitter, slot: int, index: Expr, values: Sequence[str],
           masks: Sequence[str | None], d: dtype) -> None:
     """Store W vectors."""
-    from . import memory
+    from . import stores
 
     lanes = em.lanes
     assert lanes is not None
@@ -112,7 +112,7 @@ def store(em: Emitter, slot: int, index: Expr, values: Sequence[str],
     along, across, rest = _pattern(em, index)
     if along is None or across is None or any(m is not None for m in masks) or not (
             is_const(along, 1) or is_const(across, 1)):
-        memory.scatter(em, slot, index, list(values), tuple(masks), d)
+        stores.scatter(em, stores.Pending(slot, index, d, list(values), tuple(masks), True))
         return
     scope = em.here
     corner = _corner(em, slot, rest, along, across, d, scope)
