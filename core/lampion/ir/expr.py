@@ -460,6 +460,8 @@ def typed(roots: Sequence[Expr], env: Mapping[str, dtype], compute: dtype) -> li
         d = join(args)
         if kind == "float" and d.kind not in "fc":
             d = floating
+        if e.op == "complex":  # its parts are real, also where all operands are complex
+            d = d.to_real()
         if e.op in ("shl", "shr") and d.kind == "b":
             d = dt.int64
         new = tuple(convert(a, d) for a in args)

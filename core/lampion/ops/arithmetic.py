@@ -159,7 +159,8 @@ def with_rounding(op, form, input, other, *, rounding_mode, out=None):
     return rounded.fn(input, other, out=out)
 
 
-@elementwise(promote="float", aliases=("divide", "true_divide"), detour=Detour(
+@elementwise(promote="float", aliases=("divide", "true_divide"),
+             domain={"other": (0.5, 3)}, detour=Detour(
     "rounding_mode is not None", with_rounding, (Param("rounding_mode", "A", None, True),)))
 def div(input, other):
     """input / other; integers become floats. rounding_mode "trunc" or "floor" rounds the
@@ -173,7 +174,7 @@ def div_trunc(input, other):
     return by_type(f=E.trunc(input / other), other=E.idiv(input, other))
 
 
-@elementwise(kinds="uif", divisor="other")
+@elementwise(kinds="uif", divisor="other", domain={"other": (0.6, 3)})
 def floor_divide(input, other):
     """The quotient rounded down. RuntimeError for integer division by 0."""
     real = floored_quotient(input, other)
@@ -199,7 +200,7 @@ def _flat(g, out, input, other):
     return None, None
 
 
-@elementwise(kinds="uif", divisor="other")
+@elementwise(kinds="uif", divisor="other", domain={"other": (0.6, 3)})
 def remainder(input, other):
     """input modulo other, with the sign of other. RuntimeError for integer division by 0."""
     rest = E.fmod(input, other)
@@ -212,7 +213,7 @@ def _remainder_grad(g, out, input, other):
     return g, -g * floored_quotient(input, other)
 
 
-@elementwise(kinds="uif", divisor="other")
+@elementwise(kinds="uif", divisor="other", domain={"other": (0.6, 3)})
 def fmod(input, other):
     """The rest of the division rounded towards 0, with the sign of input. RuntimeError for
     integer division by 0."""
@@ -268,7 +269,7 @@ def _sgn_grad(g, out, input):
     return by_type(c=select(E.eq(size, 0.0), 0.0, (g - out * along) / size), other=E.const(0.0))
 
 
-@elementwise(promote="float")
+@elementwise(promote="float", domain=(0.3, 3))
 def reciprocal(input):
     """1 / input."""
     return 1.0 / input
@@ -317,7 +318,8 @@ def _number_like(x):
         type(x).__module__ == "numpy" and getattr(x, "shape", None) == ())
 
 
-@elementwise(kinds="uifc", detour=Detour("type(exponent) is not Tensor", power))
+@elementwise(kinds="uifc", domain={"input": (0.2, 3)}, detour=Detour(
+    "type(exponent) is not Tensor", power))
 def pow(input, exponent):
     """input ** exponent. RuntimeError for an integer tensor with a negative integer number."""
     return input ** exponent
@@ -379,6 +381,7 @@ def clamp_one_sided(op, form, input, min=None, max=None, *, out=None):
 
 
 @elementwise(kinds="uif", aliases=("clip",),
+             domain={"min": (-1, 0), "max": (0.2, 1)},
              detour=Detour("min is None or max is None", clamp_one_sided))
 def clamp(input, min=None, max=None):
     """input limited to [min, max]; bounds are numbers or tensors, None is no bound."""
@@ -431,7 +434,7 @@ def _refuse_integer_addcdiv(op, operands, attrs):
             "tensor2).")
 
 
-@elementwise(check=_refuse_integer_addcdiv)
+@elementwise(check=_refuse_integer_addcdiv, domain={"tensor2": (0.5, 2)})
 def addcdiv(input, tensor1, tensor2, *, value: Scalar = 1):
     """input + value * tensor1 / tensor2; RuntimeError for integers."""
     return input + value * (tensor1 / tensor2)

@@ -220,7 +220,8 @@ class ElementwiseOp(Op):
 
     def grad(self, rule: Callable[..., Any]) -> Callable[..., Any]:
         """Decorator: a hand-given derivative `rule(g, out, *vars, **attrs)` returning one
-        expression per tensor argument (None where there is no gradient)."""
+        expression per tensor argument (None where there is no gradient, NotImplemented where
+        it is an error to ask for one)."""
         self.gradient = rule
         return rule
 
@@ -270,6 +271,10 @@ def _derive_backward(op: ElementwiseOp, attrs: dict[str, Any], needs: tuple[bool
         given = op.gradient(*seeds, *[E.var(f"{o}{k}") for k in range(len(outs))],
                             *[E.var(p.name) for p in operands], **attrs)
         given = given if isinstance(given, tuple) else (given,)
+        for k in wanted:
+            if given[k] is NotImplemented:
+                raise RuntimeError(f"the derivative for '{operands[k].name}' of {op.qualname} is "
+                                   "not implemented")
         adjoints = settle([E.wrap(0 if given[k] is None else given[k]) for k in wanted])
     else:
         adjoints = derive.vjp(outs, [derive.conj(s) for s in seeds] if is_complex else seeds,

@@ -85,6 +85,11 @@ def zeta(input, other):
     return S.zeta(input, other)
 
 
+@zeta.grad
+def _zeta_grad(g, out, input, other):
+    return NotImplemented, g * (-input * E.call("zeta", input + 1.0, other))
+
+
 # ---------------------------------------------------------------- x log y, entropy
 
 @elementwise(domain=(0.1, 3), **BOTH)
@@ -348,19 +353,16 @@ def incomplete_slope(value, input, other, *, sign: Attr = 1.0):
 @incomplete_slope.grad
 def _incomplete_grad(g, out, value, input, other, *, sign):
     density = E.exp((input - 1.0) * E.log(other) - other - E.lgamma(input))
-    return None, None, g * (sign * density)
+    return None, NotImplemented, g * (sign * density)
 
 
 def _incomplete_op(input, other, upper):
-    if getattr(input, "requires_grad", False):
-        name = "gammaincc" if upper else "gammainc"
-        raise RuntimeError(f"the derivative for 'input' of {name} is not implemented")
     d = dt.promote_types(input.meta.dtype, other.meta.dtype)
     d = d if d.kind == "f" else dt.get_default_dtype()
     wide = dt.opmath(d)
     where = REGISTRY["where"].fn
-    a, x = input.to(wide), other.to(wide)
-    free = x.detach()
+    weights, x = input.to(wide), other.to(wide)
+    a, free = weights.detach(), x.detach()
     valid = (a > 0) & (free > 0) & (a < math.inf) & (free < math.inf)
     p, q = _incomplete(where(valid, a, 1.0), where(valid, free, 1.0))
     outside = (a < 0) | (free < 0) | ((a == 0) & (free == 0)) | a.isnan() | free.isnan() | (
@@ -368,7 +370,7 @@ def _incomplete_op(input, other, upper):
     one = (free == math.inf) | (a == 0)
     edge = where(outside, math.nan, where(one, 0.0 if upper else 1.0, 1.0 if upper else 0.0))
     value = where(valid, q if upper else p, edge)
-    return incomplete_slope.fn(value, a, x, sign=-1.0 if upper else 1.0).to(d)
+    return incomplete_slope.fn(value, weights, x, sign=-1.0 if upper else 1.0).to(d)
 
 
 @composite(where=("special", ""), aliases=("igamma",), method=True, inplace=True)

@@ -9,6 +9,7 @@ import math
 
 from ..base import dtype as dt
 from ..base.errors import DtypeError
+from ..base.meta import Meta
 from ..ir import expr as E
 from ..ir.expr import by_type, select
 from .arithmetic import FLOATING, REAL, conj
@@ -20,13 +21,13 @@ SPECIAL = ("", "special")
 
 # ---------------------------------------------------------------- roots, exp, log
 
-@elementwise(**FUNCTION)
+@elementwise(domain=(0.1, 4), **FUNCTION)
 def sqrt(input):
     """The square root; NaN for negative numbers."""
     return E.sqrt(input)
 
 
-@elementwise(**FUNCTION)
+@elementwise(domain=(0.1, 4), **FUNCTION)
 def rsqrt(input):
     """1 / sqrt(input)."""
     return E.rsqrt(input)
@@ -54,25 +55,25 @@ def expm1(input):
     return E.expm1(input)
 
 
-@elementwise(**FUNCTION)
+@elementwise(domain=(0.1, 4), **FUNCTION)
 def log(input):
     """The natural logarithm."""
     return E.log(input)
 
 
-@elementwise(**FUNCTION)
+@elementwise(domain=(0.1, 4), **FUNCTION)
 def log2(input):
     """The logarithm to base 2."""
     return E.log2(input)
 
 
-@elementwise(**FUNCTION)
+@elementwise(domain=(0.1, 4), **FUNCTION)
 def log10(input):
     """The logarithm to base 10."""
     return E.log10(input)
 
 
-@elementwise(where=SPECIAL, **FUNCTION)
+@elementwise(where=SPECIAL, domain=(-0.9, 4), **FUNCTION)
 def log1p(input):
     """log(1 + input), exact near 0."""
     return E.log1p(input)
@@ -135,13 +136,13 @@ def tan(input):
     return E.tan(input)
 
 
-@elementwise(aliases=("arcsin",), **FUNCTION)
+@elementwise(aliases=("arcsin",), domain=(-0.9, 0.9), **FUNCTION)
 def asin(input):
     """The angle whose sine this is."""
     return E.asin(input)
 
 
-@elementwise(aliases=("arccos",), **FUNCTION)
+@elementwise(aliases=("arccos",), domain=(-0.9, 0.9), **FUNCTION)
 def acos(input):
     """The angle whose cosine this is."""
     return E.acos(input)
@@ -183,13 +184,13 @@ def asinh(input):
     return E.asinh(input)
 
 
-@elementwise(aliases=("arccosh",), **FUNCTION)
+@elementwise(aliases=("arccosh",), domain=(1.1, 4), **FUNCTION)
 def acosh(input):
     """The inverse hyperbolic cosine."""
     return E.acosh(input)
 
 
-@elementwise(aliases=("arctanh",), **FUNCTION)
+@elementwise(aliases=("arctanh",), domain=(-0.9, 0.9), **FUNCTION)
 def atanh(input):
     """The inverse hyperbolic tangent."""
     return E.atanh(input)
@@ -240,7 +241,7 @@ def _sigmoid_grad(g, out, input):
     return g * by_type(c=conj(slope), other=slope)
 
 
-@elementwise(where=SPECIAL, kinds=REAL, **FUNCTION)
+@elementwise(where=SPECIAL, kinds=REAL, domain=(0.05, 0.95), **FUNCTION)
 def logit(input, eps: Attr = None):
     """log(x / (1 - x)); with eps, x is first limited to [eps, 1 - eps]."""
     x = input if eps is None else E.minimum(E.maximum(input, float(eps)), 1.0 - eps)
@@ -336,7 +337,15 @@ def _angle_grad(g, out, input):
     return by_type(c=E.complex_(-y * k, x * k), other=E.const(0.0))
 
 
-@elementwise(name="complex", method=False, kinds="f",
+def _full_width(op, operands, attrs):
+    """Complex numbers have float32 or float64 parts."""
+    for m in operands:
+        if isinstance(m, Meta) and m.dtype.itemsize == 2:
+            raise DtypeError(f'"{op.name}" is not implemented for dtype {m.dtype!r}: complex '
+                             "numbers have float32 or float64 parts")
+
+
+@elementwise(name="complex", method=False, kinds="f", check=_full_width,
              promote=lambda d, attrs: [d.to_complex()])
 def complex_(real, imag):
     """The complex number real + i imag."""
@@ -348,7 +357,8 @@ def _complex_grad(g, out, real, imag):
     return E.real(g), E.imag(g)
 
 
-@elementwise(method=False, kinds="f", promote=lambda d, attrs: [d.to_complex()])
+@elementwise(method=False, kinds="f", check=_full_width, domain=(0.1, 2),
+             promote=lambda d, attrs: [d.to_complex()])
 def polar(abs, angle):
     """The complex number of this modulus and angle."""
     return E.complex_(abs * E.cos(angle), abs * E.sin(angle))
