@@ -216,6 +216,25 @@ def test_workers_send_large_and_nested_batches():
     assert batches[0][0][0, 0, 0, 0].item() == 1.0
 
 
+def test_segments_are_used_again_only_when_nobody_looks():
+    loader = DataLoader(Images(), 2, num_workers=1, persistent_workers=True)
+    pieces = []
+    for x, info in loader:
+        pieces.append((x[1, 1, :2, :2], info["label"][1].item()))
+        del x
+    for piece, label in pieces:
+        assert piece.tolist() == [[label] * 2] * 2
+    (worker,) = loader._iterator.workers
+    assert len(worker.receiver.mapped) == len(pieces) == 6
+    del piece, pieces
+    gc.collect()
+    for _ in range(4):
+        for x, info in loader:
+            assert x[:, 2, 5, 5].tolist() == info["label"].tolist()
+    assert len(worker.receiver.mapped) <= 6
+    assert os.listdir(loader._iterator._finalizer.peek()[2][1]) == []
+
+
 def test_segments_are_removed():
     loader = DataLoader(Images(), 4, num_workers=1, persistent_workers=True)
     kept = list(loader)

@@ -20,7 +20,7 @@ JOIN_SECONDS = 5.0
 class _Worker:
     """One worker process and what is under way there."""
 
-    __slots__ = ("id", "process", "connection", "outstanding", "ended")
+    __slots__ = ("connection", "ended", "id", "outstanding", "process", "receiver")
 
     def __init__(self, context: Any, setup: _worker.Setup) -> None:
         self.id = setup.id
@@ -28,6 +28,7 @@ class _Worker:
         self.process = context.Process(target=_worker.run, args=(theirs, setup), daemon=True)
         self.process.start()
         theirs.close()  # so that the pipe ends when the worker does
+        self.receiver = _transport.Receiver(self.connection)
         self.outstanding = 0
         self.ended = False
 
@@ -164,7 +165,7 @@ class ParallelIterator:
             except StopIteration:
                 self.exhausted = True
                 return
-            self._send(worker, (self.task_count, index))
+            self._send(worker, (self.task_count, index, worker.receiver.take_returned()))
             worker.outstanding += 1
             self.task_count += 1
 
@@ -200,7 +201,7 @@ class ParallelIterator:
                 # A worker may have died after its last result: read what is there first.
                 if not worker.connection.poll(0):
                     self._died([worker])
-                task, value = _transport.receive(worker.connection)
+                task, value = worker.receiver.receive()
             except (EOFError, OSError):
                 self._died([worker])
                 raise  # not reached: _died raises

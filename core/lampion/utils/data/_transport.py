@@ -1,20 +1,25 @@
 """How batches travel from a worker process to the loader.
 
 A batch is pickled with its tensors and arrays out of band. Small payloads follow in the pipe;
-large ones are written to a memory-backed file that the receiver maps and unlinks, so that the
-data is copied once, by the worker. The files live in one private directory per loader, which
-both sides know how to remove; if the memory file system is full the payload takes the pipe.
+large ones are written to a memory-backed file that both processes map, so that the data is
+copied once, by the worker. When the loader's tensors of a batch are gone, the worker hears of it
+with its next task and uses the file again: its pages are there already on both sides. The files
+lie in one private directory per loader, which both sides know how to remove; if the memory file
+system is full the payload takes the pipe.
 
 Floor 7; imports the public lampion API.
 """
 
 from __future__ import annotations
 
+import ctypes
 import io
 import mmap
 import os
 import pickle
 import tempfile
+import weakref
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -23,6 +28,7 @@ import lampion
 
 INLINE_BYTES = 64 * 1024
 ALIGN = 64
+KEEP = 4  # segments that a worker holds ready; batches kept by the program need others anyway
 
 
 def segment_directory() -> str:
@@ -64,27 +70,87 @@ def _padded(nbytes: int) -> int:
     return -(-nbytes // ALIGN) * ALIGN
 
 
-def send(connection: Any, directory: str, task: int, value: Any) -> None:
-    """Send `value` as the result of `task`.
+class _Segment:
+    """A mapped file of the worker's: `path` names it for both sides."""
 
-    Pickling errors are raised before anything is written to the connection.
-    """
-    buffers: list[memoryview] = []
+    __slots__ = ("mapped", "path", "size")
 
-    def keep(buffer: pickle.PickleBuffer) -> None:
-        buffers.append(buffer.raw())
+    def __init__(self, path: str, size: int) -> None:
+        self.path = path
+        self.size = size
+        with open(path, "r+b") as file:
+            self.mapped = mmap.mmap(file.fileno(), size)
 
-    stream = io.BytesIO()
-    _Pickler(stream, protocol=5, buffer_callback=keep).dump(value)
-    sizes = [buffer.nbytes for buffer in buffers]
-    path = None
-    if sum(sizes) > INLINE_BYTES:
-        path = _write_segment(directory, buffers)
-    connection.send_bytes(pickle.dumps((task, sizes, path)))
-    connection.send_bytes(stream.getbuffer())
-    if path is None and buffers:
+    def write(self, buffers: list[memoryview]) -> None:
+        """Copy the buffers in, each at a multiple of ALIGN."""
+        at = 0
         for buffer in buffers:
-            connection.send_bytes(buffer)
+            self.mapped[at : at + buffer.nbytes] = buffer
+            at += _padded(buffer.nbytes)
+
+
+class Sender:
+    """The worker's end: sends results, keeps the segments that may be written again."""
+
+    def __init__(self, connection: Any, directory: str) -> None:
+        self.connection = connection
+        self.directory = directory
+        self.lent: dict[str, _Segment] = {}
+        self.free: list[_Segment] = []
+        self.dropped: list[str] = []  # for the loader to forget, told with the next result
+
+    def returned(self, paths: list[str]) -> None:
+        """The loader is done with these segments."""
+        for path in paths:
+            segment = self.lent.pop(path, None)
+            if segment is not None:
+                self.free.append(segment)
+        self._drop(self.free[:-KEEP])
+
+    def _drop(self, segments: list[_Segment]) -> None:
+        """Give the memory of free segments back."""
+        for segment in list(segments):
+            self.free.remove(segment)
+            segment.mapped.close()
+            self.dropped.append(segment.path)
+
+    def send(self, task: int, value: Any) -> None:
+        """Send `value` as the result of `task`.
+
+        Pickling errors are raised before anything is written to the connection.
+        """
+        buffers: list[memoryview] = []
+
+        def keep(buffer: pickle.PickleBuffer) -> None:
+            buffers.append(buffer.raw())
+
+        stream = io.BytesIO()
+        _Pickler(stream, protocol=5, buffer_callback=keep).dump(value)
+        sizes = [buffer.nbytes for buffer in buffers]
+        path = self._place(buffers) if sum(sizes) > INLINE_BYTES else None
+        self.connection.send_bytes(pickle.dumps((task, sizes, path, self.dropped)))
+        self.dropped = []
+        self.connection.send_bytes(stream.getbuffer())
+        if path is None:
+            for buffer in buffers:
+                self.connection.send_bytes(buffer)
+
+    def _place(self, buffers: list[memoryview]) -> str | None:
+        """Write the buffers to a segment; None if there is no room for one."""
+        need = sum(_padded(buffer.nbytes) for buffer in buffers)
+        fitting = [s for s in self.free if need <= s.size <= 2 * need]
+        if fitting:
+            segment = min(fitting, key=lambda s: s.size)
+            self.free.remove(segment)
+            segment.write(buffers)
+        else:
+            self._drop(self.free)  # they were for batches unlike this one
+            path = _write_segment(self.directory, buffers)
+            if path is None:
+                return None
+            segment = _Segment(path, need)
+        self.lent[segment.path] = segment
+        return segment.path
 
 
 def _write_segment(directory: str, buffers: list[memoryview]) -> str | None:
@@ -110,15 +176,56 @@ def _write_all(file: Any, data: memoryview) -> None:
         data = data[file.write(data) :]
 
 
-def receive(connection: Any) -> tuple[int, Any]:
-    """The next `(task, value)` from a worker. EOFError or OSError if it is gone."""
-    task, sizes, path = pickle.loads(connection.recv_bytes())
-    body = connection.recv_bytes()
-    if path is None:
-        buffers = [_aligned(connection, size) for size in sizes]
-    else:
-        buffers = _map_segment(path, sizes)
-    return task, pickle.loads(body, buffers=buffers)
+class Receiver:
+    """The loader's end: receives results, notes the segments that nobody uses any more.
+
+    `returned` fills from wherever the last tensor of a segment dies, in any thread.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.mapped: dict[str, mmap.mmap] = {}
+        self.returned: deque[str] = deque()
+
+    def take_returned(self) -> list[str]:
+        """The segments that may be written again, for the worker to know."""
+        return [self.returned.popleft() for _ in range(len(self.returned))]
+
+    def receive(self) -> tuple[int, Any]:
+        """The next `(task, value)` from the worker. EOFError or OSError if it is gone."""
+        task, sizes, path, dropped = pickle.loads(self.connection.recv_bytes())
+        body = self.connection.recv_bytes()
+        for old in dropped:
+            self.mapped.pop(old, None)
+        if path is None:
+            buffers = [_aligned(self.connection, size) for size in sizes]
+        else:
+            buffers = self._views(path, sizes)
+        return task, pickle.loads(body, buffers=buffers)
+
+    def _views(self, path: str, sizes: list[int]) -> list[memoryview]:
+        """Views of a segment's buffers; when the last one dies, the segment is returned."""
+        mapped = self.mapped.get(path)
+        if mapped is None:
+            mapped = self.mapped[path] = self._map(path)
+        lease = (ctypes.c_char * len(mapped)).from_buffer(mapped)
+        weakref.finalize(lease, self.returned.append, path).atexit = False
+        whole = memoryview(lease).cast("B")
+        views, at = [], 0
+        for size in sizes:
+            views.append(whole[at : at + size])
+            at += _padded(size)
+        return views
+
+    def _map(self, path: str) -> mmap.mmap:
+        """Map a segment and unlink it: its memory lives as long as a mapping of it does."""
+        with open(path, "r+b") as file:
+            mapped = mmap.mmap(file.fileno(), 0)
+        try:
+            os.unlink(path)
+        except OSError:
+            pass  # a system that keeps mapped files; the directory's removal takes it
+        return mapped
 
 
 def _aligned(connection: Any, size: int) -> memoryview:
@@ -126,21 +233,8 @@ def _aligned(connection: Any, size: int) -> memoryview:
     space = np.empty(size + ALIGN, dtype=np.uint8)
     start = -space.ctypes.data % ALIGN
     view = memoryview(space)[start : start + size]
-    # An empty buffer is a message too, and recv_bytes_into rejects no size.
-    connection.recv_bytes_into(view) if size else connection.recv_bytes()
+    if size:
+        connection.recv_bytes_into(view)
+    else:
+        connection.recv_bytes()  # an empty buffer is a message too
     return view
-
-
-def _map_segment(path: str, sizes: list[int]) -> list[memoryview]:
-    """Map a segment and unlink it; its memory lives as long as a view of it does."""
-    with open(path, "r+b") as file:
-        mapped = memoryview(mmap.mmap(file.fileno(), 0))
-    try:
-        os.unlink(path)
-    except OSError:
-        pass  # a system that keeps mapped files; the directory's removal takes it
-    views, at = [], 0
-    for size in sizes:
-        views.append(mapped[at : at + size])
-        at += _padded(size)
-    return views

@@ -140,6 +140,7 @@ def _read(connection: Any, tasks: Any, parent: int) -> None:
 
 
 def _work(connection: Any, tasks: Any, setup: Setup) -> None:
+    sender = _transport.Sender(connection, setup.directory)
     where = f"in DataLoader worker process {setup.id}"
     failed: Failure | None = None
     fetcher = None
@@ -157,7 +158,8 @@ def _work(connection: Any, tasks: Any, setup: Setup) -> None:
             except Exception as error:
                 failed = Failure.of(error, where)
             continue
-        task, index = message
+        task, index, returned = message
+        sender.returned(returned)
         result: Any = failed
         if failed is None:
             try:
@@ -170,7 +172,7 @@ def _work(connection: Any, tasks: Any, setup: Setup) -> None:
                     result = Failure.of(error, where)
             except Exception as error:
                 result = Failure.of(error, where)
-        _reply(connection, setup, task, result, where)
+        _reply(sender, task, result, where)
         del result  # not kept while waiting for the next task
 
 
@@ -178,13 +180,13 @@ def _fetcher(setup: Setup) -> Any:
     return make_fetcher(setup.dataset, setup.auto_collation, setup.collate_fn, setup.drop_last)
 
 
-def _reply(connection: Any, setup: Setup, task: int, result: Any, where: str) -> None:
+def _reply(sender: _transport.Sender, task: int, result: Any, where: str) -> None:
     try:
-        _transport.send(connection, setup.directory, task, result)
+        sender.send(task, result)
     except (BrokenPipeError, ConnectionResetError):
         raise
     except Exception as error:  # the batch, or the type of an exception, does not pickle
         failure = result if isinstance(result, Failure) else Failure.of(error, where)
         if isinstance(result, Failure):
             failure = Failure(RuntimeError, result.text, where)
-        _transport.send(connection, setup.directory, task, failure)
+        sender.send(task, failure)
