@@ -4,10 +4,11 @@ May import: lampion.tensor, numpy.
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,32 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     return math.sqrt(2.0 / (1 + slope ** 2))
 
 
+_skipping = 0  # depth of `skipped` blocks
+
+
+@contextlib.contextmanager
+def skipped() -> Iterator[None]:
+    """Within the block uniform_, normal_, constant_ and zeros_ leave their tensors as they are."""
+    global _skipping
+    _skipping += 1
+    try:
+        yield
+    finally:
+        _skipping -= 1
+
+
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = None) -> Tensor:
     """Fill with numbers uniform in [a, b)."""
+    if _skipping:
+        return tensor
     with lampion.no_grad():
         return tensor.uniform_(a, b, generator=generator)
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
     """Fill with normal numbers."""
+    if _skipping:
+        return tensor
     with lampion.no_grad():
         return tensor.normal_(mean, std, generator=generator)
 
@@ -74,6 +93,8 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     >>> nn.init.constant_(lampion.empty(2), 0.3)
     tensor([0.3000, 0.3000])
     """
+    if _skipping:
+        return tensor
     with lampion.no_grad():
         return tensor.fill_(val)
 
@@ -85,6 +106,8 @@ def ones_(tensor: Tensor) -> Tensor:
 
 def zeros_(tensor: Tensor) -> Tensor:
     """Fill with zeros."""
+    if _skipping:
+        return tensor
     with lampion.no_grad():
         return tensor.zero_()
 

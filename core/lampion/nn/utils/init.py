@@ -1,15 +1,14 @@
 """skip_init: modules without drawing their start values.
 
-May import: nn.modules.module.
+May import: nn.init, nn.modules.module.
 """
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
-import lampion
+from lampion.nn import init
 from lampion.nn.modules.module import Module
-from lampion.tensor import Tensor
 
 
 def skip_init(module_cls: type[Module], *args: Any, **kwargs: Any) -> Module:
@@ -26,10 +25,5 @@ def skip_init(module_cls: type[Module], *args: Any, **kwargs: Any) -> Module:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     if "device" not in signature.parameters and not takes_any:
         raise RuntimeError("Module must support a 'device' arg to skip initialization")
-    final = kwargs.pop("device", "cpu")
-    kwargs["device"] = "meta"
-
-    def uninitialized(tensor: Tensor) -> Tensor:
-        return lampion.empty(tensor.shape, dtype=tensor.dtype, device=final)
-
-    return module_cls(*args, **kwargs)._apply(uninitialized)
+    with init.skipped():
+        return module_cls(*args, **kwargs)

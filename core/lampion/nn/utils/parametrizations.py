@@ -33,8 +33,8 @@ class _WeightNorm(Module):
 def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Module:
     """Parametrize `name` by a size (original0) and a direction (original1); dim None: one size.
 
-    >>> nn.utils.parametrizations.weight_norm(nn.Linear(4,
-    2)).parametrizations.weight.original0.shape
+    >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 2))
+    >>> layer.parametrizations.weight.original0.shape
     lampion.Size([2, 1])
     """
     parametrize.register_parametrization(module, name, _WeightNorm(dim), unsafe=True)

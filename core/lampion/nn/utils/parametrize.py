@@ -215,8 +215,8 @@ def register_parametrization(module: Module, tensor_name: str, parametrization: 
     >>> class Symmetric(nn.Module):
     ...     def forward(self, x):
     ...         return x.triu() + x.triu(1).transpose(-1, -2)
-    >>> layer = nn.utils.parametrize.register_parametrization(nn.Linear(3, 3), "weight",
-    Symmetric())
+    >>> register = nn.utils.parametrize.register_parametrization
+    >>> layer = register(nn.Linear(3, 3), "weight", Symmetric())
     >>> bool((layer.weight == layer.weight.T).all())
     True
     """
