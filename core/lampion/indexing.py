@@ -6,6 +6,7 @@ found by (meta, key); tensors, arrays, lists and masks go on to `index_get` and 
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 from weakref import ref
@@ -14,8 +15,9 @@ import numpy as np
 
 from . import callpath
 from .autograd.node import record
-from .autograd.state import mode
+from .autograd.state import clock, mode
 from .base import dtype as dt
+from .base.meta import expand_strides, meta
 from .callpath import NS
 from .ops import plans as P
 from .ops import registry as R
@@ -94,6 +96,9 @@ class index_view:
 
 
 _plans: dict[Any, Any] = {}  # (meta, quick key) -> ViewPlan
+_gets: dict[Any, Any] = {}  # (meta, key with metas for index tensors) -> (index_get's plan, dims)
+_puts: dict[Any, Any] = {}  # (meta, key, value's meta or type) -> how to write
+_MOST = 50_000
 
 
 def getitem(x: Tensor, key: Any) -> Any:
@@ -109,13 +114,15 @@ def getitem(x: Tensor, key: Any) -> Any:
                 if t is slice:
                     k = (k.start, k.stop, k.step)
                 elif t is not int and k is not None and k is not Ellipsis:
-                    return getitem_slow(x, key)
+                    return getitem_tensors(x, key)
                 parts.append(k)
             p = _plans[x.meta, tuple(parts)]
         elif t is slice:
             p = _plans[x.meta, ((key.start, key.stop, key.step),)]
-        elif t is Tensor and key.meta.dtype.kind == "i" and key.meta.ndim and x.meta.ndim:
-            return R.REGISTRY["index_get"].fn(x, (key,), (0,))
+        elif key is None or key is Ellipsis:
+            p = _plans[x.meta, (key,)]
+        elif t is Tensor:
+            return getitem_tensors(x, (key,))
         else:
             return getitem_slow(x, key)
     except (KeyError, TypeError):
@@ -144,12 +151,63 @@ def getitem(x: Tensor, key: Any) -> Any:
     return r
 
 
-def quick_key(key: Any) -> Any:
-    """The key `getitem` probes with, for a canonical basic key; None if it could be mistaken."""
-    for k in key:
-        if type(k) is tuple and not all(v is None or type(v) is int for v in k):
+def getitem_tensors(x: Tensor, key: tuple[Any, ...]) -> Any:
+    """x[key] for a key of whole slices and index tensors, through a cached plan."""
+    try:
+        p, dims = _gets[x.meta, tuple([k.meta if type(k) is Tensor else k if type(k) is not slice
+                                       else (k.start, k.stop, k.step) for k in key])]
+    except (KeyError, TypeError):
+        return getitem_slow(x, key)
+    if NS["modes"]:
+        return getitem_slow(x, key)
+    found = tuple([k for k in key if type(k) is Tensor])
+    r = _new(Tensor)
+    r.data_ = p.launch(x.data_, *[k.data_ for k in found])
+    r.meta = p.meta
+    r.root = r.kids = None
+    e = x.node
+    if e is not None and p.diff and mode.enabled:
+        r.node = record(p, (e, *[None] * len(found)), (x, found, dims), (r,))
+    else:
+        r.node = None
+    return r
+
+
+def tensor_key(x: Tensor, key: Any) -> Any:
+    """The key of `_gets` and `_puts`, if `key` is whole slices and int64 or int32 tensors with
+    dims on x's device; None otherwise."""
+    parts: list[Any] = []
+    for k in key if type(key) is tuple else (key,):
+        if type(k) is slice:
+            if k != slice(None):
+                return None
+            k = _FULL
+        elif type(k) is Tensor:
+            m = k.meta
+            if m.dtype.kind != "i" or not m.ndim or m.device is not x.meta.device:
+                return None
+            k = m
+        else:
             return None
-    return key
+        parts.append(k)
+    return tuple(parts)
+
+
+def quick_key(key: Any) -> Any:
+    """What `getitem` probes with for a key; None if it holds more than ints, slices of ints, None
+    and Ellipsis."""
+    if type(key) is int:
+        return key
+    parts: list[Any] = []
+    for k in key if type(key) is tuple else (key,):
+        if type(k) is slice:
+            k = (k.start, k.stop, k.step)
+            if not all(v is None or type(v) is int for v in k):
+                return None
+        elif type(k) is not int and k is not None and k is not Ellipsis:
+            return None
+        parts.append(k)
+    return tuple(parts)
 
 
 def overridden(x: Any, fn: Any, args: tuple[Any, ...]) -> Any:
@@ -168,13 +226,33 @@ def getitem_slow(x: Tensor, key: Any) -> Any:
     handled = overridden(x, Tensor.__getitem__, (x, key))
     if handled is not NotImplemented:
         return handled
+    if type(key) is tuple and len(key) == 1:
+        key = key[0]
+    if type(key) is Tensor and key.meta.dtype is dt.bool_ and key.meta.ndim and (
+            key.meta.shape == x.meta.shape and key.meta.device is x.meta.device):
+        return R.REGISTRY["masked_pick"].fn(x, key)
     basic, dims, indices = parse(x, key)
     y = take_view(x, basic)
     if not indices:
-        if y is not x and not NS["modes"]:
+        if not NS["modes"]:
             remember(x, key, basic)
         return y
-    return R.REGISTRY["index_get"].fn(y, tuple(indices), tuple(dims))
+    r = R.REGISTRY["index_get"].fn(y, tuple(indices), tuple(dims))
+    remember_tensors(x, key, tuple(dims))
+    return r
+
+
+def remember_tensors(x: Tensor, key: Any, dims: tuple[int, ...]) -> None:
+    """Let `getitem_tensors` find the plan of index_get."""
+    quick = tensor_key(x, key)
+    if quick is None or NS["modes"] or x.meta.override is not None:
+        return
+    metas = tuple([k for k in quick if type(k) is not tuple])
+    p = R.REGISTRY["index_get"].plans.get((x.meta, metas, dims))
+    if p is not None and p.launch is not None:
+        if len(_gets) > _MOST:
+            _gets.clear()
+        _gets[x.meta, quick] = (p, dims)
 
 
 def take_view(x: Tensor, basic: tuple[Any, ...]) -> Any:
@@ -185,15 +263,12 @@ def take_view(x: Tensor, basic: tuple[Any, ...]) -> Any:
 def remember(x: Tensor, key: Any, basic: tuple[Any, ...]) -> None:
     """Let `getitem` find the view's plan by the key as the user wrote it."""
     p = R.REGISTRY["index_view"].plans.get((x.meta.plain, basic))
-    if p is None or x.meta.override is not None or quick_key(basic) is None:
+    quick = quick_key(key)
+    if p is None or x.meta.override is not None or quick is None:
         return
-    items = key if type(key) is tuple else (key,)
-    if len(items) != len(basic) or any(type(k) not in (int, slice, type(None), type(Ellipsis))
-                                       for k in items):
-        return
-    if len(_plans) > 50_000:
+    if len(_plans) > _MOST:
         _plans.clear()
-    _plans[x.meta, basic[0] if type(key) is int else basic] = p
+    _plans[x.meta, quick] = p
 
 
 # ---- reading a key ---------------------------------------------------------------------------------
@@ -363,7 +438,7 @@ def mask_indices(k: Any, x: Tensor, d: int) -> list[Any]:
 
 # ---- writing ---------------------------------------------------------------------------------------
 
-def setitem(x: Tensor, key: Any, value: Any) -> None:
+def setitem_slow(x: Tensor, key: Any, value: Any) -> None:
     """x[key] = value: a number or a tensor that broadcasts to x[key]."""
     handled = overridden(x, Tensor.__setitem__, (x, key, value))
     if handled is not NotImplemented:
@@ -385,10 +460,101 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         y = take_view(x, basic)
     if indices:
         write_indices(y, dims, indices, value)
+        remember_put(x, y, key, dims, value)
     elif number:
         y.fill_(value)
+        remember_set(x, key, value)
     else:
         y.copy_(fitting(value, y.meta.shape))
+        remember_set(x, key, value)
+
+
+def remember_set(x: Tensor, key: Any, value: Any) -> None:
+    """Let `setitem` find the plan of a write to a view."""
+    quick = quick_key(key)
+    view = _plans.get((x.meta, quick)) if quick is not None else None
+    if view is None or NS["modes"] or not view.meta.numel:
+        return
+    if isinstance(value, Tensor):
+        m = value.meta
+        if m.device is not x.meta.device or m.ndim > view.meta.ndim or type(value) is not Tensor:
+            return
+        wide = meta(m.dtype, view.meta.shape,
+                    expand_strides(m.shape, m.strides, view.meta.shape), m.device)
+        p = R.REGISTRY["convert"].iplans.get((wide, view.meta))
+        kind: Any = m
+    else:
+        p = R.REGISTRY["full"].iplans.get((view.meta, type(value)))
+        kind = type(value)
+    if p is not None and p.into is not None and not view.meta.overlapping:
+        store(x, quick, kind, (p.into, view.offset))
+
+
+def remember_put(x: Tensor, y: Tensor, key: Any, dims: list[int], value: Any) -> None:
+    """Let `setitem` find the plan of a write through index tensors."""
+    quick = tensor_key(x, key)
+    if quick is None or NS["modes"]:
+        return
+    if isinstance(value, Tensor):
+        if type(value) is not Tensor or value.meta.dtype is not x.meta.dtype:
+            return
+        kind: Any = value.meta
+    else:
+        kind = type(value)
+        if x.meta.dtype.kind in "ui" and kind is float:
+            return
+    metas = tuple([k for k in quick if type(k) is not tuple])
+    p = R.REGISTRY["index_put_at"].iplans.get((x.meta, metas, tuple(dims), "set", True, kind))
+    if p is not None and p.into is not None:
+        store(x, quick, kind, (p.into, None))
+
+
+def store(x: Tensor, quick: Any, kind: Any, how: Any) -> None:
+    """Remember how to write."""
+    if x.meta.override is None:
+        if len(_puts) > _MOST:
+            _puts.clear()
+        _puts[x.meta, quick, kind] = how
+
+
+def setitem(x: Tensor, key: Any, value: Any) -> None:
+    """x[key] = value. Writes that nothing records go straight to their kernel."""
+    t = type(key)
+    parts: Any = key
+    try:
+        if t is Tensor:
+            parts = (key.meta,)
+        elif t is slice:
+            parts = ((key.start, key.stop, key.step),)
+        elif t is tuple:
+            parts = tuple([k if type(k) is int else (k.start, k.stop, k.step)
+                           if type(k) is slice else k.meta if type(k) is Tensor else k
+                           for k in key])
+        elif t is not int:
+            return setitem_slow(x, key, value)
+        tensor = type(value) is Tensor
+        into, offset = _puts[x.meta, parts, value.meta if tensor else type(value)]
+    except (KeyError, TypeError):
+        return setitem_slow(x, key, value)
+    d = x.data_
+    base = d.base
+    root = x.root
+    if NS["modes"] or x.node is not None or (root is not None and root.node is not None) or (
+            tensor and (value.node is not None or value.data_.base is base)):
+        return setitem_slow(x, key, value)
+    v = value.data_ if tensor else value
+    if offset is None:
+        found = [key.data_] if t is Tensor else [k.data_ for k in key if type(k) is Tensor]
+        if any([k.base is base for k in found]):
+            return setitem_slow(x, key, value)
+        into(d, d, *found, v)
+    else:
+        into(d.view(offset) if offset else d, v)
+    f = sys._getframe(2)
+    base.version += 1
+    clock[0] = c = clock[0] + 1
+    base.epoch = c
+    base.writer = ("__setitem__", f.f_code, f.f_lasti)
 
 
 def fill_mask(x: Tensor, mask: Tensor, value: Any) -> None:

@@ -6,12 +6,13 @@ shape needs), a second kernel writes each chunk's part at its place.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 
 from ..base import dtype as dt
 from ..ir import expr as E
 from ..runtime.lowering import Nest
-from .gather import index_get
 from .registry import composite, kernel_op
 
 CHUNK = 4096
@@ -52,16 +53,17 @@ class count_chunks:
         return n.program()
 
 
-@kernel_op("input: T, counts: T, total, shape")
+@kernel_op("input: T, counts: T, total, shape, rows")
 class fill_nonzero:
-    """Coordinates of the elements that are not 0, one row a dim of `shape`, columns in order."""
+    """Coordinates of the elements that are not 0, in order: (ndim, total) if `rows`, else
+    (total, ndim)."""
 
     where = ()
     out = False
     differentiable = False
 
-    def meta(input, counts, total, shape):
-        return [(dt.int64, (len(shape), total))]
+    def meta(input, counts, total, shape, rows):
+        return [(dt.int64, (len(shape), total) if rows else (total, len(shape)))]
 
     def lower(call):
         x, counts = call.inputs
@@ -74,7 +76,9 @@ class fill_nonzero:
         inside = E.op("lt", a.offset, n.of(x.numel))
         hit = n.typed(_truth(a(mask=inside, other=0)) & inside)
         one = n.typed(E.select(hit, E.const(1, dt.int64), E.const(0, dt.int64)))
-        running_store(n, o, before, hit, one, coordinates(n, a.offset, shape), call.total)
+        at = coordinates(n, a.offset, shape)
+        running_store(n, o, before, hit, one, at, *((call.total, 1) if call.rows
+                                                    else (1, len(shape))))
         return n.program()
 
 
@@ -100,17 +104,17 @@ def coordinates(n, position, shape):
     return [*reversed([*out, rest])] if shape else []
 
 
-def running_store(n, o, before, hit, one, values, total):
-    """Store values[k] in row k at the running count of hits."""
+def running_store(n, o, before, hit, one, values, across=0, step=1):
+    """Store values[k] at k * across + the running count of hits * step."""
     from ..ir.kernel import Scan, Store
 
     name = n._ref()
     r = E.ref(name, dt.int64)
     body = [Scan(name, "sum", one)]
     for k, v in enumerate(values):
-        where = before + r - 1
+        where = (before + r - 1) * n.params.stride(step)
         if k:
-            where = where + n.of(k * total)
+            where = where + n.of(k * across)
         body.append(Store(o.slot, n._index(where), n.typed(v), hit))
     n.stage(*body)
 
@@ -118,18 +122,29 @@ def running_store(n, o, before, hit, one, values, total):
 def count_nonzero_host(counts):
     """The counts, added on the host."""
     m = counts.meta
-    raw = bytes(m.device.backend.copy_to_host(counts.data_, m.nbytes))
+    raw = m.device.backend.copy_to_host(counts.data_, m.nbytes)
+    if m.numel == 1:
+        return int.from_bytes(raw, sys.byteorder)
     return int(np.frombuffer(raw, np.int64).sum())
 
 
 @composite(method=False, out=False, where=())
 def nonzero_rows(input):
     """Coordinates of the elements that are not 0, as int64 of shape (ndim, count)."""
-    x = input.detach().contiguous()
-    if not x.meta.numel:
-        return x.new_empty((x.meta.ndim, 0), dtype=dt.int64)
+    return coordinates_of(input, True)
+
+
+def coordinates_of(x, rows):
+    """Coordinates of the elements that are not 0, a row per dim or per element."""
+    if x.node is not None:
+        x = x.detach()
+    m = x.meta
+    if not m.numel:
+        return x.new_empty((m.ndim, 0) if rows else (0, m.ndim), dtype=dt.int64)
+    if not m.contiguous:
+        x = x.contiguous()
     counts = count_chunks.fn(x)
-    return fill_nonzero.fn(x, counts, count_nonzero_host(counts), x.meta.shape)
+    return fill_nonzero.fn(x, counts, count_nonzero_host(counts), m.shape, rows)
 
 
 @composite(method=True)
@@ -141,13 +156,96 @@ def nonzero(input, *, as_tuple=False):
         return tuple(nonzero_rows.fn(x).unbind(0))
     if not input.meta.ndim:
         return input.new_empty((int(bool(input.item())), 0), dtype=dt.int64)
-    return nonzero_rows.fn(input).t().contiguous()
+    return coordinates_of(input, False)
 
 
 @composite(method=True, out=False)
 def argwhere(input):
     """Coordinates of the elements that are not 0, shape (count, ndim)."""
     return nonzero.fn(input)
+
+
+@kernel_op("input: T, mask: T, counts: T, total")
+class pick_true:
+    """The elements of input where a contiguous mask of its shape is True, in order."""
+
+    where = ()
+    out = False
+    save = ("mask", "counts")
+
+    def meta(input, mask, counts, total):
+        return [(input.dtype, (total,))]
+
+    def lower(call):
+        x, mask, counts = call.inputs
+        out = call.outputs[0]
+        n, o, c, hit, one, position = chunk_walk("pick_true", mask, counts, out)
+        a = n.extra
+        before = starts(n, c, chunks_of(mask.numel)[0])
+        where = E.const(0, dt.int64)
+        for at, stride in zip(coordinates(n, position, x.shape), x.strides):
+            where = where + at * n.params.stride(stride)
+        running_store(n, o, before, hit, one, [a.at(where, mask=hit)])
+        return n.program()
+
+    def vjp(ctx, g):
+        return (place_true.fn(g, ctx.mask, ctx.counts), None, None)
+
+
+@kernel_op("values: T, mask: T, counts: T")
+class place_true:
+    """Zeros of the mask's shape with values, in order, where the mask is True."""
+
+    where = ()
+    out = False
+    save = ("mask", "counts")
+
+    def meta(values, mask, counts):
+        return [(values.dtype, mask.shape)]
+
+    def lower(call):
+        from ..ir.kernel import Scan, Store
+
+        v, mask, counts = call.inputs
+        out = call.outputs[0]
+        n, o, c, hit, one, position = chunk_walk("place_true", mask, counts, out)
+        before = starts(n, c, chunks_of(mask.numel)[0])
+        name = n._ref()
+        step = n.params.stride(v.strides[0] if v.ndim else 0)
+        where = (before + E.ref(name, dt.int64) - 1) * step
+        inside = n.typed(E.op("lt", position, n.of(mask.numel)))
+        n.stage(Scan(name, "sum", one),
+                Store(o.slot, n._index(position), n._into(o, n.extra.at(where, mask=hit)), inside))
+        return n.program()
+
+    def vjp(ctx, g):
+        m = ctx.meta("values")
+        return (pick_true.fn(g, ctx.mask, ctx.counts, m.numel), None, None)
+
+
+def chunk_walk(name, mask, counts, out):
+    """A nest over chunks of a mask: (nest, output, counts, hit, 1 or 0, position); `nest.extra`
+    is the first input, addressed by hand."""
+    count, length = chunks_of(mask.numel)
+    n = Nest(name, (count, length), [1], compute=dt.opmath(out.dtype), merge=False)
+    o = n.output(out)
+    n.extra = n.buffer(out)
+    a, c = n.input(mask, (length, 1)), n.buffer(counts)
+    n.start()
+    inside = E.op("lt", a.offset, n.of(mask.numel))
+    hit = n.typed(a(mask=inside, other=False) & inside)
+    one = n.typed(E.select(hit, E.const(1, dt.int64), E.const(0, dt.int64)))
+    return n, o, c, hit, one, a.offset
+
+
+@composite(method=False, out=False, where=())
+def masked_pick(input, mask):
+    """input[mask] for a mask of the input's shape."""
+    mask = mask.contiguous()
+    if not mask.meta.numel:
+        return input.reshape((-1,))
+    counts = count_chunks.fn(mask)
+    return pick_true.fn(input, mask, counts, count_nonzero_host(counts))
 
 
 @composite(method=True)
@@ -157,6 +255,7 @@ def masked_select(input, mask):
         raise RuntimeError("masked_select: expected BoolTensor for mask")
     from ..base.meta import broadcast_shapes
 
-    shape = broadcast_shapes(input.meta.shape, mask.meta.shape) or (1,)
-    rows = nonzero_rows.fn(mask.expand(*shape))
-    return index_get.fn(input.expand(*shape), tuple(rows.unbind(0)), tuple(range(len(shape))))
+    shape = broadcast_shapes(input.meta.shape, mask.meta.shape)
+    if mask.meta.shape != shape:
+        mask = mask.expand(*shape)
+    return masked_pick.fn(input if input.meta.shape == shape else input.expand(*shape), mask)
