@@ -75,7 +75,7 @@ def _batch_strides(x: Meta, nb: int) -> list[int]:
     return [0] * pad + [0 if n == 1 else s for n, s in zip(own, x.strides[:-2])]
 
 
-def contract(device: "Device", call: OpCall) -> Launch | None:
+def contract(device: Device, call: OpCall) -> Launch | None:
     """Build the launch for `contract`, or None where the generic kernel is as good."""
     a, b, *rest = call.inputs
     c = call.outputs[0]
@@ -89,13 +89,23 @@ def contract(device: "Device", call: OpCall) -> Launch | None:
         return None
     if p.dtype is dt.float64 and not device.doubles:
         return None
-    if device.lanes:
-        if p.m * p.n * p.k < 512 or p.n < 8:
-            return None
-        return _lanes_launch(device, p, c)
-    if device.max_group < 256 or p.m * p.n < 1024:
+    if (p.m * p.n * p.k < 512 or p.n < 8) if device.lanes else p.m * p.n < 1024:
         return None
-    return _threads_launch(device, p, c)
+    made = product_calls(device, p, 0, 1, 2, 3 if rest else None, 3 + len(rest))
+    if made is None:
+        return None
+    return make_launch(device, made[0], "s" * len(call.inputs), [c.span], made[1], ["contract"])
+
+
+def product_calls(device: Device, p: Problem, c: int, a: int, b: int, bias: int | None,
+                  first_scratch: int) -> tuple[list[Any], list[int]] | None:
+    """(kernel calls, scratch sizes) of a product between program slots, or None if this device
+    has no kernel for it. The calls use scratch slots from `first_scratch` on."""
+    if device.lanes:
+        return _lanes_calls(device, p, c, a, b, bias, first_scratch)
+    if device.max_group < 256:
+        return None
+    return _threads_calls(device, p, c, a, b, bias)
 
 
 # -- shared text ----------------------------------------------------------------------------------
@@ -145,7 +155,7 @@ ushort store_bf16(float x) {
 """
 
 
-def _head(device: "Device", d: dtype) -> str:
+def _head(device: Device, d: dtype) -> str:
     lines = ["#pragma OPENCL FP_CONTRACT ON"]
     if d is dt.float64:
         lines.append("#ifdef cl_khr_fp64\n#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n#endif")
@@ -210,7 +220,7 @@ static inline __attribute__((always_inline)) void turn(
 """
 
 
-def _pack_source(device: "Device", d: dtype, nr: int, nb: int, strides: Sequence[int]) -> str:
+def _pack_source(device: Device, d: dtype, nr: int, nb: int, strides: Sequence[int]) -> str:
     """b[k, n] -> p[batch][panel][k][nr], zeros beyond n. A work item packs DEPTH steps of a panel.
     """
     memory, arithmetic, load = _source_type(d)
@@ -290,7 +300,7 @@ def _tile_store(r: int, j: int, lanes: int, arithmetic: str) -> str:
             f"else {{ {one} }}")
 
 
-def _multiply_source(device: "Device", d: dtype, rows: int, vectors: int, nb: int,
+def _multiply_source(device: Device, d: dtype, rows: int, vectors: int, nb: int,
                      unit: str, direct: bool, bias: bool) -> str:
     """c = a p (+ e); a work item does ROWS rows by one panel. `unit` names the stride of a that
     is 1 ("am", "ak" or neither); direct: p is b itself, with rows of stride bk."""
@@ -336,7 +346,7 @@ def _multiply_source(device: "Device", d: dtype, rows: int, vectors: int, nb: in
         "}"])
 
 
-def _copy_source(device: "Device", d: dtype, nb: int, into: bool, bias: bool = False) -> str:
+def _copy_source(device: Device, d: dtype, nb: int, into: bool, bias: bool = False) -> str:
     """16-bit rows to float (into=False), or float rows (+ e) to 16 bits: x[batch][m][k]."""
     integers = (["m", "k", "xm", "xk"] + [f"d{j}" for j in range(nb)]
                 + [f"xs{j}" for j in range(nb)])
@@ -367,7 +377,8 @@ def _copy_source(device: "Device", d: dtype, nb: int, into: bool, bias: bool = F
         "}"])
 
 
-def _lanes_launch(device: "Device", p: Problem, c: Meta) -> Launch:
+def _lanes_calls(device: Device, p: Problem, c: int, a: int, b: int, given: int | None,
+                 scratch_slot: int) -> tuple[list[Any], list[int]]:
     """Pack b, convert a and c where they are 16-bit, multiply."""
     half = p.dtype.itemsize == 2
     rows, vectors = register_tile()
@@ -385,16 +396,15 @@ def _lanes_launch(device: "Device", p: Problem, c: Meta) -> Launch:
     one = (1, 1, 1)
     scratch: list[int] = []
     calls: list[Any] = []
-    given = p.bias is not None
-    bias = given and not half  # 16-bit results get it when they are rounded
-    scratch_slot = 3 + given
+    bias = given is not None and not half  # 16-bit results get it when they are rounded
+    extra_slot = [] if given is None else [given]
     if not direct:
         source = _pack_source(device, p.dtype, nr, 0 if shared else nb, p.b[-2:])
         own = () if shared else (*p.batch, *p.b[:nb])
         scratch.append(packed_batch * panels * p.k * nr * size)
         calls.append((Bound(device.build(source, "pack"), (panels, -(-p.k // DEPTH), packed_batch),
-                            one, (p.n, p.k, *p.b[-2:], *own)), [buffer, buffer], [scratch_slot, 2]))
-    a_slot, c_slot, sa, sc = 1, 0, p.a, p.c
+                            one, (p.n, p.k, *p.b[-2:], *own)), [buffer, buffer], [scratch_slot, b]))
+    a_slot, c_slot, sa, sc = a, c, p.a, p.c
     if half:
         sa = (*_dense(p.batch, p.m * p.k), p.k, 1)
         sc = (*_dense(p.batch, p.m * p.n), p.n, 1)
@@ -403,24 +413,24 @@ def _lanes_launch(device: "Device", p: Problem, c: Meta) -> Launch:
         convert = device.build(_copy_source(device, p.dtype, nb, False), "convert")
         calls.append((Bound(convert, (1, blocks, batch), one,
                             (p.m, p.k, *p.a[-2:], *p.batch, *p.a[:nb])),
-                      [buffer, buffer], [a_slot, 1]))
+                      [buffer, buffer], [a_slot, a]))
     unit = "ak" if sa[-1] == 1 else "am" if sa[-2] == 1 else ""
     multiply = device.build(
         _multiply_source(device, p.dtype, rows, vectors, nb, unit, direct, bias), "multiply")
     integers = (p.m, p.n, p.k, *sa[-2:], sc[-2], p.b[-2] if direct else int(not shared), *p.batch,
                 *sa[:nb], *sc[:nb], *(p.b[:nb] if direct else ()),
                 *((*p.bias[-2:], *p.bias[:nb]) if bias else ()))  # type: ignore[index]
-    slots = [c_slot, a_slot, 2 if direct else scratch_slot] + [3] * bias
+    slots = [c_slot, a_slot, b if direct else scratch_slot] + (extra_slot if bias else [])
     calls.append((Bound(multiply, (panels, blocks, batch), one, integers),
                   [buffer] * len(slots), slots))
     if half:
-        source = _copy_source(device, p.dtype, nb, True, given)
-        extra = (*p.bias[-2:], *p.bias[:nb]) if given else ()  # type: ignore[index]
-        slots = [0, c_slot] + [3] * given
+        source = _copy_source(device, p.dtype, nb, True, given is not None)
+        extra = (*p.bias[-2:], *p.bias[:nb]) if p.bias is not None else ()
+        slots = [c, c_slot, *extra_slot]
         calls.append((Bound(device.build(source, "convert"), (1, blocks, batch), one,
                             (p.m, p.n, *p.c[-2:], *p.batch, *p.c[:nb], *extra)),
                       [buffer] * len(slots), slots))
-    return make_launch(device, calls, "ss" + "s" * given, [c.span], scratch, ["contract"])
+    return calls, scratch
 
 
 def _dense(batch: Sequence[int], size: int) -> tuple[int, ...]:
@@ -434,7 +444,7 @@ def _dense(batch: Sequence[int], size: int) -> tuple[int, ...]:
 # -- GPUs -----------------------------------------------------------------------------------------
 
 
-def _tiled_source(device: "Device", d: dtype, nb: int, bias: bool) -> str:
+def _tiled_source(device: Device, d: dtype, nb: int, bias: bool) -> str:
     """A 64 x 64 tile per group of 16 x 16 items, 4 x 4 outputs an item, 16 steps of k at a time."""
     memory, arithmetic, load = _source_type(d)
     integers = (["m", "n", "k", "am", "ak", "bk", "bn", "cm"] + [f"d{j}" for j in range(nb)]
@@ -488,7 +498,8 @@ def _tiled_source(device: "Device", d: dtype, nb: int, bias: bool) -> str:
         "}"])
 
 
-def _threads_launch(device: "Device", p: Problem, c: Meta) -> Launch:
+def _threads_calls(device: Device, p: Problem, c: int, a: int, b: int, given: int | None,
+                   ) -> tuple[list[Any], list[int]]:
     nb, batch = len(p.batch), math.prod(p.batch)
     bias = p.bias is not None
     tiles = device.build(_tiled_source(device, p.dtype, nb, bias), "tiles")
@@ -497,6 +508,5 @@ def _threads_launch(device: "Device", p: Problem, c: Meta) -> Launch:
     bound = Bound(tiles, items, (16, 16, 1),
                   (p.m, p.n, p.k, *p.a[-2:], *p.b[-2:], p.c[-2], *p.batch, *p.a[:nb], *p.b[:nb],
                    *p.c[:nb], *extra))
-    slots = list(range(3 + bias))
-    return make_launch(device, [(bound, [("buffer", None)] * len(slots), slots)],
-                       "ss" + "s" * bias, [c.span], (), ["contract"])
+    slots = [c, a, b] + ([] if given is None else [given])
+    return [(bound, [("buffer", None)] * len(slots), slots)], []

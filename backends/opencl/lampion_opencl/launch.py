@@ -14,7 +14,7 @@ import pyopencl as cl
 from pyopencl import _cl
 
 from lampion.base import dtype as dt
-from lampion.ir.kernel import Program
+from lampion.ir.kernel import KernelCall, Program
 from lampion.ir.schedule import split
 from lampion.runtime.backend import Launch
 
@@ -57,12 +57,15 @@ def program_launch(device: "Device", program: Program, outputs: Sequence[int]) -
     """The Launch of a lowered op."""
     program = split(program)
     kinds = input_kinds(program, len(outputs))
-    calls = []
-    for c in program.calls:
-        args = [("scalar" if a.kind == "scalar" else "buffer", a.dtype) for a in c.kernel.args]
-        calls.append((bind(device, c.kernel, c.params), args, c.slots))
+    calls = [kernel_call(device, c) for c in program.calls]
     names = [c.kernel.name for c in program.calls]
     return make_launch(device, calls, kinds, outputs, program.scratch, names)
+
+
+def kernel_call(device: "Device", c: KernelCall) -> tuple[Bound, list[Any], tuple[int, ...]]:
+    """A generated kernel as `make_launch` takes it."""
+    args = [("scalar" if a.kind == "scalar" else "buffer", a.dtype) for a in c.kernel.args]
+    return bind(device, c.kernel, c.params), args, c.slots
 
 
 def input_kinds(program: Program, noutputs: int) -> str:

@@ -128,12 +128,7 @@ class OpenCLBackend(Backend):
         return run
 
     def kernels(self) -> Sequence[KernelImpl]:
-        def build(call: OpCall) -> Launch | None:
-            from .gemm import contract
-
-            return contract(self.open(call.device.index), call)
-
-        return (KernelImpl("contract", self.name, build, None, 10, "opencl.gemm"),)
+        return _kernels(self.open)
 
     def synchronize(self, device: device) -> None:
         self.open(device.index).finish()
@@ -168,11 +163,43 @@ def lampion_backend() -> Backend:
     return OpenCLBackend()
 
 
+def _kernels(open_device: Callable[[int | None], Any] | None = None) -> list[KernelImpl]:
+    """The hand-written kernels. Without `open_device` the call's own backend is asked, so that
+    offering them opens no driver."""
+    def impl(op: str, make: Callable[[Any, OpCall], Launch | None], source: str) -> KernelImpl:
+        def build(call: OpCall) -> Launch | None:
+            index = call.device.index
+            opened = open_device(index) if open_device else call.device.backend.open(index)
+            return make(opened, call)
+
+        return KernelImpl(op, "opencl", build, None, 10, f"opencl.{source}")
+
+    def contract(d: Any, call: OpCall) -> Launch | None:
+        from . import gemm
+
+        return gemm.contract(d, call)
+
+    def forward(d: Any, call: OpCall) -> Launch | None:
+        from . import conv
+
+        return conv.forward(d, call)
+
+    def data(d: Any, call: OpCall) -> Launch | None:
+        from . import conv
+
+        return conv.backward_data(d, call)
+
+    def weight(d: Any, call: OpCall) -> Launch | None:
+        from . import conv
+
+        return conv.backward_weight(d, call, len(call.outputs) == 2)
+
+    return [impl("contract", contract, "gemm"), impl("conv_forward", forward, "conv"),
+            impl("conv_backward_data", data, "conv"), impl("conv_backward_weight", weight, "conv"),
+            impl("conv_backward_weight_bias", weight, "conv")]
+
+
 def lampion_kernels(registry: Any) -> None:
-    """The hook: offer the hand-written kernels. Opens no driver: that waits for the first call."""
-    def build(call: OpCall) -> Launch | None:
-        from .gemm import contract
-
-        return contract(call.device.backend.open(call.device.index), call)
-
-    registry.register_kernel(KernelImpl("contract", "opencl", build, None, 10, "opencl.gemm"))
+    """The hook: offer the hand-written kernels."""
+    for impl in _kernels():
+        registry.register_kernel(impl)
