@@ -8,6 +8,7 @@ override ops, active modes, out=) goes to `slow`, which does all the checking.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections import namedtuple
@@ -153,7 +154,8 @@ def function_source(op: R.Op, name: str, *, method: bool = False, dunder: bool =
     setup, key, launch, nodes = _operand_code(op, method)
     keys = key[0] if len(key) == 1 else "(" + ", ".join(key) + ")"
     condition = "modes or out is not None" if has_out else "modes"
-    lines = [f"def {name}({sig}):", *_aliases(op), *_detour_code(op, "operator" if dunder else "function"),
+    form = "operator" if dunder else "function"
+    lines = [f"def {name}({sig}):", *_aliases(op), *_detour_code(op, form),
              f"    if {condition}:", f"        {slow}", "    try:"]
     lines += ["        " + s for s in setup]
     lines += [f"        p = plans[{keys}]",
@@ -229,23 +231,20 @@ def _launch_body(op: R.Op, launch: list[str], nodes: list[str], slow: str) -> li
 def _optional_body(launch: list[str], nodes: list[str], values: str) -> list[str]:
     """A call with one optional tensor, branching on whether it is there."""
     at = next(n for n in nodes if n[0] == "?")
-    x = at[1:]
-    present = ", ".join(f"{x}.data_" if a == at else a for a in launch)
-    absent = ", ".join(a for a in launch if a != at)
-    edges = [f"e{k}" for k in range(len(nodes))]
+    x, edges = at[1:], [f"e{k}" for k in range(len(nodes))]
     own = edges[nodes.index(at)]
-    lines = ["    r = new(Tensor)", "    r.meta = p.meta", "    r.root = r.kids = None"]
-    lines += [f"    {e} = {n}" for e, n in zip(edges, nodes) if n != at]
-    lines += [f"    if {x} is None:", f"        r.data_ = p.launch({absent})",
-              f"        {own} = None",
-              "    else:", f"        r.data_ = p.launch({present})", f"        {own} = {x}.node",
-              f"    if ({' or '.join(e + ' is not None' for e in edges)}) and p.diff "
-              "and mode.enabled:",
-              f"        edges = ({', '.join(e for e in edges if e != own)},) if {x} is None "
-              f"else ({', '.join(edges)},)",
-              f"        r.node = record(p, edges, {values}, (r,), True)",
-              "    else:", "        r.node = None", "    return r"]
-    return lines
+    rest = [e for e in edges if e != own]
+    return ["    r = new(Tensor)", "    r.meta = p.meta", "    r.root = r.kids = None",
+            *[f"    {e} = {n}" for e, n in zip(edges, nodes) if n != at],
+            f"    if {x} is None:", f"        {own} = None",
+            f"        r.data_ = p.launch({', '.join(a for a in launch if a != at)})",
+            "    else:", f"        {own} = {x}.node",
+            f"        r.data_ = p.launch({', '.join(launch).replace(at, x + '.data_')})",
+            f"    if ({' or '.join(f'{e} is not None' for e in edges)}) and p.diff "
+            "and mode.enabled:",
+            f"        e = ({', '.join(rest)},) if {x} is None else ({', '.join(edges)},)",
+            f"        r.node = record(p, e, {values}, (r,), True)",
+            "    else:", "        r.node = None", "    return r"]
 
 
 def _view_body(op: R.Op) -> list[str]:
@@ -313,8 +312,6 @@ def build(op: R.Op, source: str, name: str, extra: dict[str, Any] | None = None)
     return fn
 
 
-# ---------------------------------------------------------------- finishing results
-
 def finish_one(p: P.Plan, r: Any, edges: tuple[Any, ...], values: tuple[Any, ...]) -> Any:
     """Attach a node if an edge needs gradients."""
     r.node = None
@@ -349,8 +346,6 @@ def result_tuple(op: R.Op, outs: Sequence[Any]) -> Any:
         cls = _tuples[op.qualname] = namedtuple(op.name, op.returns)  # type: ignore[misc]
     return cls(*outs)
 
-
-# ---------------------------------------------------------------- the slow path
 
 def slow_dunder(op: R.Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`slow` for operators: NotImplemented for operands that are no tensors or numbers."""
@@ -569,8 +564,6 @@ def override(op: R.Op, values: Sequence[Any], out: Any = None) -> Any:
                     f"__torch_function__: {[t.__name__ for t in types]}")
 
 
-# ---------------------------------------------------------------- views
-
 class ViewPlan:
     """A view's result meta and byte offset; `metas` and `call` serve its node."""
 
@@ -732,8 +725,6 @@ def _interleaved(a: Meta, b: Meta, distance: int) -> bool:
     steps = [s for s, n in zip(a.strides, a.shape) if n > 1]
     if not steps:
         return True
-    import math
-
     return (distance // a.dtype.itemsize) % math.gcd(*steps) != 0
 
 
