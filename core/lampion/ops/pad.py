@@ -104,55 +104,55 @@ def source(i, before, size, mode, n):
     return E.fmod(p + n.of(2 * size), n.of(size))
 
 
-@kernel_op("input: T, around, mode")
+@kernel_op("input: T, around, how")
 class pad_by:
     """Padding whose values come from the input: "reflect", "replicate" or "circular"."""
 
     where = ()
     out = False
 
-    def meta(input, around, mode):
+    def meta(input, around, how):
         return [(input.dtype, tuple(n + a + b for n, (a, b) in zip(input.shape, around)))]
 
     def lower(call):
         x, out = call.inputs[0], call.outputs[0]
-        n = Nest(f"pad_{call.mode}", out.shape, compute=out.dtype, merge=False)
+        n = Nest(f"pad_{call.how}", out.shape, compute=out.dtype, merge=False)
         o = n.output(out, out.strides)
         a = n.input(x, tuple(0 if p != (0, 0) else s for p, s in zip(call.around, x.strides)))
         n.start()
         where = a.offset
         for d, (before, after) in enumerate(call.around):
             if (before, after) != (0, 0):
-                at = source(n.coord(d), before, x.shape[d], call.mode, n)
+                at = source(n.coord(d), before, x.shape[d], call.how, n)
                 where = where + at * n.params.stride(x.strides[d])
         n.store(o, a.at(where))
         return n.program()
 
     def vjp(ctx, g):
-        return (pad_by_backward.fn(g, ctx.meta("input").shape, ctx.around, ctx.mode),)
+        return (pad_by_backward.fn(g, ctx.meta("input").shape, ctx.around, ctx.how),)
 
 
-@kernel_op("grad: T, shape, around, mode")
+@kernel_op("grad: T, shape, around, how")
 class pad_by_backward:
     """Gradient of `pad_by`: padded entries added back to where they came from."""
 
     where = ()
     out = False
 
-    def meta(grad, shape, around, mode):
+    def meta(grad, shape, around, how):
         return [(grad.dtype, shape)]
 
     def lower(call):
         return None  # composed: one deterministic addition per padded dim
 
-    def compose(grad, shape, around, mode):
+    def compose(grad, shape, around, how):
         for d, p in enumerate(around):
             if p != (0, 0):
-                grad = fold_dim(grad, d, shape[d], *p, mode)
+                grad = fold_dim(grad, d, shape[d], *p, how)
         return grad
 
     def vjp(ctx, g):
-        return (pad_by.fn(g, ctx.around, ctx.mode),)
+        return (pad_by.fn(g, ctx.around, ctx.how),)
 
 
 def fold_dim(g, d, size, before, after, mode):
