@@ -6,6 +6,7 @@ Floor 7; imports tensor and ops.
 from __future__ import annotations
 
 import math
+import struct
 import warnings
 from typing import Any
 
@@ -19,6 +20,7 @@ from .base.meta import contiguous_strides, meta
 from .callpath import NS
 from .ops import plans as P
 from .ops import registry as R
+from .runtime.devices import _default as _chosen
 from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
 
@@ -29,6 +31,7 @@ __all__ = [
     "triu_indices", "contiguous_format", "preserve_format", "channels_last", "channels_last_3d",
     "strided", "layout", "memory_format"]
 
+_new_tensor = object.__new__
 _dims = range  # the name means a factory function below
 _NUMBERS = {int, float, bool, complex}
 
@@ -51,6 +54,10 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
             _fits(data, d)
             r = filled(meta(d, (), (), resolve(device)), data)
             return r.requires_grad_() if requires_grad else r
+    if t is list and data:
+        r = from_numbers(data, dtype, device)
+        if r is not None:
+            return r.requires_grad_() if requires_grad else r
     if isinstance(data, Tensor):
         warnings.warn("To copy construct from a tensor, it is recommended to use "
                       "sourceTensor.detach().clone() or "
@@ -58,6 +65,53 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
                       "tensor(sourceTensor).", stacklevel=2)
     r = from_data(data, dtype, device)
     return r.requires_grad_() if requires_grad else r
+
+
+_CODES = {"float32": "f", "float64": "d", "int64": "q", "int32": "i", "int16": "h", "int8": "b",
+          "uint8": "B", "bool": "?", "float16": "e"}
+_packers: dict[Any, Any] = {}
+
+
+def from_numbers(data: list[Any], dtype: Any, device: Any) -> Any:
+    """A short flat list, or list of equal lists, of Python numbers of one type; else None."""
+    flat, shape = data, (len(data),)
+    first = type(data[0])
+    if first is list:
+        n = len(data[0])
+        for row in data:
+            if type(row) is not list or len(row) != n:
+                return None
+        shape = (len(data), n)
+        flat = [v for row in data for v in row]
+    if len(flat) > 4096 or not flat:
+        return None
+    kinds = set(map(type, flat))
+    if len(kinds) != 1:
+        return None
+    kind = kinds.pop()
+    d = dtype or (dt._default if kind is float else dt.int64 if kind is int else
+                  dt.bool_ if kind is bool else None)
+    if d is None or (kind is not float if d.kind == "f" else kind is not int and
+                     not (kind is bool and d.kind == "b")) or (d.kind == "b" and kind is int):
+        return None
+    key = (d, len(flat))
+    pack = _packers.get(key)
+    if pack is None:
+        code = _CODES.get(d.name)
+        if code is None:
+            return None
+        if len(_packers) > 1000:
+            _packers.clear()
+        pack = _packers[key] = struct.Struct(f"={len(flat)}{code}").pack
+    try:
+        raw = pack(*flat)
+    except (struct.error, OverflowError):
+        return None
+    m = meta(d, shape, None, resolve(device))
+    backend = P.backend_of(m.device)
+    storage = backend.allocate(len(raw), m.device)
+    backend.copy_from_host(raw, storage)
+    return make_tensor(storage, m, None)
 
 
 def from_data(data: Any, dtype: Any, device: Any, copy: bool = True) -> Tensor:
@@ -327,6 +381,8 @@ def _integer(n: Any, name: str) -> int:
 
 
 _fills: dict[Any, Any] = {}
+_empties: dict[Any, Any] = {}
+_fulls: dict[Any, Any] = {}
 
 
 def filled(m: Any, value: Any) -> Tensor:
@@ -378,11 +434,24 @@ def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
           memory_format: Any = None, out: Any = None, layout: Any = None,
           pin_memory: bool = False, **named: Any) -> Tensor:
     """An uninitialised tensor. empty(2, 3) and empty((2, 3)) mean the same."""
+    try:
+        allocate, m = _empties[size, dtype or dt._default, device or _chosen[-1]]
+    except (KeyError, TypeError, IndexError):
+        pass
+    else:
+        if not (requires_grad or out is not None or memory_format is not None or named
+                or layout is not None or NS["modes"] or float in map(type, size)):
+            return make_tensor(allocate(m.span, m.device), m, None)
     shape = sizes(_named(size, named, "empty"), "empty")
     _check_layout(layout)
     strides = None if memory_format is None else format_strides(shape, memory_format)
     m = meta(dtype or dt._default, shape, strides, resolve(device))
-    r = make_tensor(P.backend_of(m.device).allocate(m.span, m.device), m, None)
+    allocate = P.backend_of(m.device).allocate
+    r = make_tensor(allocate(m.span, m.device), m, None)
+    if strides is None and type(size) is tuple and not any(type(n) is list for n in size):
+        if len(_empties) > 10_000:
+            _empties.clear()
+        _empties[size, m.dtype, device or m.device] = (allocate, m)
     if out is not None or requires_grad:
         return _finish(r, requires_grad, out)
     return r
@@ -400,13 +469,35 @@ def _named(size: Any, named: dict[str, Any], name: str) -> Any:
 
 
 def _maker(name: str, value: int, doc: str) -> Any:
+    made: dict[Any, Any] = {}
+
     def make(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
              out: Any = None, layout: Any = None, pin_memory: bool = False,
              **named: Any) -> Tensor:
+        try:
+            launch, m = made[size, dtype or dt._default, device or _chosen[-1]]
+        except (KeyError, TypeError, IndexError):
+            pass
+        else:
+            if not (requires_grad or out is not None or named or layout is not None
+                    or NS["modes"] or float in map(type, size)):
+                r = _new_tensor(Tensor)
+                r.data_ = launch(value)
+                r.meta = m
+                r.node = r.root = r.kids = None
+                return r
         m = meta(dtype or dt._default, sizes(_named(size, named, name), name), None,
                  resolve(device))
         _check_layout(layout)
         r = filled(m, value)
+        p = _fills.get((m, int))
+        if p is not None and not named:
+            if len(made) > 10_000:
+                made.clear()
+            try:
+                made[size, m.dtype, device or m.device] = (p.launch, m)
+            except TypeError:  # a size as a list
+                pass
         if out is not None or requires_grad:
             return _finish(r, requires_grad, out)
         return r
@@ -424,6 +515,15 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
          requires_grad: bool = False, out: Any = None, layout: Any = None,
          pin_memory: bool = False) -> Tensor:
     """A tensor filled with `fill_value`, whose type gives the dtype unless it is given."""
+    kind = type(fill_value)
+    try:
+        launch, m = _fulls[size, kind, dtype or dt._default, dtype is None, device or _chosen[-1]]
+    except (KeyError, TypeError, IndexError):
+        pass
+    else:
+        if not (requires_grad or out is not None or layout is not None or NS["modes"]
+                or (kind is int and dtype is not None)):
+            return make_tensor(launch(fill_value), m, None)
     if isinstance(fill_value, Tensor):
         d = dtype or fill_value.meta.dtype
     else:
@@ -431,7 +531,13 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
     _check_layout(layout)
     _fits(fill_value, d)
     m = meta(d, sizes((size,), "full"), None, resolve(device))
-    return _finish(filled(m, fill_value), requires_grad, out)
+    r = filled(m, fill_value)
+    p = _fills.get((m, kind))
+    if p is not None and type(size) is tuple and out is None:
+        if len(_fulls) > 10_000:
+            _fulls.clear()
+        _fulls[size, kind, dtype or dt._default, dtype is None, device or m.device] = (p.launch, m)
+    return _finish(r, requires_grad, out)
 
 
 _likes: dict[Any, Any] = {}

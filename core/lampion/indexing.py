@@ -26,6 +26,7 @@ from .ops import scatter as _scatter  # noqa: F401
 from .tensor import Tensor
 
 _new = object.__new__
+_INTS = {int}
 _FULL = (None, None, None)  # a slice in a canonical key is its (start, stop, step)
 _KINDS = ("only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid "
           "indices (got {})")
@@ -123,6 +124,8 @@ def getitem(x: Tensor, key: Any) -> Any:
             p = _plans[x.meta, (key,)]
         elif t is Tensor:
             return getitem_tensors(x, (key,))
+        elif t is list and key and set(map(type, key)) == _INTS:
+            return getitem(x, make(key, x))
         else:
             return getitem_slow(x, key)
     except (KeyError, TypeError):

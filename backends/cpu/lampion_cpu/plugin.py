@@ -64,6 +64,9 @@ class CpuBackend(Backend):
             raise OutOfMemoryError(str(e)) from e
 
     def copy_from_host(self, data: Any, storage: Any) -> None:
+        if type(data) is bytes:
+            ctypes.memmove(storage.ptr, data, len(data))
+            return
         view = memoryview(data)
         if not view.nbytes:
             return
