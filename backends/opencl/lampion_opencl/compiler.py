@@ -90,8 +90,8 @@ def expand_kernel(kernel: Kernel, dialect: OpenCLC) -> Kernel:
     for stage in kernel.stages:
         body = []
         for s in stage.body:
-            changed: dict[str, Any] = {f: of(getattr(s, f)) for f in ("value", "index", "mask", "position")
-                       if isinstance(getattr(s, f, None), Expr)}
+            parts = {f: getattr(s, f, None) for f in ("value", "index", "mask", "position")}
+            changed: dict[str, Any] = {f: of(e) for f, e in parts.items() if isinstance(e, Expr)}
             body.append(replace(s, **changed))
         stages.append(Stage(stage.ranges, tuple(body)))
     return Kernel(kernel.name, kernel.args, kernel.grid, tuple(stages), kernel.nparams)

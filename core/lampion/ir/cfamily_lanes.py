@@ -145,8 +145,11 @@ def choose(kernel: Kernel, params: Sequence[int], max_lanes: int = 16) -> Varian
         if row or best < 0:
             wide = _unroll(kernel, lanes, inner)
             return Variant("row", -1, lanes if inner >= lanes else 1, -1, wide)
-    if best < 0:
-        return Variant("grid", len(grid) - 1, 1)
+    if best < 0:  # short axes: shorter vectors
+        best = len(grid) - 1
+        lanes = next((n for n in (8, 4) if n < lanes and grid and n <= grid[best]
+                      and unit_strides(kernel, best) > 0), 1)
+        return Variant("grid", best, lanes)
     wide = _unroll(kernel, lanes, grid[best]) if inner else 1
     return Variant("grid", best, lanes, _tile_axis(kernel, grid, best), wide)
 

@@ -1,0 +1,81 @@
+"""The OpenCL backend against PyTorch on the CPU: launches, elementwise kernels, rows, products.
+
+    python benchmarks/opencl_kernels.py [name ...]
+
+Both run interleaved in one process and the medians of processor time are compared, so that a busy
+machine disturbs both alike; PyTorch gets one thread. Drivers: see backends/opencl/README.md.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+import lampion
+
+N = 1024
+CASES: dict[str, Callable[..., Any]] = {
+    "add": lambda m, x, y, w: x + y,
+    "add row": lambda m, x, y, w: x + w,
+    "relu": lambda m, x, y, w: m.relu(x),
+    "exp": lambda m, x, y, w: m.exp(x),
+    "tanh": lambda m, x, y, w: m.tanh(x),
+    "sin": lambda m, x, y, w: m.sin(x),
+    "sigmoid": lambda m, x, y, w: m.sigmoid(x),
+    "gelu": lambda m, x, y, w: m.nn.functional.gelu(x),
+    "where": lambda m, x, y, w: m.where(x > 0, x, y),
+    "to bfloat16": lambda m, x, y, w: x.to(m.bfloat16),
+    "transpose": lambda m, x, y, w: x.t().contiguous(),
+    "sum": lambda m, x, y, w: x.sum(),
+    "sum of columns": lambda m, x, y, w: x.sum(0),
+    "sum of rows": lambda m, x, y, w: x.sum(1),
+    "argmax": lambda m, x, y, w: x.argmax(1),
+    "softmax": lambda m, x, y, w: m.softmax(x, 1),
+    "layer_norm": lambda m, x, y, w: m.nn.functional.layer_norm(x, (N,), w, w),
+    "matmul": lambda m, x, y, w: x @ y,
+    "matmul transposed": lambda m, x, y, w: x @ y.t(),
+    "linear 64": lambda m, x, y, w: m.nn.functional.linear(x[:64], y, w),
+    "add of 4": lambda m, x, y, w: w[:4] + 1.0,
+}
+
+
+def race(name: str, fn: Callable[..., Any], ours: list[Any], theirs: list[Any], sync: Any) -> float:
+    """Print one line; returns how many times faster than PyTorch."""
+    inner = 1000 if "of 4" in name else 3
+    times: tuple[list[float], list[float]] = ([], [])
+    for k in range(9):
+        for t, module, args, wait in ((times[0], lampion, ours, sync),
+                                      (times[1], torch, theirs, lambda: None)):
+            begin = time.process_time()
+            for _ in range(inner):
+                fn(module, *args)
+            wait()
+            if k:  # the first round compiles
+                t.append((time.process_time() - begin) / inner * 1e6)
+    a, b = map(statistics.median, times)
+    print(f"{name:20s} {a:10.1f} us   torch {b:10.1f} us   x{b / a:.2f}", flush=True)
+    return b / a
+
+
+def main(names: list[str]) -> None:
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in ((N, N), (N, N), (N,))]
+    ours = [lampion.from_numpy(a).to("opencl") for a in arrays]
+    theirs = [torch.from_numpy(a) for a in arrays]
+    where = ours[0].device
+    backend = where.backend
+    print(backend.devices()[where.index or 0])
+    ratios = [race(n, f, ours, theirs, lambda: backend.synchronize(where))
+              for n, f in CASES.items() if not names or n in names]
+    print(f"geometric mean x{np.exp(np.mean(np.log(ratios))):.2f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
