@@ -166,7 +166,7 @@ def scenario_parametrize(t):
 
     def facts(layer):
         return (sorted(n for n, _ in layer.named_parameters()), type(layer).__name__,
-                [[round(v, 4) for v in row] for row in layer.weight.tolist()],
+                [[round(v, 3) for v in row] for row in layer.weight.tolist()],
                 P.is_parametrized(layer), P.is_parametrized(layer, "bias"))
 
     yield lambda: facts(P.register_parametrization(linear(), "weight", Symmetric()))
