@@ -168,22 +168,16 @@ class Pool:
     def holders(self) -> str:
         """Who holds the memory, for error messages."""
         cached = self.reserved - self.active
-        sizes = []
-        for b in sorted(self.bins.values(), key=lambda b: -b.size):
-            count = self.in_use(b)
-            if count:
-                sizes.append(f"{count} x {human(b.size)}")
+        import gc
+        from collections import Counter
+
+        live = Counter(o.bin.size for o in gc.get_objects()
+                       if type(o) is Storage and o._base is None and o.bin.pool is self)
+        sizes = [f"{live[n]} x {human(n)}" for n in sorted(live, reverse=True)]
         largest = f" (largest first: {', '.join(sizes[:4])})" if sizes else ""
         return (f"Live tensors hold {human(self.active)}{largest}, {human(max(cached, 0))} is "
                 f"cached, the limit is {human(self.limit)}. Free tensors, use smaller batches, or "
                 "raise memory_fraction in [backend.opencl].")
-
-    def in_use(self, b: Bin) -> int:
-        """Live storages of a bin, counted among the objects that exist."""
-        import gc
-
-        return sum(1 for o in gc.get_objects() if type(o) is Storage and o.bin is b
-                   and o._base is None)
 
     def stats(self) -> dict[str, int]:
         """Bytes by name."""
