@@ -95,6 +95,12 @@ def clamped(i, size):
     return E.maximum(E.minimum(E.cast(i, dt.int64), size - 1), E.const(0, dt.int64))
 
 
+def inside(n, i, lowest, size):
+    """Whether an index is in [lowest, size)."""
+    i = E.cast(i, dt.int64)
+    return (i >= n.of(lowest)) & (i < n.of(size))
+
+
 def host(storage, m):
     """A NumPy copy of a storage's values."""
     raw = m.device.backend.copy_to_host(storage, m.span)

@@ -88,7 +88,7 @@ class index_put_at:
         return [same_layout(input)]
 
     def update(call):
-        return checks.checked(call, [put_call(call)], put_ranges(call))
+        return checks.checked(call, [put_call(call, True)], put_ranges(call))
 
     def lower(call):
         copy = copy_call(call.inputs[0], call.outputs[0])
@@ -105,8 +105,9 @@ class index_put_at:
         return (gi if ctx.needs("input") else None, None, gv)
 
 
-def put_call(call):
-    """The kernel call that combines the values into the output slot."""
+def put_call(call, careful=False):
+    """The kernel call that combines the values into the output slot. `careful` leaves out what an
+    index out of range would write: in place, the target must stay as it was."""
     out, metas, dims = call.outputs[0], call.args["indices"], call.dims
     full, at, common = index_geometry(out.shape, dims, [i.shape for i in metas])
     k = len(common)
@@ -117,7 +118,13 @@ def put_call(call):
     n.start()
     where = index_offset(n, o.offset, idx, [out.shape[d] for d in dims],
                          [out.strides[d] for d in dims])
-    n.scatter(o, where, call.combine, v())
+    mask = None
+    if careful:
+        for i, d in zip(idx, dims):
+            size = out.shape[d]
+            ok = checks.inside(n, i(), -size if call.negative else 0, size)
+            mask = ok if mask is None else mask & ok
+    n.scatter(o, where, call.combine, v(), mask=mask)
     return n.call((0, *range(2, 2 + len(metas) + 1)))
 
 
@@ -154,7 +161,7 @@ class scatter_at:
         return [same_layout(input)]
 
     def update(call):
-        return checks.checked(call, [scatter_call(call)], scatter_ranges(call))
+        return checks.checked(call, [scatter_call(call, True)], scatter_ranges(call))
 
     def lower(call):
         copy = copy_call(call.inputs[0], call.outputs[0])
@@ -164,8 +171,9 @@ class scatter_at:
         return scatter_vjp(ctx, g)
 
 
-def scatter_call(call):
-    """The kernel call that combines src into the output slot, line by line."""
+def scatter_call(call, careful=False):
+    """The kernel call that combines src into the output slot, line by line; `careful` as in
+    `put_call`."""
     out, i, src = call.outputs[0], call.args["index"], call.args["src"]
     d, shape = wrap_dim(call.dim, out.ndim), line_shape(i)
     n = Nest(f"scatter_{call.combine}", shape, [d], compute=out.dtype)
@@ -175,7 +183,8 @@ def scatter_call(call):
     n.start()
     size, step = (out.shape[d], out.strides[d]) if out.ndim else (1, 1)
     where = o.offset + checks.clamped(idx(), n.of(size)) * n.params.stride(step)
-    n.scatter(o, where, call.combine, v())
+    mask = checks.inside(n, idx(), 0, size) if careful else None
+    n.scatter(o, where, call.combine, v(), mask=mask)
     return n.call((0, 2, 3))
 
 

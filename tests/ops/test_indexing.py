@@ -1,0 +1,305 @@
+"""Indexing, gathering, joining, rearranging, sorting and creation against NumPy, on every device.
+
+May import: lampion, NumPy, pytest.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+
+import numpy as np
+import pytest
+
+import lampion as L
+import lampion.nn.functional as F
+
+
+def same(t, a, dtype=None):
+    """Values and shape of a tensor are those of an array."""
+    a = np.asarray(a)
+    got = np.array(t.detach().host())
+    assert tuple(t.shape) == a.shape, (t.shape, a.shape)
+    assert np.allclose(got, a, equal_nan=True), (got, a)
+    if dtype is not None:
+        assert t.dtype is dtype
+
+
+def random_key(rng, gen, shape):
+    """A key that NumPy and lampion read alike (at most one block of index arrays)."""
+    key, d, adv = [], 0, None
+    while d < len(shape) and rng.random() < 0.85:
+        n, r = shape[d], rng.random()
+        if r < 0.25:
+            key.append(rng.randrange(-n, n))
+        elif r < 0.5:
+            a, b = (rng.choice([None, rng.randrange(-n - 1, n + 2)]) for _ in range(2))
+            key.append(slice(a, b, rng.choice([None, 1, 2])))
+        elif r < 0.6:
+            key.append(None)
+            continue
+        elif r < 0.85:
+            if adv is None:
+                adv = rng.choice([(3,), (2, 1), (2, 3)])
+            key.append(gen.integers(-n, n, size=rng.choice([adv, adv[-1:]])))
+        elif adv is None:
+            adv = ()
+            key.append(gen.random(n) < 0.5)
+        else:
+            key.append(slice(None))
+        d += 1
+    if rng.random() < 0.2:
+        key.append(Ellipsis)
+    return key
+
+
+def separated_int(key):
+    """NumPy counts integers as index arrays when it places result dims; PyTorch does not."""
+    arrays = [k for k in key if isinstance(k, np.ndarray)]
+    return bool(arrays) and any(isinstance(k, int) for k in key)
+
+
+def for_device(key, device):
+    return tuple(L.tensor(k, device=device) if isinstance(k, np.ndarray) else k for k in key)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_getitem_and_setitem(device, seed):
+    rng, gen = random.Random(seed), np.random.default_rng(seed)
+    for _ in range(60):
+        shape = tuple(rng.randrange(1, 5) for _ in range(rng.randrange(1, 4)))
+        a = gen.standard_normal(shape).astype(np.float32)
+        key = random_key(rng, gen, shape)
+        if separated_int(key):
+            continue
+        try:
+            want = a[tuple(key)]
+        except IndexError:
+            with pytest.raises(IndexError):
+                L.tensor(a, device=device)[for_device(key, device)]
+            continue
+        x = L.tensor(a, device=device)
+        same(x[for_device(key, device)], want)
+        value = rng.choice([2.0, gen.standard_normal(want.shape).astype(np.float32)])
+        if any(isinstance(k, np.ndarray) and k.dtype != bool for k in key):
+            value = 2.0  # which of two writes to one place wins is NumPy's own business
+        a[tuple(key)] = value
+        x[for_device(key, device)] = (
+            value if isinstance(value, float) else L.tensor(value, device=device))
+        same(x, a)
+
+
+def test_gradient_of_indexing_counts_reads(device):
+    x = L.zeros(4, device=device, requires_grad=True)
+    x[[0, 0, 3]].sum().backward()
+    same(x.grad, [2, 0, 0, 1])
+
+
+def test_index_errors_name_the_index(device):
+    x = L.zeros(3, 4, device=device)
+    with pytest.raises(IndexError, match="index 5 is out of bounds for dimension 0 with size 3"):
+        x[L.tensor([0, 5], device=device)]
+    with pytest.raises(IndexError, match="index 3 is out of bounds for dimension 0 with size 3"):
+        x[3]
+    with pytest.raises(IndexError, match="too many indices for tensor of dimension 2"):
+        x[0, 0, 0]
+    with pytest.raises(IndexError, match=r"mask \[2\] at index 0"):
+        x[L.tensor([True, False], device=device)]
+    with pytest.raises(ValueError, match="step must be greater than zero"):
+        x[::-1]
+    big = L.arange(100_000, device=device)
+    with pytest.raises(IndexError, match="index 4 is out of bounds"):
+        L.zeros(4, device=device)[big % 5]
+    with pytest.raises(IndexError, match="index -1"):
+        x.index_select(0, L.tensor([-1], device=device))
+    with pytest.raises(IndexError):
+        x[L.tensor([7], device=device)] = 1.0
+    same(x, np.zeros((3, 4)))
+
+
+def test_basic_keys_are_views(device):
+    x = L.zeros(2, 3, device=device)
+    for key in (0, slice(1, 2), (slice(None), 1), None, Ellipsis, (..., 0)):
+        for _ in range(2):  # planned, then cached
+            assert x[key]._is_view()
+    x[0][1] = 5.0
+    same(x, [[0, 5, 0], [0, 0, 0]])
+
+
+def test_key_types_are_told_apart(device):
+    x = L.arange(6, device=device).reshape(2, 3)
+    assert x[1].shape == (3,)
+    assert x[True].shape == (1, 2, 3)
+    assert x[1].shape == (3,)
+    assert x[np.int64(1)].shape == (3,)
+    with pytest.raises(TypeError):
+        x[1.0:2]
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_gather_and_scatter(device, dim):
+    gen = np.random.default_rng(1)
+    a = gen.standard_normal((4, 5)).astype(np.float32)
+    i = gen.integers(0, a.shape[dim], (4, 5))
+    x, t = L.tensor(a, device=device), L.tensor(i, device=device)
+    same(x.gather(dim, t), np.take_along_axis(a, i, dim))
+    want = np.zeros_like(a)
+    for p in np.ndindex(i.shape):
+        q = list(p)
+        q[dim] = i[p]
+        want[tuple(q)] += a[p]
+    same(L.zeros(4, 5, device=device).scatter_add(dim, t, x), want)
+    perm = np.argsort(gen.random((4, 5)), axis=dim)
+    want = np.empty_like(a)
+    np.put_along_axis(want, perm, a, dim)
+    same(L.zeros(4, 5, device=device).scatter(dim, L.tensor(perm, device=device), x), want)
+
+
+def test_index_add_copy_fill(device):
+    x = L.zeros(4, 2, device=device)
+    i = L.tensor([1, 1, 3], device=device)
+    rows = L.ones(3, 2, device=device)
+    same(x.index_add(0, i, rows, alpha=2), [[0, 0], [4, 4], [0, 0], [2, 2]])
+    same(x.index_copy(0, i[1:], rows[1:]), [[0, 0], [1, 1], [0, 0], [1, 1]])
+    same(x.index_fill(0, i, 7.0), [[0, 0], [7, 7], [0, 0], [7, 7]])
+    x.index_add_(0, i, rows)
+    same(x, [[0, 0], [2, 2], [0, 0], [1, 1]])
+
+
+def test_embedding(device):
+    gen = np.random.default_rng(2)
+    w = gen.standard_normal((6, 3)).astype(np.float32)
+    i = gen.integers(0, 6, (2, 4))
+    weight = L.tensor(w, device=device, requires_grad=True)
+    out = F.embedding(L.tensor(i, device=device), weight, padding_idx=2)
+    same(out, w[i])
+    out.sum().backward()
+    count = np.bincount(i.ravel(), minlength=6).astype(np.float32)
+    count[2] = 0
+    same(weight.grad, np.repeat(count[:, None], 3, 1))
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 5000])
+def test_nonzero_and_masks(device, n):
+    gen = np.random.default_rng(n)
+    a = gen.random(n) < 0.3
+    m = L.tensor(a, device=device)
+    same(m.nonzero(), np.argwhere(a))
+    v = gen.standard_normal(n).astype(np.float32)
+    x = L.tensor(v, device=device)
+    same(x[m], v[a])
+    same(x.masked_fill(m, 2.0), np.where(a, 2.0, v))
+    b = gen.random((3, n, 2)) < 0.5
+    for got, want in zip(L.tensor(b, device=device).nonzero(as_tuple=True), np.nonzero(b)):
+        same(got, want)
+
+
+def test_joining_and_splitting(device):
+    gen = np.random.default_rng(3)
+    a, b = (gen.standard_normal((2, 3, 4)).astype(np.float32) for _ in range(2))
+    x, y = L.tensor(a, device=device), L.tensor(b, device=device)
+    for d in (0, 1, 2):
+        same(L.cat([x, y, x], d), np.concatenate([a, b, a], d))
+        same(L.stack([x, y], d), np.stack([a, b], d))
+        for got, want in zip(x.tensor_split(2, d), np.array_split(a, 2, d)):
+            same(got, want)
+    same(L.cat([x.transpose(0, 2), y.transpose(0, 2)]), np.concatenate([a.T.transpose(0, 1, 2),
+                                                                        b.T]).reshape(8, 3, 2))
+    assert [tuple(p.shape) for p in x.split(2, 2)] == [(2, 3, 2)] * 2
+    assert L.cat([x, L.ones(1, 3, 4, dtype=L.int64, device=device)]).dtype is L.float32
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match except in dimension 0"):
+        L.cat([x, y[:, :2]])
+
+
+def test_rearranging(device):
+    a = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+    x = L.tensor(a, device=device)
+    same(x.flip(0, 1), a[::-1, ::-1])
+    same(x.roll((1, -1), (0, 1)), np.roll(a, (1, -1), (0, 1)))
+    same(x.tril(1), np.tril(a, 1))
+    same(x.triu(-1), np.triu(a, -1))
+    same(x.repeat(2, 1, 2), np.tile(a, (2, 1, 2)))
+    same(L.rot90(x), np.rot90(a))
+    same(L.diag_embed(x[0]), np.diag(a[0]))
+    same(x.diagonal(1), np.diagonal(a, 1))
+    same(x.repeat_interleave(2, 1), np.repeat(a, 2, 1))
+    same(F.pad(x, (1, 2, 0, 1)), np.pad(a, ((0, 1), (1, 2))))
+    for mode, name in (("reflect", "reflect"), ("replicate", "edge"), ("circular", "wrap")):
+        same(F.pad(x[None], (2, 1), mode=mode)[0], np.pad(a, ((0, 0), (2, 1)), mode=name))
+
+
+@pytest.mark.parametrize("n", [1, 9, 130, 700])
+@pytest.mark.parametrize("kind", ["float", "ties", "int", "nan"])
+def test_sorting(device, n, kind):
+    gen = np.random.default_rng(n)
+    a = gen.standard_normal((2, n)).astype(np.float32)
+    if kind == "ties":
+        a = np.round(a)
+    if kind == "int":
+        a = gen.integers(-5, 5, (2, n))
+    if kind == "nan":
+        a[gen.random((2, n)) < 0.1] = np.nan
+    x = L.tensor(a, device=device)
+    order = np.argsort(a, axis=1, kind="stable")
+    values, indices = x.sort(1)
+    same(values, np.take_along_axis(a, order, 1))
+    same(indices, order, L.int64)
+    down = n - 1 - np.argsort(a[:, ::-1], axis=1, kind="stable")[:, ::-1]
+    same(x.sort(1, descending=True).indices, down)
+    k = min(n, 3)
+    same(x.topk(k).values, np.take_along_axis(a, down, 1)[:, :k])
+    if kind != "nan":
+        same(x.kthvalue(k, 1).values, np.sort(a, 1)[:, k - 1])
+        same(x.median(1).values, np.sort(a, 1)[:, (n - 1) // 2])
+    same(x.t().contiguous().sort(0)[1], order.T)
+
+
+def test_counting_and_searching(device):
+    gen = np.random.default_rng(5)
+    a = gen.integers(0, 6, 40)
+    x = L.tensor(a, device=device)
+    values, inverse, counts = x.unique(return_inverse=True, return_counts=True)
+    want = np.unique(a, return_inverse=True, return_counts=True)
+    for got, expected in zip((values, inverse, counts), want):
+        same(got, expected)
+    same(L.bincount(x, minlength=9), np.bincount(a, minlength=9))
+    edges, v = np.sort(gen.standard_normal(11)), gen.standard_normal(20)
+    for side in ("left", "right"):
+        got = L.searchsorted(L.tensor(edges.astype(np.float32), device=device),
+                             L.tensor(v.astype(np.float32), device=device), side=side)
+        same(got, np.searchsorted(edges.astype(np.float32), v.astype(np.float32), side))
+    same(L.isin(x, L.tensor([1, 4], device=device)), np.isin(a, [1, 4]))
+
+
+def test_factories(device):
+    same(L.arange(2, 11, 3, device=device), np.arange(2, 11, 3), L.int64)
+    same(L.arange(0.0, 1.0, 0.25, device=device), np.arange(0, 1, 0.25), L.float32)
+    same(L.linspace(-1, 1, 7, device=device), np.linspace(-1, 1, 7))
+    same(L.eye(2, 3, device=device), np.eye(2, 3))
+    same(L.full((2, 2), 2**53 + 1, device=device), np.full((2, 2), 2**53 + 1), L.int64)
+    x = L.zeros(2, 3, device=device).t()
+    assert L.ones_like(x).stride() == (1, 3)
+    assert L.zeros(2, 3, 4, 5, device=device).to(
+        memory_format=L.channels_last).stride() == (60, 1, 15, 3)
+    same(L.tensor([[1, 2.5], [True, 3]], device=device), [[1, 2.5], [1, 3]], L.float32)
+    with pytest.raises(ValueError, match="expected sequence of length 2 at dim 1"):
+        L.tensor([[1, 2], [3]], device=device)
+    with pytest.raises(RuntimeError, match="without overflow"):
+        L.tensor([300], dtype=L.uint8, device=device)
+
+
+def test_copying_a_tensor_warns():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        L.tensor(L.zeros(2))
+    assert any("copy construct" in str(w.message) for w in seen)
+
+
+def test_writes_are_seen_by_the_version_check(device):
+    x = L.ones(3, device=device, requires_grad=True)
+    y = x * 1
+    z = y * y
+    with L.no_grad():
+        y[0] = 2.0
+    with pytest.raises(RuntimeError, match="modified by an inplace"):
+        z.sum().backward()
