@@ -204,7 +204,7 @@ def _launch_body(op: R.Op, launch: list[str], nodes: list[str], slow: str) -> li
     live = [n for n in nodes if n != "None"]
     if not live or not op.differentiable:
         return lines + ["    r.node = None", "    return r"]
-    if simple and len(nodes) <= 3:
+    if simple and len(nodes) <= 5:
         names, cond = [], []
         for k, n in enumerate(nodes):
             if n == "None":
