@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import lampion
 import numpy as np
+
+import lampion
 
 
 def tensors(arrays: Sequence[np.ndarray], device: str, grad: bool = False) -> list[Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import lampion
 import numpy as np
 import pytest
-from lampion.base.errors import DtypeError
-
 from gradients import check_gradient, tensors
+
+import lampion
+from lampion.base.errors import DtypeError
 
 F = lampion.nn.functional
 rng = np.random.default_rng(0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-import lampion
 import numpy as np
 import pytest
-
 from gradients import check_gradient, tensors
+
+import lampion
 
 F = lampion.nn.functional
 rng = np.random.default_rng(0)

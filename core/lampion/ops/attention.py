@@ -126,7 +126,8 @@ def check_attention(q, k, v, mask, causal):
 
 
 def grouped(query, key, value, mask):
-    """Operands of shape (..., groups, repeats, rows, width): heads that share a key side by side."""
+    """Operands of shape (..., groups, repeats, rows, width): heads that share a key are one
+    group."""
     heads, shared = query.meta.shape[-3], key.meta.shape[-3]
     if shared == 0 or heads % shared or value.meta.shape[-3] != shared:
         raise RuntimeError("Number of heads in key and value must divide the number of heads in "
@@ -138,6 +139,21 @@ def grouped(query, key, value, mask):
         mask = mask.unflatten(-3, (shared, repeats)) if mask.meta.shape[-3] == heads \
             else mask.unsqueeze(-3)
     return query, key, value, mask
+
+
+_known = {}  # calls that were checked: their default scale, and whether heads are grouped
+
+
+def _know(call):
+    """Check a call once per combination of metas."""
+    q, k, v, mask, causal, gqa = call
+    check_attention(q, k, v, mask, causal)
+    width = q.shape[-1]
+    if len(_known) > 10_000:
+        _known.clear()
+    known = _known[call] = (1.0 / math.sqrt(width) if width else 1.0,
+                            gqa and q.ndim > 2 and q.shape[-3] != k.shape[-3])
+    return known
 
 
 @composite(where=("nn.functional",), out=False)
@@ -153,13 +169,14 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
     >>> lampion.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).shape
     Size([1, 2, 3, 4])
     """
-    check_attention(query.meta, key.meta, value.meta,
-                    None if attn_mask is None else attn_mask.meta, is_causal)
+    call = (query.meta, key.meta, value.meta, None if attn_mask is None else attn_mask.meta,
+            is_causal, enable_gqa)
+    known = _known.get(call)
+    if known is None:
+        known = _know(call)
     if scale is None:
-        width = query.meta.shape[-1]
-        scale = 1.0 / math.sqrt(width) if width else 1.0
-    regroup = enable_gqa and query.meta.ndim > 2 and (
-        query.meta.shape[-3] != key.meta.shape[-3])
+        scale = known[0]
+    regroup = known[1]
     if regroup:
         query, key, value, attn_mask = grouped(query, key, value, attn_mask)
     scores = gemm.fn(query, key, False, True)

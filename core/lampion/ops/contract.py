@@ -216,7 +216,8 @@ class matmul:
         try:
             batch = broadcast_shapes(a.shape[:-2], b.shape[:-2])
         except RuntimeError as e:
-            raise RuntimeError(f"matmul: {e} (shapes {list(a.shape)} and {list(b.shape)})") from None
+            raise RuntimeError(f"matmul: {e} (shapes {list(a.shape)} and "
+                               f"{list(b.shape)})") from None
         rows = a.shape[-2:-1] if a.ndim > 1 else ()
         columns = b.shape[-1:] if b.ndim > 1 else ()
         return [(a.dtype, (*batch, *rows, *columns))]

@@ -19,7 +19,6 @@ from ..runtime.lowering import Nest, convert
 from .contract import check_dtypes, conj
 from .registry import REGISTRY, composite, kernel_op
 
-
 # ---------------------------------------------------------------- sizes and layouts
 
 def channels_last_strides(shape):
@@ -573,4 +572,4 @@ def convolution(input, weight, bias, stride, padding, dilation, transposed, outp
 def conv_tbc(input, weight, bias, pad=0):
     """conv1d with time first: (T, N, C) and (K, C, O) give (T', N, O)."""
     y = conv1d.fn(input.permute(1, 2, 0), weight.permute(2, 1, 0), bias, 1, pad)
-    return y.permute(2, 0, 1)
+    return y.permute(2, 0, 1).contiguous()

@@ -11,7 +11,6 @@ from functools import lru_cache
 from .contract import gemm
 from .registry import composite
 
-
 # ---------------------------------------------------------------- parsing
 
 def _fail(text):

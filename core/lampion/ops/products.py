@@ -5,6 +5,7 @@ Floor 3.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 from ..base.meta import broadcast_shapes
@@ -190,7 +191,7 @@ def multi_dot(tensors):
         tensors[0] = tensors[0].unsqueeze(0)
     if tail:
         tensors[-1] = tensors[-1].unsqueeze(1)
-    for k, (a, b) in enumerate(zip(tensors, tensors[1:])):
+    for k, (a, b) in enumerate(itertools.pairwise(tensors)):
         if a.meta.shape[1] != b.meta.shape[0]:
             raise RuntimeError(f"multi_dot(): tensors {k} and {k + 1} with shapes "
                                f"{list(a.meta.shape)} and {list(b.meta.shape)} cannot be "
@@ -208,8 +209,9 @@ def _chain(tensors):
     for length in range(1, n):
         for i in range(n - length):
             j = i + length
-            cost[i, j] = min((cost[i, k][0] + cost[k + 1, j][0] + size[i] * size[k + 1] * size[j + 1],
-                              k) for k in range(i, j))
+            ends = size[i] * size[j + 1]
+            cost[i, j] = min((cost[i, k][0] + cost[k + 1, j][0] + ends * size[k + 1], k)
+                             for k in range(i, j))
 
     def build(i, j):
         if i == j:

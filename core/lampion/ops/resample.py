@@ -267,9 +267,10 @@ def interpolate(input, size=None, scale_factor=None, mode="nearest", align_corne
     rank = m.ndim - 2
     if mode not in _KINDS or rank not in (1, 2, 3) or _KINDS[mode] not in (None, rank):
         raise NotImplementedError(
-            "Input Error: Only 3D, 4D and 5D input Tensors supported (got {}D) for the modes: "
-            "nearest | linear | bilinear | bicubic | trilinear | area | nearest-exact (got {})"
-            .format(m.ndim, mode))
+            f"Input Error: Only 3D, 4D and 5D input Tensors supported (got {m.ndim}D) for the "
+            "modes: "
+            f"nearest | linear | bilinear | bicubic | trilinear | area | nearest-exact (got {mode})"
+            )
     smooth = _KINDS[mode] is not None
     if align_corners is not None and not smooth:
         raise ValueError("align_corners option can only be set with the interpolating modes: "
