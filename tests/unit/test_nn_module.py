@@ -268,6 +268,31 @@ def test_backward_hooks_see_and_change_gradients():
     assert layer.weight.grad.tolist() == [[2.0, 2.0]]
 
 
+def test_backward_hooks_around_several_tensors_and_in_place_writes():
+    class Swap(nn.Module):
+        def forward(self, a, b):
+            return b * 3, a * 2
+
+    swap, seen = Swap(), []
+    swap.register_full_backward_hook(
+        lambda m, inputs, outputs: seen.append([g if g is None else g.tolist()
+                                                for g in (*inputs, *outputs)]))
+    a, b = lampion.ones(1, requires_grad=True), lampion.ones(1, requires_grad=True)
+    first, second = swap(a, b)
+    (first + 5 * second).sum().backward()
+    assert seen == [[[10.0], [3.0], [1.0], [5.0]]]
+    seen.clear()
+    swap(a, lampion.ones(1))[0].sum()  # no gradient flows: no hook runs
+    assert seen == []
+
+    layer = nn.ReLU(inplace=True)
+    layer.register_full_backward_hook(lambda m, inputs, outputs: (inputs[0] * 10,))
+    x = lampion.tensor([-1.0, 2.0], requires_grad=True)
+    y = x * 1.0
+    (layer(y).sum() + y.sum()).backward()
+    assert x.grad.tolist() == [1.0, 11.0]
+
+
 def test_process_wide_hooks():
     seen = []
     with module_file.register_module_forward_hook(

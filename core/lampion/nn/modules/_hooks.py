@@ -15,6 +15,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from lampion.autograd.node import Node, Select
+from lampion.autograd.state import clock, mode
 from lampion.tensor import Tensor
 
 _handle_ids = itertools.count()
@@ -151,24 +153,42 @@ def run_registration_hooks(kind: str, module: Any, name: str, value: Any) -> Any
 
 # ---- backward hooks -----------------------------------------------------------------------------
 
-@functools.lru_cache(maxsize=1)
-def _tap_function() -> Any:
-    """The identity autograd function whose backward goes through a callback (made at first use)."""
-    from lampion.autograd import Function
+class ModuleTap(Node):
+    """An identity over several tensors whose backward goes through a callback.
 
-    class ModuleTap(Function):
-        @staticmethod
-        def forward(ctx: Any, callback: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
-            ctx.callback = callback
-            ctx.set_materialize_grads(False)
-            ctx.mark_non_differentiable(*[t for t in tensors if not t.requires_grad])
-            return tuple(t.view_as(t) for t in tensors)
+    `callback(grads)` gets a gradient or None per tensor and returns as many.
+    """
 
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-            return (None, *ctx.callback(grads))
+    __slots__ = ("callback", "metas")
 
-    return ModuleTap
+    @property
+    def noutputs(self) -> int:
+        return len(self.metas)
+
+    def name(self) -> str:
+        return "ModuleTapBackward"
+
+    def out_meta(self, k: int) -> Any:
+        return self.metas[k]
+
+    def apply(self, grads: list[Any]) -> list[Any]:
+        return list(self.callback(tuple(grads)))
+
+
+def _tapped(tensors: list[Tensor], callback: Callable[[Any], Any]) -> list[Tensor]:
+    """Copies of `tensors`, which require gradients, behind one tap.
+
+    Copies, because a write into an alias would be history that the original does not know of.
+    """
+    copies = [tensor.clone() for tensor in tensors]
+    tap = object.__new__(ModuleTap)
+    tap.edges = tuple(copy.node for copy in copies)
+    tap.metas = tuple(copy.meta for copy in copies)
+    tap.callback = callback
+    tap.saved, tap.extra, tap.epoch = (), None, clock[0]
+    for k, copy in enumerate(copies):
+        copy.node = tap if len(copies) == 1 else Select(tap, k)
+    return copies
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
@@ -201,13 +221,11 @@ class BackwardTaps:
 
     def _tap(self, values: tuple[Any, ...],
              callback: Any) -> tuple[tuple[Any, ...], list[int]] | None:
-        from lampion import is_grad_enabled
-        at = [i for i, v in enumerate(values) if isinstance(v, Tensor)]
-        if not (is_grad_enabled() and any(values[i].requires_grad for i in at)):
+        at = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v.requires_grad]
+        if not (at and mode.enabled):
             return None
-        tapped = _tap_function().apply(callback, *[values[i] for i in at])
         out = list(values)
-        for i, tensor in zip(at, _as_tuple(tapped)):
+        for i, tensor in zip(at, _tapped([values[i] for i in at], callback)):
             out[i] = tensor
         return tuple(out), at
 
