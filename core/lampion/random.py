@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-import threading
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from .base.device import device as Device
 from .runtime import devices
@@ -27,17 +27,18 @@ class Generator:
     """A stream of random numbers: `Generator().manual_seed(0)`.
 
     `device` is only a label: a generator may be used on any device, and draws the same numbers
-    on all of them. Every draw moves the position by its number of groups of four words.
+    on all of them. Every draw moves the position by its number of groups of four words; reading
+    and writing `offset` in neighbouring statements without a call is what keeps two threads from
+    drawing the same numbers (the interpreter switches threads at calls and jumps only).
 
     >>> Generator().manual_seed(7).initial_seed()
     7
     """
 
-    __slots__ = ("device", "_seed", "key", "offset", "lock", "__weakref__")
+    __slots__ = ("device", "_seed", "key", "offset", "__weakref__")
 
     def __init__(self, device: Any = "cpu") -> None:
         self.device = device if isinstance(device, Device) else Device(device)
-        self.lock = threading.Lock()
         self._set(UNSEEDED, 0)
 
     def _set(self, seed: int, offset: int) -> None:
@@ -47,9 +48,8 @@ class Generator:
 
     def advance(self, groups: int) -> int:
         """Reserve counters for `groups` groups; returns the first."""
-        with self.lock:
-            first = self.offset
-            self.offset = first + groups
+        first = self.offset
+        self.offset = first + groups
         return first
 
     def manual_seed(self, seed: int) -> "Generator":
@@ -147,7 +147,7 @@ def read_state(state: Any) -> tuple[int, int]:
     return _STATE.unpack(bytes(state.tolist()))  # type: ignore[return-value]
 
 
-# ---- the default generators ------------------------------------------------------------------------
+# ---- the default generators -----------------------------------------------------------------
 
 default_generator = Generator()
 default_generator.seed()
@@ -229,7 +229,7 @@ def fork_rng(devices: Any = None, enabled: bool = True, **options: Any) -> Itera
         if devices is None:
             _start[0] = start
             for where in set(_defaults) - known:  # first used inside: they start afresh
-                del _defaults[where]
+                _defaults[where]._set(start, 0)
 
 
 def _resolve(where: Any) -> Device:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from . import callpath
 from .autograd.state import mode
 from .base import dtype as dt
@@ -19,67 +21,103 @@ from .ops import plans as P
 from .ops import random as streams
 from .ops import registry as R
 from .random import Generator, generator_of
-from .runtime.devices import resolve
+from .runtime.devices import _default, resolve
 from .tensor import Tensor, make_tensor
 
 __all__ = ["rand", "randn", "randint", "randperm", "normal", "rand_like", "randn_like",
-           "randint_like", "bernoulli", "multinomial", "dropout", "dropout_"]
+           "randint_like"]
 
-_plans: dict[Any, Any] = {}
-
-
-def plan(name: str, m: Meta, kinds: tuple[type, ...], wide: int | None) -> tuple[Any, int]:
-    """(plan, groups) of a drawing op on a dense result of meta `m`."""
-    op = R.REGISTRY[name]
-    middle = [] if wide is None else [wide]
-    values = [m.shape, int, int, *kinds, *middle, m.dtype, m.device, m.strides]
-    per = streams.per_group(name, m.dtype, bool(wide))
-    if len(_plans) > 20_000:
-        _plans.clear()
-    p = P.kernel_plan(op, values, [m])  # type: ignore[arg-type]
-    found = _plans[name, m, wide] = (p, -(-m.numel // per))
-    return found
+_clock, _getframe = NS["clock"], NS["getframe"]
 
 
-def draw(name: str, m: Meta, generator: Generator | None, *numbers: Any,
-         wide: int | None = None) -> Tensor:
-    """A fresh tensor of the dense meta `m`, filled by a drawing op. The types of `numbers` must be
-    those of the op's slots."""
-    found = _plans.get((name, m, wide))
-    if found is None:
-        found = plan(name, m, tuple(map(type, numbers)), wide)
-    p, groups = found
-    g = generator or generator_of(m.device)
+class Kind:
+    """A drawing op and, per dense meta, (launch, into, groups, default generator) of its plans.
+
+    `word` is the name of the method that fills in place, `wide` the attribute of integer draws.
+    """
+
+    __slots__ = ("op", "word", "wide", "entries")
+
+    def __init__(self, op: str, word: str, wide: int | None = None) -> None:
+        self.op, self.word, self.wide = op, word, wide
+        self.entries: dict[Meta, Any] = {}
+
+    def entry(self, m: Meta, numbers: tuple[Any, ...]) -> Any:
+        """The entry of a dense meta. The types of `numbers` must be those of the op's slots."""
+        found = self.entries.get(m)
+        if found is None:
+            middle = [] if self.wide is None else [self.wide]
+            values = [m.shape, int, int, *map(type, numbers), *middle, m.dtype, m.device, m.strides]
+            p = P.kernel_plan(R.REGISTRY[self.op], values, [m])  # type: ignore[arg-type]
+            per = streams.per_group(self.op, m.dtype, bool(self.wide))
+            if len(self.entries) > 20_000:
+                self.entries.clear()
+            found = self.entries[m] = (p.launch, p.into, -(-m.numel // per),
+                                       generator_of(m.device))
+        return found
+
+
+UNIFORM, BETWEEN = Kind("draw_uniform", "uniform_"), Kind("draw_between", "uniform_")
+NORMAL, LOG_NORMAL = Kind("draw_normal", "normal_"), Kind("draw_log_normal", "log_normal_")
+EXPONENTIAL, CAUCHY = Kind("draw_exponential", "exponential_"), Kind("draw_cauchy", "cauchy_")
+GEOMETRIC, BERNOULLI = Kind("draw_geometric", "geometric_"), Kind("draw_bernoulli", "bernoulli_")
+ORDER = Kind("draw_order", "")
+INTEGERS = tuple(Kind("draw_integers", "random_", wide) for wide in range(3))
+
+
+def draw(kind: Kind, m: Meta, generator: Generator | None, *numbers: Any) -> Tensor:
+    """A fresh tensor of the dense meta `m`."""
+    launch, _, groups, g = kind.entries.get(m) or kind.entry(m, numbers)
+    if generator is not None:
+        g = generator
     offset = g.advance(groups)
     if NS["modes"]:
-        extra = {} if wide is None else {"wide": wide}
-        return R.REGISTRY[name].fn(m.shape, g.key, offset, *numbers, dtype=m.dtype,
-                                   device=m.device, strides=m.strides, **extra)
-    return make_tensor(p.launch(g.key, offset, *numbers), m, None)
+        extra = {} if kind.wide is None else {"wide": kind.wide}
+        return R.REGISTRY[kind.op].fn(m.shape, g.key, offset, *numbers, dtype=m.dtype,
+                                      device=m.device, strides=m.strides, **extra)
+    return make_tensor(launch(g.key, offset, *numbers), m, None)
 
 
-def refill(t: Tensor, word: str, name: str, generator: Generator | None, *numbers: Any,
-           wide: int | None = None) -> Tensor:
-    """Overwrite `t` by a drawing op, in memory order; `word` is the method's name."""
-    callpath.check_leaf(t, word)
+def refill(t: Tensor, kind: Kind, generator: Generator | None, *numbers: Any) -> Tensor:
+    """Overwrite `t` in memory order; called by the method itself."""
+    try:
+        _, into, groups, g = kind.entries[t.meta]
+    except KeyError:
+        return _refill(t, kind, generator, numbers)
+    if t.node is not None or t.root is not None or NS["modes"]:
+        return _refill(t, kind, generator, numbers)
+    if generator is not None:
+        g = _generator(generator, kind.word)
+    if groups:
+        offset = g.offset
+        g.offset = offset + groups
+        into(t.data_, g.key, offset, *numbers)
+    base, f = t.data_.base, _getframe(2)
+    base.version += 1
+    _clock[0] = base.epoch = _clock[0] + 1
+    base.writer = (kind.word, f.f_code, f.f_lasti)
+    return t
+
+
+def _refill(t: Tensor, kind: Kind, generator: Any, numbers: tuple[Any, ...]) -> Tensor:
+    """The general case: views, gaps in memory, tensors with a history, the first use."""
+    callpath.check_leaf(t, kind.word)
+    generator = _generator(generator, kind.word)
     m = t.meta.plain
     if m.overlapping:
         raise RuntimeError(
-            f"{word}: unsupported operation: more than one element of the written-to tensor refers "
-            "to a single memory location. Please clone() the tensor before performing the "
+            f"{kind.word}: unsupported operation: more than one element of the written-to tensor "
+            "refers to a single memory location. Please clone() the tensor before performing the "
             "operation.")
     if m.span != m.nbytes or NS["modes"] or (t.node is not None and mode.enabled):
         dense = meta(m.dtype, m.shape, dense_strides_like(m.shape, m.strides), m.device)
-        return t.copy_(draw(name, dense, generator, *numbers, wide=wide))  # type: ignore
-    found = _plans.get((name, m, wide))
-    if found is None:
-        found = plan(name, m, tuple(map(type, numbers)), wide)
-    p, groups = found
-    g = generator or generator_of(m.device)
-    offset = g.advance(groups)
+        return t.copy_(draw(kind, dense, generator, *numbers))  # type: ignore[attr-defined]
+    _, into, groups, g = kind.entry(m, numbers)
+    if generator is not None:
+        g = generator
     if groups:
-        p.into(t.data_, g.key, offset, *numbers)
-    callpath.wrote(t, word, 3)
+        into(t.data_, g.key, g.advance(groups), *numbers)
+    callpath.wrote(t, kind.word, 4)
     return t
 
 
@@ -94,54 +132,74 @@ def _floating(m: Meta, name: str) -> None:
         raise NotImplementedError(f'"{name}" not implemented for \'{P._word(m.dtype)}\'')
 
 
-# ---- factories -------------------------------------------------------------------------------------
+# ---- factories -----------------------------------------------------------------
 
-def _real_or_complex(name: str, m: Meta, g: Any, numbers: tuple[Any, ...], what: str) -> Tensor:
+def _real_or_complex(kind: Kind, m: Meta, g: Any, numbers: tuple[Any, ...], what: str) -> Tensor:
     if m.dtype.kind == "f":
-        return draw(name, m, g, *numbers)
+        return draw(kind, m, g, *numbers)
     if m.dtype.kind != "c":
         raise NotImplementedError(f'"{what}" not implemented for \'{P._word(m.dtype)}\'')
     parts = meta(m.dtype.to_real(), (*m.shape, 2), (*[2 * s for s in m.strides], 1), m.device)
-    if name == "draw_normal":  # each part has half of the variance
+    if kind is NORMAL:  # each part has half of the variance
         numbers = (numbers[0], numbers[1] * math.sqrt(0.5))
-    pairs = draw(name, parts, g, *numbers)
+    pairs = draw(kind, parts, g, *numbers)
     return R.REGISTRY["view_as_complex"].fn(pairs).clone()
 
 
-def _maker(name: str, op: str, numbers: tuple[Any, ...], what: str, doc: str) -> Any:
+def _maker(name: str, kind: Kind, numbers: tuple[Any, ...], what: str, doc: str) -> Any:
+    known: dict[Any, Any] = {}  # (size, dtype, device) of earlier calls -> (meta, its entry)
+
     def make(*size: Any, generator: Any = None, dtype: Any = None, device: Any = None,
              requires_grad: bool = False, out: Any = None, layout: Any = None,
              pin_memory: bool = False, **named: Any) -> Tensor:
+        key = (size, dtype or dt._default, device or (_default[-1] if _default else None))
+        try:
+            found = known.get(key)
+        except TypeError:  # a list
+            found = key = None
+        if found is None or out is not None or layout is not None or named or NS["modes"]:
+            return _make(size, generator, dtype, device, requires_grad, out, layout, named, key)
+        m, launch, groups, g = found
+        if generator is not None:
+            g = _generator(generator, name)
+        offset = g.offset
+        g.offset = offset + groups
+        r = make_tensor(launch(g.key, offset, *numbers), m, None)
+        return r.requires_grad_() if requires_grad else r
+
+    def _make(size: Any, generator: Any, dtype: Any, device: Any, requires_grad: bool, out: Any,
+              layout: Any, named: Any, key: Any) -> Tensor:
         d = dtype or (dt._default if out is None else out.meta.dtype)
         where = resolve(device) if out is None or device is not None else out.meta.device
-        m = meta(d, sizes(_named(size, named, name), name), None, where)
         if layout is not None:
             _check_layout(layout)
-        if generator is not None:
-            _generator(generator, name)
-        r = draw(op, m, generator, *numbers) if d.kind == "f" else _real_or_complex(
-            op, m, generator, numbers, what)
-        if out is not None or requires_grad:
-            return _finish(r, requires_grad, out)
-        return r
+        plain = not named and out is None
+        m = meta(d, sizes(_named(size, named, name), name), None, where)
+        r = _real_or_complex(kind, m, _generator(generator, name), numbers, what)
+        if key is not None and plain and d.kind == "f":
+            if len(known) > 20_000:
+                known.clear()
+            launch, _, groups, g = kind.entry(m, numbers)
+            known[key] = (m, launch, groups, g)
+        return _finish(r, requires_grad, out)
 
     make.__name__ = make.__qualname__ = name
     make.__doc__ = doc
     return make
 
 
-rand = _maker("rand", "draw_uniform", (), "check_uniform_bounds",
+rand = _maker("rand", UNIFORM, (), "check_uniform_bounds",
               "Uniform numbers of [0, 1). rand(2, 3) and rand((2, 3)) mean the same.")
-randn = _maker("randn", "draw_normal", (0.0, 1.0), "normal_kernel_cpu",
+randn = _maker("randn", NORMAL, (0.0, 1.0), "normal_kernel_cpu",
                "Standard normal numbers. randn(2, 3) and randn((2, 3)) mean the same.")
 
 
-def _maker_like(name: str, op: str, numbers: tuple[Any, ...], what: str, doc: str) -> Any:
+def _maker_like(name: str, kind: Kind, numbers: tuple[Any, ...], what: str, doc: str) -> Any:
     def make(input: Tensor, *, generator: Any = None, dtype: Any = None, device: Any = None,
              requires_grad: bool = False, memory_format: Any = None, layout: Any = None,
              pin_memory: bool = False) -> Tensor:
         m = like(input.meta, dtype, device, memory_format)
-        r = _real_or_complex(op, m, _generator(generator, name), numbers, what)
+        r = _real_or_complex(kind, m, _generator(generator, name), numbers, what)
         return r.requires_grad_() if requires_grad else r
 
     make.__name__ = make.__qualname__ = name
@@ -149,22 +207,22 @@ def _maker_like(name: str, op: str, numbers: tuple[Any, ...], what: str, doc: st
     return make
 
 
-rand_like = _maker_like("rand_like", "draw_uniform", (), "check_uniform_bounds",
+rand_like = _maker_like("rand_like", UNIFORM, (), "check_uniform_bounds",
                         "Uniform numbers of [0, 1) with the shape, dtype, device and dim order of "
                         "`input`.")
-randn_like = _maker_like("randn_like", "draw_normal", (0.0, 1.0), "normal_kernel_cpu",
+randn_like = _maker_like("randn_like", NORMAL, (0.0, 1.0), "normal_kernel_cpu",
                          "Standard normal numbers with the shape, dtype, device and dim order of "
                          "`input`.")
 
 _NARROW = 1 << 20  # spans up to here take one word: no value is favoured by more than 2**-12
 
 
-def _wide(span: int) -> int:
-    return 0 if span <= _NARROW else 1 if span <= 1 << 32 else 2
+def _integers_kind(span: int) -> Kind:
+    return INTEGERS[0 if span <= _NARROW else 1 if span <= 1 << 32 else 2]
 
 
 def _signed(n: int) -> int:
-    return n - (1 << 64) if n >> 63 else n
+    return n - (1 << 64) if n >= 1 << 63 else n
 
 
 def _check_range(low: int, high: int, d: dt.dtype, name: str) -> None:
@@ -195,8 +253,8 @@ def _integers(m: Meta, low: Any, high: Any, generator: Any, name: str) -> Tensor
                                   f"'{P._word(m.dtype)}'")
     low, high = _whole(low, name), _whole(high, name)
     _check_range(low, high, m.dtype, name)
-    return draw("draw_integers", m, generator, _signed(low), _signed((high - low) % (1 << 64)),
-                wide=_wide(high - low))
+    return draw(_integers_kind(high - low), m, generator, _signed(low),
+                _signed((high - low) % (1 << 64)))
 
 
 def _whole(n: Any, name: str) -> int:
@@ -213,7 +271,28 @@ def randint(*args: Any, low: Any = None, high: Any = None, size: Any = None,
             pin_memory: bool = False) -> Tensor:
     """Integers from low (default 0) to high, high not included: randint(high, size) or
     randint(low, high, size). int64 unless `dtype` says otherwise."""
-    given = list(args)
+    key = (args, low, high, size, dtype, device or (_default[-1] if _default else None))
+    try:
+        found = _randints.get(key)
+    except TypeError:  # a list
+        found = key = None
+    if found is None or out is not None or layout is not None or NS["modes"]:
+        return _randint(list(args), low, high, size, generator, dtype, device, requires_grad, out,
+                        layout, key)
+    m, launch, groups, g, first, span = found
+    if generator is not None:
+        g = _generator(generator, "randint")
+    offset = g.offset
+    g.offset = offset + groups
+    r = make_tensor(launch(g.key, offset, first, span), m, None)
+    return r.requires_grad_() if requires_grad else r
+
+
+_randints: dict[Any, Any] = {}
+
+
+def _randint(given: list[Any], low: Any, high: Any, size: Any, generator: Any, dtype: Any,
+             device: Any, requires_grad: bool, out: Any, layout: Any, key: Any) -> Tensor:
     if size is None:
         if not given or isinstance(given[-1], int):
             raise TypeError("randint(): argument 'size' must be tuple of ints")
@@ -221,12 +300,9 @@ def randint(*args: Any, low: Any = None, high: Any = None, size: Any = None,
     if len(given) == 2:
         low, high = given
     elif len(given) == 1:
-        if high is None:
-            high = given[0]
-        else:
-            low = given[0]
+        low, high = (low, given[0]) if high is None else (given[0], high)
     elif given:
-        raise TypeError(f"randint() takes at most 3 positional arguments ({len(args)} given)")
+        raise TypeError(f"randint() takes at most 3 positional arguments ({len(given) + 1} given)")
     if high is None:
         raise TypeError("randint(): missing required argument 'high'")
     if layout is not None:
@@ -234,8 +310,15 @@ def randint(*args: Any, low: Any = None, high: Any = None, size: Any = None,
     d = dtype or (dt.int64 if out is None else out.meta.dtype)
     m = meta(d, sizes((size,), "randint"), None,
              resolve(device) if out is None or device is not None else out.meta.device)
-    r = _integers(m, 0 if low is None else low, high, _generator(generator, "randint"), "randint")
-    return _finish(r, requires_grad, out) if out is not None or requires_grad else r
+    low = 0 if low is None else low
+    r = _integers(m, low, high, _generator(generator, "randint"), "randint")
+    if key is not None and type(low) is type(high) is int and out is None:
+        numbers = _signed(low), _signed((high - low) % (1 << 64))
+        launch, _, groups, g = _integers_kind(high - low).entry(m, numbers)
+        if len(_randints) > 20_000:
+            _randints.clear()
+        _randints[key] = (m, launch, groups, g, *numbers)
+    return _finish(r, requires_grad, out)
 
 
 def randint_like(input: Tensor, *args: Any, low: Any = None, high: Any = None,
@@ -261,8 +344,8 @@ def randperm(n: int, *, generator: Any = None, out: Any = None, dtype: Any = Non
              pin_memory: bool = False) -> Tensor:
     """A random order of 0, 1, ... n - 1 (int64 unless `dtype` says otherwise).
 
-    The indices are sorted by random numbers of 63 bits, so that the order is the same on every
-    device.
+    The indices are sorted by random numbers in front of them, 63 bits in all, so that the order
+    is the same on every device.
     """
     n = _whole(n, "randperm")
     if n < 0:
@@ -273,8 +356,15 @@ def randperm(n: int, *, generator: Any = None, out: Any = None, dtype: Any = Non
     if n and n - 1 > integer_bounds(d)[1]:
         raise RuntimeError(f"n is too large for result tensor type: '{P._word(d)}'")
     m = meta(dt.int64, (n,), None, resolve(device))
-    keys = draw("draw_integers", m, _generator(generator, "randperm"), 0, _signed(1 << 63), wide=2)
-    r = R.REGISTRY["argsort"].fn(keys, stable=True)
+    bits = max(n - 1, 1).bit_length()
+    r = draw(ORDER, m, _generator(generator, "randperm"), bits)
+    raw = P.backend_of(m.device).host_view(r.data_)
+    if raw is None:
+        r = r.sort()[0] & ((1 << bits) - 1)  # type: ignore[attr-defined]
+    else:
+        keys = np.frombuffer(raw, np.int64, n)
+        keys.sort()
+        keys &= (1 << bits) - 1
     return _finish(r if d is dt.int64 else r.to(d), requires_grad, out)  # type: ignore
 
 
@@ -291,7 +381,7 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any 
         _check_std(std)
         d = dtype or (dt._default if out is None else out.meta.dtype)
         m = meta(d, sizes((size,), "normal"), None, resolve(device))
-        r = _real_or_complex("draw_normal", m, generator, (float(mean), float(std)), "normal")
+        r = _real_or_complex(NORMAL, m, generator, (float(mean), float(std)), "normal")
         return _finish(r, requires_grad, out)
     with _unrecorded():
         if isinstance(std, Tensor):
@@ -321,7 +411,7 @@ class _unrecorded:
         mode.enabled = self.before
 
 
-# ---- in place --------------------------------------------------------------------------------------
+# ---- in place -----------------------------------------------------------------
 
 def uniform_(self: Tensor, from_: float = 0.0, to: float = 1.0, *, generator: Any = None,
              **named: Any) -> Tensor:
@@ -332,6 +422,9 @@ def uniform_(self: Tensor, from_: float = 0.0, to: float = 1.0, *, generator: An
             raise TypeError(f"uniform_() got an unexpected keyword argument '{next(iter(named))}'")
     low, high = float(from_), float(to)
     d = self.meta.dtype
+    if d is dt.float32 and -1e38 <= low <= high <= 1e38:
+        return refill(self, BETWEEN, generator, low, high) if low != 0.0 or high != 1.0 else (
+            refill(self, UNIFORM, generator))
     if d.kind == "c":
         uniform_(R.REGISTRY["view_as_real"].fn(self.detach()), low, high, generator=generator)
         return self
@@ -345,8 +438,8 @@ def uniform_(self: Tensor, from_: float = 0.0, to: float = 1.0, *, generator: An
                            f"found to={high} and from={low} which result in to-from to exceed the "
                            "limit")
     if low == 0.0 and high == 1.0:
-        return refill(self, "uniform_", "draw_uniform", _generator(generator, "uniform_"))
-    return refill(self, "uniform_", "draw_between", _generator(generator, "uniform_"), low, high)
+        return refill(self, UNIFORM, generator)
+    return refill(self, BETWEEN, generator, low, high)
 
 
 def _largest(d: dt.dtype) -> float:
@@ -364,7 +457,7 @@ def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any
         parts.select(-1, 0).add_(mean)
         return self
     _floating(self.meta, "normal_")
-    return refill(self, "normal_", "draw_normal", _generator(generator, "normal_"), mean, std)
+    return refill(self, NORMAL, generator, mean, std)
 
 
 def random_(self: Tensor, *args: Any, generator: Any = None, to: Any = None,
@@ -372,7 +465,7 @@ def random_(self: Tensor, *args: Any, generator: Any = None, to: Any = None,
     """Fill with integers: random_() up to the largest that the dtype holds, random_(to) below
     `to`, random_(from, to)."""
     m = self.meta.plain
-    least, most = integer_bounds(m.dtype)
+    most = integer_bounds(m.dtype)[1]
     low: Any = named.pop("from", None)
     if len(args) == 2:
         low, to = args
@@ -386,8 +479,8 @@ def random_(self: Tensor, *args: Any, generator: Any = None, to: Any = None,
         to = most + 1
     low, to = _whole(0 if low is None else low, "random_"), _whole(to, "random_")
     _check_range(low, to, m.dtype, "random_")
-    return refill(self, "random_", "draw_integers", _generator(generator, "random_"),
-                  _signed(low), _signed((to - low) % (1 << 64)), wide=_wide(to - low))
+    return refill(self, _integers_kind(to - low), generator, _signed(low),
+                  _signed((to - low) % (1 << 64)))
 
 
 def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
@@ -395,8 +488,7 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> 
     _floating(self.meta, "exponential_")
     if not lambd > 0:
         raise RuntimeError(f"exponential_ expects lambda > 0.0, but found lambda={lambd}")
-    return refill(self, "exponential_", "draw_exponential",
-                  _generator(generator, "exponential_"), float(lambd))
+    return refill(self, EXPONENTIAL, generator, float(lambd))
 
 
 def cauchy_(self: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator: Any = None,
@@ -405,7 +497,7 @@ def cauchy_(self: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator:
     _floating(self.meta, "cauchy_")
     if not sigma > 0:
         raise RuntimeError(f"cauchy_ expects sigma > 0.0, but found sigma={sigma}")
-    return refill(self, "cauchy_", "draw_cauchy", _generator(generator, "cauchy_"),
+    return refill(self, CAUCHY, generator,
                   float(median), float(sigma))
 
 
@@ -415,7 +507,7 @@ def log_normal_(self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator:
     _floating(self.meta, "log_normal_")
     if not std > 0:
         raise RuntimeError(f"log_normal_ expects std > 0.0, but found std={std}")
-    return refill(self, "log_normal_", "draw_log_normal", _generator(generator, "log_normal_"),
+    return refill(self, LOG_NORMAL, generator,
                   float(mean), float(std))
 
 
@@ -426,11 +518,9 @@ def geometric_(self: Tensor, p: float, *, generator: Any = None) -> Tensor:
     if self.meta.dtype.kind in "bc":
         raise NotImplementedError(f'"geometric_" not implemented for '
                                   f"'{P._word(self.meta.dtype)}'")
-    return refill(self, "geometric_", "draw_geometric", _generator(generator, "geometric_"),
+    return refill(self, GEOMETRIC, generator,
                   math.log1p(-float(p)))
 
-
-# ---- yes or no -------------------------------------------------------------------------------------
 
 def threshold(p: Any, name: str) -> int:
     """How many of the 2**32 words mean yes, at probability `p`."""
@@ -445,156 +535,15 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
     if isinstance(p, Tensor):
         _floating(p.meta, "bernoulli_")
         with _unrecorded():
-            drawn = bernoulli(p.expand(self.meta.shape), generator=generator)
+            drawn = R.REGISTRY["bernoulli"].fn(p.expand(self.meta.shape), generator=generator)
         return self.copy_(drawn)  # type: ignore[attr-defined]
     if self.meta.dtype.kind == "c":
         raise NotImplementedError(f'"bernoulli_" not implemented for '
                                   f"'{P._word(self.meta.dtype)}'")
-    return refill(self, "bernoulli_", "draw_bernoulli", _generator(generator, "bernoulli_"),
+    return refill(self, BERNOULLI, generator,
                   threshold(p, "bernoulli_"))
 
 
-def bernoulli(input: Tensor, p: Any = None, *, generator: Any = None, out: Any = None) -> Tensor:
-    """Ones with the probabilities in `input`, else zeros, of input's dtype; with `p`, that
-    probability for every element. RuntimeError for probabilities outside [0, 1]."""
-    generator = _generator(generator, "bernoulli")
-    m = input.meta.plain
-    if p is not None:
-        r = draw("draw_bernoulli", like(m, None, None, None), generator,
-                 threshold(p, "bernoulli"))
-        return _finish(r, False, out)
-    _floating(m, "bernoulli_tensor")
-    with _unrecorded():
-        if m.span != m.nbytes:
-            input = R.REGISTRY["duplicate"].fn(input)
-        _check_probabilities(input, "bernoulli")
-        g = generator or generator_of(m.device)
-        per = streams.per_group("draw_bernoulli_each", m.dtype)
-        r = R.REGISTRY["draw_bernoulli_each"].fn(
-            input.detach(), g.key, g.advance(-(-m.numel // per)), dtype=m.dtype)
-    return _finish(r, False, out)
-
-
-def _check_probabilities(p: Tensor, name: str) -> None:
-    """RuntimeError unless all lie in [0, 1]. Not asked of a device that the host cannot read,
-    because it would wait for it."""
-    m = p.meta
-    features = P.backend_of(m.device).capabilities(m.device.index or 0).features
-    if m.numel and "host-memory" in features and not bool(((p >= 0) & (p <= 1)).all()):
-        raise RuntimeError(f"{name} expects all probabilities to be in [0, 1]")
-
-
-# ---- categories ------------------------------------------------------------------------------------
-
-def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *,
-                generator: Any = None, out: Any = None) -> Tensor:
-    """Indices drawn by the weights in the last dim of `input` (1 or 2 dims), shape
-    (..., num_samples), int64; without `replacement` no index comes twice.
-
-    RuntimeError for negative or non-finite weights, for a row of zeros, and for more samples
-    than there are categories (without replacement).
-    """
-    generator = _generator(generator, "multinomial")
-    m = input.meta.plain
-    if m.dtype.kind != "f":
-        raise RuntimeError("multinomial only supports floating-point dtypes for input, got: "
-                           f"{P._word(m.dtype)}")
-    if m.ndim not in (1, 2):
-        raise RuntimeError("prob_dist must be 1 or 2 dim")
-    n = _whole(num_samples, "multinomial")
-    if n <= 0:
-        raise RuntimeError("cannot sample n_sample <= 0 samples")
-    if not replacement and n > m.shape[-1]:
-        raise RuntimeError("cannot sample n_sample > prob_dist.size(-1) samples without "
-                           "replacement")
-    with _unrecorded():
-        weights: Any = input.detach()
-        _check_weights(weights)
-        if weights.meta.dtype.itemsize < 4:
-            weights = weights.float()
-        if replacement and n > 1:
-            r = _with_replacement(weights, n, generator)
-        else:  # the largest of weight / waiting time is a draw by weight; the next ones follow
-            race = weights / draw("draw_exponential", like(weights.meta, None, None, None),
-                                  generator, 1.0)
-            r = race.argmax(-1, True) if n == 1 else race.topk(n, -1)[1]
-    return _finish(r, False, out)
-
-
-def _check_weights(w: Any) -> None:
-    if not w.meta.numel:
-        return
-    features = P.backend_of(w.meta.device).capabilities(w.meta.device.index or 0).features
-    if "host-memory" not in features:
-        return
-    if not bool(((w >= 0) & (w < math.inf)).all()):
-        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
-    if bool((w.sum(-1) == 0).any()):
-        raise RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
-
-
-def _with_replacement(w: Any, n: int, generator: Any) -> Any:
-    """Inverse of the cumulative weights at uniform numbers. Weights of 0 are never drawn: the
-    first sum above the number belongs to a positive weight."""
-    sums = w.cumsum(-1)
-    total = sums.narrow(-1, w.meta.shape[-1] - 1, 1)
-    m = meta(w.meta.dtype, (*w.meta.shape[:-1], n), None, w.meta.device)
-    at = draw("draw_uniform", m, generator) * total
-    found = R.REGISTRY["searchsorted"].fn(sums.contiguous(), at, right=True)
-    # a product that rounds up to the total goes to the last category of positive weight
-    last = R.REGISTRY["searchsorted"].fn(sums.contiguous(), total.contiguous())
-    return found.minimum(last)
-
-
-# ---- dropout ---------------------------------------------------------------------------------------
-
-def dropout(input: Tensor, p: float = 0.5, train: bool = True) -> Tensor:
-    """Each element with probability 1 - p, scaled by 1 / (1 - p), else 0; the input itself if
-    not training. RuntimeError unless 0 <= p <= 1.
-
-    Nothing is kept for the gradient, which draws the same numbers again.
-    """
-    if not 0.0 <= p <= 1.0:
-        raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
-    if not train or p == 0.0:
-        return input
-    m = input.meta
-    if m.dtype.kind != "f" or p == 1.0:
-        return _dropout_unusual(input, float(p))
-    if m.span != m.nbytes:
-        input = R.REGISTRY["duplicate"].fn(input)
-        m = input.meta
-    g = generator_of(m.device)
-    return R.REGISTRY["drop_elements"].fn(
-        input, g.key, g.advance((m.numel + 3) >> 2), round((1.0 - p) * 4294967296.0),
-        1.0 / (1.0 - p), strides=m.strides)
-
-
-def _dropout_unusual(input: Any, p: float) -> Tensor:
-    """Everything dropped; complex numbers. RuntimeError for integers."""
-    m = input.meta
-    if m.dtype.kind in "bui":
-        raise RuntimeError("result type Float can't be cast to the desired output type "
-                           f"{P._word(m.dtype)}")
-    if p == 1.0:
-        return input * 0.0
-    keep = draw("draw_bernoulli", meta(m.dtype.to_real(), m.shape, None, m.device), None,
-                threshold(1.0 - p, "dropout"))
-    return input * (keep / (1.0 - p))
-
-
-def dropout_(input: Tensor, p: float = 0.5, train: bool = True) -> Tensor:
-    """In-place dropout."""
-    if not 0.0 <= p <= 1.0:
-        raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
-    if not train or p == 0.0:
-        return input
-    m = input.meta
-    keep = draw("draw_bernoulli", like(m.plain, None, None, None), None,
-                threshold(1.0 - p, "dropout_"))
-    return input.mul_(keep / (1.0 - p) if p < 1.0 else keep)  # type: ignore[attr-defined]
-
-
 for _method in (uniform_, normal_, random_, exponential_, cauchy_, log_normal_, geometric_,
-                bernoulli_, bernoulli, multinomial):
+                bernoulli_):
     setattr(Tensor, _method.__name__, _method)

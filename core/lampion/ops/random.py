@@ -10,8 +10,9 @@ run-time numbers: drawing again compiles nothing. The public functions are in `l
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any, Callable, Sequence
+from typing import Any
 
 from ..base import dtype as dt
 from ..ir import expr as E
@@ -57,7 +58,7 @@ def philox(seed: Expr, counter: Expr) -> list[Expr]:
     return words  # type: ignore[return-value]
 
 
-# ---- words to numbers ------------------------------------------------------------------------------
+# ---- words to numbers -----------------------------------------------------------------
 
 def top(word: Expr, bits: int) -> Expr:
     """The highest bits of a 32-bit word, as a signed integer (bits < 32)."""
@@ -139,17 +140,18 @@ def gaussian(words: Sequence[Expr], d: dt.dtype) -> list[Expr]:
     return out
 
 
-# ---- kernels ---------------------------------------------------------------------------------------
+# ---- kernels -----------------------------------------------------------------
 
 _kernels: dict[Any, Kernel] = {}
 
 
 def stream(call: Any, per: int, slots: Sequence[dt.dtype],
-           values: Callable[..., Sequence[Expr]], reads: int = 0) -> Program:
+           values: Callable[..., Sequence[Expr]], reads: int = 0, places: bool = False) -> Program:
     """The kernel that writes `per` values of every group.
 
     `values(words, *numbers)` gives them from the words of a group; with `reads` (1: the first
-    input is a dense tensor in the same order), `values(words, elements, *numbers)`.
+    input is a dense tensor in the same order), `values(words, elements, *numbers)`; with `places`,
+    the elements are their own numbers.
     """
     out = call.outputs[0]
     n, groups = out.numel, -(-out.numel // per)
@@ -161,12 +163,14 @@ def stream(call: Any, per: int, slots: Sequence[dt.dtype],
            tuple(v for v in call.args.values() if isinstance(v, (str, int))))
     kernel = _kernels.get(key)
     if kernel is None:
-        kernel = _kernels[key] = _stream(call, per, slots, values, reads, ragged)
+        kernel = _kernels[key] = _stream(call, per, slots, values, reads, ragged,
+                                           places)
     return Program((KernelCall(kernel, params, tuple(range(3 + reads + len(slots)))),))
 
 
 def _stream(call: Any, per: int, slots: Sequence[dt.dtype],
-            values: Callable[..., Sequence[Expr]], reads: int, ragged: int) -> Kernel:
+            values: Callable[..., Sequence[Expr]], reads: int, ragged: int,
+            places: bool) -> Kernel:
     from ..ir.math import expand  # its tables need not be there at import
 
     out = call.outputs[0]
@@ -184,7 +188,9 @@ def _stream(call: Any, per: int, slots: Sequence[dt.dtype],
         end = nest.of(0)
         masks = [None if k < per - ragged else nest.typed(at[k] < end) for k in range(per)]
     words = philox(seed, nest.typed(offset + g))
-    if source is None:
+    if places:
+        made = values(words, at, *numbers)
+    elif source is None:
         made = values(words, *numbers)
     else:
         made = values(words, [source.at(i, mask=m) for i, m in zip(at, masks)], *numbers)
@@ -196,7 +202,7 @@ def _stream(call: Any, per: int, slots: Sequence[dt.dtype],
 
 def per_group(op_name: str, d: dt.dtype, wide: bool = False) -> int:
     """How many values of an op one group gives."""
-    return 2 if wide or (d is dt.float64 and op_name in _DOUBLES) else 4
+    return 2 if wide or op_name == "draw_order" or (d is dt.float64 and op_name in _DOUBLES) else 4
 
 
 _DOUBLES = {"draw_uniform", "draw_between", "draw_normal", "draw_log_normal", "draw_exponential",
@@ -302,6 +308,26 @@ class draw_integers:
         return stream(call, 2 if wide else 4, (dt.int64, dt.int64), values)
 
 
+@kernel_op("size, seed: I, offset: I, bits: I, *, dtype, device, strides=None")
+class draw_order:
+    """63 bits each: random ones, then in the lowest `bits` the element's number."""
+
+    where = ()
+    out = False
+    differentiable = False
+
+    def meta(size, seed, offset, bits, dtype, device, strides):
+        return [(dtype, size, strides)]
+
+    def lower(call):
+        def values(words, at, bits):
+            b = cast(bits, dt.uint64)
+            above = [op("shl", op("shr", joined(p, q), b + 1), b) for p, q in _pairs(words)]
+            return [op("or", cast(a, dt.int64), i) for a, i in zip(above, at)]
+
+        return stream(call, 2, (dt.int64,), values, places=True)
+
+
 @kernel_op("input: T, seed: I, offset: I, *, dtype")
 class draw_bernoulli_each:
     """1 with the probability that stands in `input` (dense), else 0."""
@@ -321,6 +347,89 @@ class draw_bernoulli_each:
             return [cast(u < cast(p, fine), d) for u, p in zip(unit(words, fine), elements)]
 
         return stream(call, 2 if source is dt.float64 else 4, (), values, reads=1)
+
+
+TRIES = 24  # of a rejection that accepts three of four: all fail once in 10**14
+
+
+@kernel_op("input: T, seed: I, offset: I, *, large")
+class draw_poisson:
+    """Poisson-distributed numbers with the rates in `input` (dense). `large` says that some may
+    be 10 or more; the other draws do not depend on it.
+
+    Rates below 10 by inversion: the number of terms of the distribution function below a uniform
+    number, 48 of them. Others by Hörmann's transformed rejection, whose tries all run, each on
+    its own counter, because a kernel has no open loop.
+    """
+
+    where = ()
+    out = False
+    differentiable = False
+
+    def meta(input, seed, offset, large):
+        return [(input.dtype, input.shape, input.strides)]
+
+    def lower(call):
+        m, out = call.inputs[0], call.outputs[0]
+        d = dt.float64 if m.dtype is dt.float64 else dt.float32
+        n = Nest("poisson", (m.numel, TRIES), [1], compute=d, merge=False)
+        target, source = n.output(out, (1, 0)), n.input(m, (1, 0))
+        seed, offset = n.scalar(dt.int64), n.scalar(dt.int64)
+        n.start()
+        rate = cast(source.outer(), d)
+        start = offset + n.coord(0) * TRIES
+        value = _inversion(E.minimum(rate, 10.0), unit(philox(seed, n.typed(start)), d)[0])
+        if call.large:
+            words = philox(seed, n.typed(start + n.coord(1)))
+            u, v = (open_unit if d is dt.float64 else unit)(words, d)[:2]
+            k, accepted = _rejection(E.maximum(rate, 10.0), u, v)
+            _, k = n.arg_reduce("max", _settled(n, cast(accepted, dt.float32)),
+                                _settled(n, cast(k, dt.int64)))
+            value = E.select(rate < 10.0, value, cast(k, d))
+        n.store(target, _settled(n, E.select(E.eq(rate, rate), value, rate)), inner=False)
+        return n.program()
+
+
+def _settled(n: Nest, e: Expr) -> Expr:
+    from ..ir.math import expand
+
+    return expand(n.typed(e))
+
+
+def _inversion(rate: Expr, u: Expr) -> Expr:
+    term = E.exp(-rate)
+    total, count = term, cast(u >= term, dt.float32)
+    for k in range(1, 48):
+        term = term * rate * (1.0 / k)
+        total = total + term
+        count = count + cast(u >= total, dt.float32)
+    return count
+
+
+def _rejection(rate: Expr, u: Expr, v: Expr) -> tuple[Expr, Expr]:
+    """(candidate, whether it is accepted) of the transformed rejection with squeeze (PTRS)."""
+    root = E.sqrt(rate)
+    b = 0.931 + 2.53 * root
+    a = 0.02483 * b - 0.059
+    u = u - 0.5
+    us = 0.5 - E.abs_(u)
+    k = E.floor((2.0 * a / us + b) * u + rate + 0.43)
+    quick = op("and", us >= 0.07, v <= 0.9277 - 3.6224 / (b - 2.0))
+    sane = op("and", k >= 0.0, op("not", op("and", us < 0.013, v > us)))
+    left = E.log(v * (1.1239 + 1.1328 / (b - 3.4)) / (a / (us * us) + b))
+    exact = op("and", sane, left <= _log_poisson(k, rate))
+    return k, op("or", quick, exact)
+
+
+def _log_poisson(k: Expr, rate: Expr) -> Expr:
+    """log of rate**k e**-rate / k!, by Stirling's series around k = rate, where nothing large
+    cancels."""
+    x = (k - rate) / rate
+    away = rate * ((1.0 + x) * E.log1p(E.maximum(x, -0.9999999)) - x)
+    safe = E.maximum(k, 1.0)
+    i = 1.0 / safe
+    series = i * (1.0 / 12 - i * i * (1.0 / 360 - i * i * (1.0 / 1260)))
+    return E.select(k < 0.5, -rate, -away - 0.5 * E.log(2.0 * math.pi * safe) - series)
 
 
 @kernel_op("input: T, seed: I, offset: I, threshold: I, scale: S, *, strides")
