@@ -535,7 +535,7 @@ def test_every_second_element():
             same(z[0::2], x[1::2])
 
 
-UNARY_OPS = ["neg", "abs", "floor", "trunc", "round", "exp", "log", "tanh", "sin", "erf"]
+UNARY_OPS = ["neg", "abs", "floor", "trunc", "round", "sqrt", "exp", "log", "erf"]
 BINARY_OPS = ["add", "sub", "mul", "maximum", "minimum", "div"]
 
 
@@ -552,14 +552,14 @@ def random_expression(leaves, depth, r):
         elif k == 7:
             new = E.select(x < y, z, x)
         elif k == 8:
-            new = E.rarely(x > 2.0, E.exp(y) + E.sin(z), z)
+            new = E.rarely(x > 2.0, E.exp(y) + E.exp2(z), z)
         else:
             new = E.cast(E.cast(x, dt.int32) & 7, dt.float32)
         pool.append(new)
     return pool[-1]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_random_kernels(seed):
     """Random expressions in random nests: grid, reduction, and a store that uses its result."""
     r = np.random.default_rng(seed)
@@ -574,10 +574,10 @@ def test_random_kernels(seed):
         s = layouts[r.integers(0, len(layouts))]
         loads.append(E.load(slot, dot(axes, [p.stride(k) for k in s]), d))
         buffers.append(strided(d, (rows, cols), s))
-    inner = typed(random_expression(loads, 8, r), d)
+    inner = typed(random_expression(loads, 5, r), d)
     op = ["max", "min"][seed % 2]
     result = E.ref("r", d)
-    outer = typed(random_expression([*loads, result], 8, r), d)
+    outer = typed(random_expression([*loads, result], 5, r), d)
     at = ix(E.index(0) * n + E.index(1))
     stages = (Stage((n,), (Reduce("r", op, inner),)), Stage((n,), (Store(0, at, outer),)),
               Stage((), (Store(1, E.index(0), result),)))
@@ -586,6 +586,6 @@ def test_random_kernels(seed):
     from lampion_cpu.codegen.expand import expand_kernel
     expanded = expand_kernel(kernel)  # both sides run the same arithmetic: results agree in bits
     full = [np.zeros(rows * cols, np.float32), np.zeros(rows, np.float32), *buffers]
-    for plan in (None, Plan("grid", 8, 2, 0), Plan("scalar", 1, 1, block=0),
-                 Plan("range", 16, 2, stage_axes=(1, 1, None), block=0)):
+    for plan in (None, Plan("grid", 8, 2, 0), Plan("range", 16, 1, stage_axes=(1, 1, None),
+                                                   block=0)):
         check(expanded, p.values, full, (0, 1), plan=plan, chunks=2)

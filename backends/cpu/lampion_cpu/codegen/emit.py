@@ -73,6 +73,8 @@ class Emitter:
         self.bits, self.features = bits, features
         self.declares: set[str] = set()
         self.symbols: set[str] = set()
+        self.functions: dict[tuple[int, int], str] = {}  # out-of-line arms: (body, width) -> name
+        self.bodies: list[str] = []
         self.spare = False
         self.stream = False  # stores of the loop being written go around the caches
         self.used_stream = False
@@ -156,8 +158,8 @@ class Emitter:
                 keys |= self._deps[id(a)]
             if x.op == "index":
                 keys.add(("i", x.value))
-            elif x.op == "ref":
-                keys.add(("r", x.value))
+            elif x.op in ("ref", "var"):
+                keys.add((x.op[0], x.value))
             elif x.op == "load" and x.value in self.written:
                 keys.add(("m", x.value))
             self._deps[id(x)] = frozenset(keys)
@@ -194,8 +196,8 @@ class Emitter:
                 and ("i", lanes.tile) not in self.deps(e))
 
     def find(self, e: Expr) -> Val | None:
-        if e.op == "ref":
-            return self.bound[("r", e.value)][1]
+        if e.op in ("ref", "var"):
+            return self.bound[(e.op[0], e.value)][1]
         i = id(e)
         scope = self.target(e)
         k = scope.depth

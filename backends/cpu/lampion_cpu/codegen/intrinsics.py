@@ -13,7 +13,7 @@ from lampion.base import dtype as dt
 from lampion.base.dtype import dtype
 from lampion.ir.expr import Expr
 
-from . import memory
+from . import memory, rare
 from . import types as ty
 from .emit import Emitter, Scope, Val
 from .plan import is_rare
@@ -90,9 +90,9 @@ def emit_node(em: Emitter, e: Expr, scope: Scope) -> Val:
         return _index(em, e, scope, vec)
     if e.op == "load":
         return memory.load(em, e, scope, vec)
-    site = Site(em, scope, vec)
     if is_rare(e):
-        return _lazy_select(site, e)
+        return rare.lazy_select(em, e, scope, vec)
+    site = Site(em, scope, vec)
     parts = [site.get(a) for a in e.args]
     ds = [a.dtype for a in e.args]
     written = 1 if vec and em.alike(e) else site.count
@@ -114,36 +114,6 @@ def _index(em: Emitter, e: Expr, scope: Scope, vec: bool) -> Val:
         steps = ", ".join(f"i64 {k * lane + u * vector}" for k in range(lanes.width))
         out.append(em.put(f"add {t} {first}, <{steps}>", scope))
     return Val(tuple(out), True, scope)
-
-
-def _lazy_select(site: Site, e: Expr) -> Val:
-    """The rare arm runs only if some lane wants it."""
-    em, scope = site.em, site.scope
-    assert e.dtype is not None
-    wanted, arm, common = site.get(e.args[0]), e.args[1], site.get(e.args[2])
-    condition = wanted[0]
-    for w in wanted[1:]:
-        condition = site.put(f"or {site.raw('i1')} {condition}, {w}")
-    if site.width > 1:
-        whole = site.put(f"bitcast {site.raw('i1')} {condition} to i{site.width}")
-        condition = site.put(f"icmp ne i{site.width} {whole}, 0")
-    hidden = em.scopes[scope.depth + 1:]
-    del em.scopes[scope.depth + 1:]
-    t = site.t(e.dtype)
-
-    def then() -> list[str]:
-        v = em.value(arm)
-        assert e.dtype is not None
-        got = em.vectors(v, e.dtype) if site.vec else v.regs
-        inner = em.here
-        return [em.put(f"select {site.raw('i1')} {w}, {t} {g}, {t} {c}", inner)
-                for w, g, c in zip(wanted, got, common)]
-
-    try:
-        out = em.branch(condition, then, [(t, c) for c in common], scope)
-    finally:
-        em.scopes.extend(hidden)
-    return Val(tuple(out), site.vec, scope)
 
 
 def node(s: Site, e: Expr, a: Sequence[str], ds: Sequence[dtype]) -> str:

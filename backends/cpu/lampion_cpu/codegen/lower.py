@@ -41,9 +41,13 @@ class Lowering:
                 if em.spare else "")
         tail = "\n".join(sorted(em.declares))
         stream = "\n!0 = !{i32 1}" if em.used_stream else ""
-        return (f"{head}define void @{symbol}(ptr noalias %args, ptr noalias %params, i64 %lo, "
-                f"i64 %hi) #0 {{\nentry:\n{body}\n  ret void\n}}\n{tail}\n"
-                f'attributes #0 = {{ nounwind mustprogress "prefer-vector-width"="{bits}" '
+        arms = "".join(em.bodies)
+        rare = (f'attributes #1 = {{ noinline cold nounwind "prefer-vector-width"="{bits}" '
+                f'"min-legal-vector-width"="{bits}" "no-trapping-math"="true" }}\n'
+                if arms else "")
+        return (f"{head}{arms}define void @{symbol}(ptr noalias %args, ptr noalias %params, "
+                f"i64 %lo, i64 %hi) #0 {{\nentry:\n{body}\n  ret void\n}}\n{tail}\n"
+                f'{rare}attributes #0 = {{ nounwind mustprogress "prefer-vector-width"="{bits}" '
                 f'"min-legal-vector-width"="{bits}" "no-trapping-math"="true" }}{stream}\n')
 
     # ---- the grid -----------------------------------------------------------------------------
