@@ -68,7 +68,8 @@ importlib.import_module(".indexing", __package__)
 _factories = importlib.import_module(".creation", __package__)
 _draws = importlib.import_module(".sampling", __package__)
 _seeds = importlib.import_module(".random", __package__)
+_choices = importlib.import_module(".choices", __package__)
 __all__ = []
-for _module in (_factories, _seeds, _draws):
+for _module in (_factories, _seeds, _draws, _choices):
     globals().update({n: getattr(_module, n) for n in _module.__all__})
     __all__ += _module.__all__
