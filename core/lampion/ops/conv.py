@@ -75,12 +75,20 @@ class _Loops:
         """Strides over the nest's dims, 0 for those not named."""
         return tuple(by_name.get(k, 0) for k in self.names)
 
+    def times(self, e, n):
+        """e * n, n a parameter of the kernel: one kernel serves all sizes."""
+        return e * self.n.params.stride(n)
+
     def offset(self, m, first, second, spots):
         """Element offset of (first, second, *spots) in a tensor of meta `m`."""
-        total = _times(first, m.strides[0]) + _times(second, m.strides[1])
+        total = self.times(first, m.strides[0]) + self.times(second, m.strides[1])
         for spot, s in zip(spots, m.strides[2:]):
-            total = total + _times(spot, s)
+            total = total + self.times(spot, s)
         return total
+
+    def inside(self, spot, n):
+        """Whether a position is one of n."""
+        return (spot >= _int(0)) & (spot < self.n.of(n))
 
 
 def _times(e, n):
@@ -91,25 +99,17 @@ def _int(n):
     return E.const(n, dt.int64)
 
 
-def _inside(spots, sizes, needed):
-    """Mask of positions within the input; None if none can be outside."""
-    mask = None
-    for spot, n, check in zip(spots, sizes, needed):
-        if check:
-            here = (spot >= _int(0)) & (spot < _int(n))
-            mask = here if mask is None else mask & here
-    return mask
-
-
 def _input_spots(loops, rank, space, kernel, out, stride, left, dilation):
     """(positions in the input, mask) for output o0.. and kernel k0.. coordinates."""
-    spots, needed = [], []
+    spots, mask = [], None
     for r in range(rank):
         spots.append(_times(loops[f"o{r}"], stride[r]) + _times(loops[f"k{r}"], dilation[r])
                      - _int(left[r]))
         reach = (out[r] - 1) * stride[r] + (kernel[r] - 1) * dilation[r] - left[r]
-        needed.append(left[r] > 0 or reach >= space[r])
-    return spots, _inside(spots, space, needed)
+        if left[r] > 0 or reach >= space[r]:
+            here = loops.inside(spots[r], space[r])
+            mask = here if mask is None else mask & here
+    return spots, mask
 
 
 def _read(operand, index, mask, acc):
@@ -152,7 +152,7 @@ class conv_forward:
         n.start()
         spots, mask = _input_spots(loops, rank, x.shape[2:], w.shape[2:], y.shape[2:],
                                    call.stride, call.padding, call.dilation)
-        at = loops.offset(x, loops["n"], _times(loops["g"], cg) + loops["c"], spots)
+        at = loops.offset(x, loops["n"], loops.times(loops["g"], cg) + loops["c"], spots)
         total = n.reduce("sum", _read(a, at, mask, acc) * convert(b(), acc))
         n.store(o, total if extra is None else total + extra.outer(), inner=False)
         return n.program()
@@ -208,13 +208,13 @@ class conv_backward_data:
             k, d, s = w.shape[2 + r], call.dilation[r], call.stride[r]
             t = loops[f"i{r}"] + _int(call.padding[r]) - _times(loops[f"k{r}"], d)
             spot = t if s == 1 else E.idiv(t, _int(s))
-            here = (t >= _int(0)) & (spot < _int(g.shape[2 + r]))
+            here = (t >= _int(0)) & (spot < n.of(g.shape[2 + r]))
             if s > 1:
                 here = here & E.eq(t, _times(spot, s))
             if not (k == 1 and s == 1 and not call.padding[r]):
                 mask = here if mask is None else mask & here
             spots.append(spot)
-        at = loops.offset(g, loops["n"], _times(loops["g"], per) + loops["o"], spots)
+        at = loops.offset(g, loops["n"], loops.times(loops["g"], per) + loops["o"], spots)
         n.store(o, n.reduce("sum", _read(a, at, mask, acc) * convert(b(), acc)), inner=False)
         return n.program()
 
@@ -255,7 +255,7 @@ def _weight_call(call, slots):
     n.start()
     spots, mask = _input_spots(loops, rank, x.shape[2:], w.shape[2:], g.shape[2:], call.stride,
                                call.padding, call.dilation)
-    at = loops.offset(x, loops["n"], _times(loops["g"], cg) + loops["c"], spots)
+    at = loops.offset(x, loops["n"], loops.times(loops["g"], cg) + loops["c"], spots)
     n.store(o, n.reduce("sum", _read(a, at, mask, acc) * convert(b(), acc)), inner=False)
     return n.call(slots)
 
