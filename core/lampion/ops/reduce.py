@@ -85,8 +85,9 @@ def reduced_numel(meta, dims):
 
 def need_elements(op, meta, dims):
     """IndexError for reductions without identity over an empty range."""
-    if reduced_numel(meta, dims) == 0 and any(meta.shape[d] == 0 for d in dims):
-        d = next(d for d in dims if meta.shape[d] == 0)
+    for d in dims:
+        if meta.shape[d]:
+            continue
         raise IndexError(f"{op}(): Expected reduction dim {d} to have non-zero size.")
 
 

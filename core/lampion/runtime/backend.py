@@ -25,7 +25,7 @@ class Storage:
     write number of the last one and `writer` says who did it; all three live on `base`.
     """
 
-    __slots__ = ("handle", "nbytes", "offset", "base", "version", "epoch", "writer", "device",
+    __slots__ = ("handle", "nbytes", "offset", "_base", "version", "epoch", "writer", "device",
                  "__weakref__")
 
     def __init__(self, handle: Any, nbytes: int, device: device, *,
@@ -34,10 +34,15 @@ class Storage:
         self.nbytes = nbytes
         self.device = device
         self.offset = offset
-        self.base = base if base is not None else self
+        self._base = base  # None for a base: a reference to itself would be a cycle
         self.version = 0
         self.epoch = 0
         self.writer: Any = None
+
+    @property
+    def base(self) -> "Storage":
+        """The storage that owns the memory: itself, or what this is a view of."""
+        return self if self._base is None else self._base
 
     def view(self, byte_offset: int) -> "Storage":
         """The memory from `byte_offset` past this view's start on; keeps the base alive."""
