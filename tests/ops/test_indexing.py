@@ -63,10 +63,10 @@ def for_device(key, device):
     return tuple(L.tensor(k, device=device) if isinstance(k, np.ndarray) else k for k in key)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_getitem_and_setitem(device, seed):
     rng, gen = random.Random(seed), np.random.default_rng(seed)
-    for _ in range(60):
+    for _ in range(40):
         shape = tuple(rng.randrange(1, 5) for _ in range(rng.randrange(1, 4)))
         a = gen.standard_normal(shape).astype(np.float32)
         key = random_key(rng, gen, shape)
@@ -189,7 +189,7 @@ def test_nonzero_and_masks(device, n):
     x = L.tensor(v, device=device)
     same(x[m], v[a])
     same(x.masked_fill(m, 2.0), np.where(a, 2.0, v))
-    b = gen.random((3, n, 2)) < 0.5
+    b = gen.random((3, min(n, 50), 2)) < 0.5
     for got, want in zip(L.tensor(b, device=device).nonzero(as_tuple=True), np.nonzero(b)):
         same(got, want)
 
