@@ -732,6 +732,8 @@ def wrote(target: Any, name: str, depth: int) -> None:
     """Count a write: version, clock and who did it."""
     base = target.data_.base
     f = sys._getframe(depth)
+    while f.f_back is not None and f.f_code.co_filename.startswith("<lampion op"):
+        f = f.f_back  # the caller of the generated code
     base.version += 1
     clock[0] += 1
     base.epoch = clock[0]
