@@ -4,7 +4,6 @@ May import: nn.parameter.
 """
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from lampion.nn.parameter import is_lazy
@@ -28,8 +27,6 @@ class LazyModuleMixin:
         self._load_hook = hook
         self._initialize_hook = self.register_forward_pre_hook(
             type(self)._infer_parameters, with_kwargs=True)
-        warnings.warn("Lazy modules are a new feature under heavy development so changes to the "
-                      "API or functionality can happen at any moment.", stacklevel=2)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for name, tensor in self._persistent().items():
