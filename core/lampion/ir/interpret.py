@@ -349,11 +349,11 @@ def _integer(name: str, a: Sequence[Array], d: dtype) -> Array:
     if name == "fma":
         return (a[0] * a[1] + a[2]).astype(nd, copy=False)
     if name in ("shl", "shr"):
-        amount = a[1].astype(np.int64) if d.kind == "i" else a[1]
+        amount: Any = a[1].astype(np.int64) if d.kind == "i" else a[1]
         outside = (amount < 0) | (amount >= bits)
         safe = np.where(outside, 0, a[1]).astype(nd, copy=False)
         moved = np.left_shift(a[0], safe) if name == "shl" else np.right_shift(a[0], safe)
-        fill = np.where(a[0] < 0, -1, 0) if name == "shr" and d.kind == "i" else 0
+        fill: Any = np.where(a[0] < 0, -1, 0) if name == "shr" and d.kind == "i" else 0
         return np.where(outside, fill, moved).astype(nd, copy=False)
     if name in ("idiv", "fmod"):
         zero = a[1] == 0
@@ -366,11 +366,11 @@ def _integer(name: str, a: Sequence[Array], d: dtype) -> Array:
         x, y = ((np.asarray(v).astype(np.int64) & mask).astype(np.uint64) for v in a)
         return ((x * y) >> np.uint64(bits)).astype(nd)
     if name == "mulhi":
-        big = np.asarray(a[0]).astype(object) * np.asarray(a[1]).astype(object)
         mask = (1 << bits) - 1
-        u = np.vectorize(lambda p: 0, otypes=[object])(big)
-        x, y = (np.asarray(v).astype(object) & mask for v in a)
-        u = (x * y) >> bits
+        u: Any = 1
+        for v in a:
+            u = u * (np.asarray(v).astype(object) & mask)
+        u = u >> bits
         wrapped = np.vectorize(lambda p: p - (1 << bits) if d.kind == "i" and p >> (bits - 1)
                                else p, otypes=[object])(u)
         return np.asarray(wrapped).astype(nd, copy=False)

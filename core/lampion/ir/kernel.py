@@ -215,7 +215,8 @@ def pretty(kernel: Kernel) -> str:
             out.append(f"{pad}for i{g + k} < {show(n)}")
             pad += "  "
         for s in stage.body:
-            where = f" if {show(s.mask)}" if getattr(s, "mask", None) is not None else ""
+            mask = getattr(s, "mask", None)
+            where = f" if {show(mask)}" if mask is not None else ""
             if isinstance(s, Store):
                 out.append(f"{pad}b{s.slot}[{show(s.index)}] = {show(s.value)}{where}")
             elif isinstance(s, Scatter):
