@@ -101,6 +101,17 @@ def test_gradients(device, case):
 
 
 @pytest.mark.parametrize("options", [
+    {"padding": 1}, {"padding": (1, 0), "stride": (2, 3), "dilation": (1, 2)}, {"padding": "same"},
+], ids=str)
+def test_larger_ones_in_double_precision(options):
+    """Large enough for the host's kernels that work through columns."""
+    x, w, b = values((3, 8, 14, 13), (16, 8, 3, 2), (16,), dtype="float64")
+    same(F.conv2d(*tensors((x, w, b), "cpu"), **options),
+         reference(x, w, b, *geometry(w.shape, **options)), 1e-12)
+    check_gradient(lambda *t: F.conv2d(*t, **options), [x, w, b], "cpu")
+
+
+@pytest.mark.parametrize("options", [
     {}, {"stride": 2, "padding": 1, "output_padding": 1}, {"groups": 2, "stride": (1, 3)},
     {"dilation": 2, "padding": 1},
 ], ids=str)

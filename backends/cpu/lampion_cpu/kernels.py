@@ -59,28 +59,31 @@ def build_contract(call: OpCall) -> Launch | None:
 
 
 def build_conv_forward(call: OpCall) -> Launch | None:
-    """Convolutions through oneDNN."""
+    """Convolutions through oneDNN, else as products over columns."""
+    from . import conv_columns
     from .conv import conv_steps
 
     bias = None if call.bias is None else _view(3, call.bias)
     plan = conv_steps(_view(1, call.input), _view(2, call.weight), _view(0, call.outputs[0]), bias,
                       call.stride, call.padding, call.dilation, call.groups,
                       first_scratch=1 + len(call.inputs))
-    return _launch(call, plan, "conv")
+    return _launch(call, plan or conv_columns.forward(call), "conv")
 
 
 def build_conv_backward_data(call: OpCall) -> Launch | None:
     """Gradients for the input, and transposed convolutions."""
+    from . import conv_columns
     from .conv import conv_backward_data_steps
 
     plan = conv_backward_data_steps(
         _view(1, call.grad), _view(2, call.weight), _view(0, call.outputs[0]), call.stride,
         call.padding, call.dilation, call.groups, first_scratch=3)
-    return _launch(call, plan, "conv")
+    return _launch(call, plan or conv_columns.backward_data(call), "conv")
 
 
 def build_conv_backward_weight(call: OpCall) -> Launch | None:
     """Gradients for the weight, and for the bias if it is a second output."""
+    from . import conv_columns
     from .conv import conv_backward_weights_steps
 
     first = len(call.outputs)
@@ -88,4 +91,4 @@ def build_conv_backward_weight(call: OpCall) -> Launch | None:
     plan = conv_backward_weights_steps(
         _view(first, call.input), _view(first + 1, call.grad), _view(0, call.outputs[0]), bias,
         call.stride, call.padding, call.dilation, call.groups, first_scratch=first + 2)
-    return _launch(call, plan, "conv")
+    return _launch(call, plan or conv_columns.backward_weight(call), "conv")
