@@ -94,7 +94,7 @@ def digamma(x: Expr) -> Expr:
     upper = E.log(z) - 0.5 / z - rest * inv2 - shift
     frac = x - E.round_(x)
     reflected = upper - PI / E.tan(PI * frac)
-    result = select(neg, select(E.eq(frac, 0.0), math.nan, reflected), upper)
+    result = E.rarely(neg, select(E.eq(frac, 0.0), math.nan, reflected), upper)
     return select(E.eq(x, 0.0), -1.0 / x, select(E.eq(x, -math.inf), math.nan, result))
 
 
@@ -115,7 +115,7 @@ def trigamma(x: Expr) -> Expr:
                              -3617 / 510, 43867 / 798))
     upper = inv + 0.5 * inv2 + rest * inv2 * inv + shift
     s = E.sin(PI * (x - E.round_(x)))
-    return select(neg, PI * PI / (s * s) - upper, upper)
+    return E.rarely(neg, PI * PI / (s * s) - upper, upper)
 
 
 def _next_polygamma(out: Expr, n: Expr, x: Expr) -> Expr:
@@ -186,7 +186,7 @@ def erfcx(x: Expr) -> Expr:
     upper = series(t, table.ERFCX) / (1.0 + 2.0 * a)
     square = x * x
     low = select(E.eq(square, math.inf), 0.0, E.fma(x, x, -square))
-    return _unless_nan(x, select(x < 0.0, 2.0 * (E.exp(square) * (1.0 + low)) - upper, upper))
+    return _unless_nan(x, E.rarely(x < 0.0, 2.0 * (E.exp(square) * (1.0 + low)) - upper, upper))
 
 
 @function(lambda out, x: E.exp(-0.5 * (x * x)) * (1 / math.sqrt(2 * PI)))
@@ -214,7 +214,7 @@ def _quantile(p: Expr, q: Expr) -> Expr:
     r = E.sqrt(-E.log(select(p > 0.0, p, 0.5)))
     near = series(r * (1 / 1.75) - (1.55 / 1.75 + 1.0), table.QUANTILE_TAIL)
     far = series(r * (1 / 11.25) - (5.0 / 11.25 + 1.0), table.QUANTILE_FAR)
-    size = select(r < 5.0, near, far)
+    size = E.rarely(r >= 5.0, far, near)
     tail = select(q < 0.0, -size, size)
     inside = select(E.abs_(q) <= 0.425, middle, tail)
     edge = select(q < 0.0, -math.inf, math.inf)
@@ -247,7 +247,7 @@ def i0e(x: Expr) -> Expr:
     low = series(select(a < 8.0, a, 8.0) * 0.25 - 1.0, table.I0E_LOW)
     b = select(a < 8.0, 8.0, a)
     high = series(16.0 / b - 1.0, table.I0E_HIGH) * E.rsqrt(b)
-    return _unless_nan(x, select(a < 8.0, low, high))
+    return _unless_nan(x, E.rarely(a >= 8.0, high, low))
 
 
 def _i1e_slope(out: Expr, x: Expr) -> Expr:
@@ -263,7 +263,7 @@ def i1e(x: Expr) -> Expr:
     low = a * series(select(a < 8.0, a, 8.0) * 0.25 - 1.0, table.I1E_LOW)
     b = select(a < 8.0, 8.0, a)
     high = series(16.0 / b - 1.0, table.I1E_HIGH) * E.rsqrt(b)
-    size = select(a < 8.0, low, high)
+    size = E.rarely(a >= 8.0, high, low)
     return _unless_nan(x, select(x < 0.0, -size, size))
 
 
@@ -348,7 +348,7 @@ def bessel_j0(x: Expr) -> Expr:
     """J0: a series in x^2 to 8, modulus and phase beyond."""
     _, high, t = _split(x)
     a = E.abs_(x)
-    value = select(a < 8.0, series(t, table.J0_LOW), _wave(0, high)[0])
+    value = E.rarely(a >= 8.0, _wave(0, high)[0], series(t, table.J0_LOW))
     return _unless_nan(x, select(E.eq(a, math.inf), 0.0, value))
 
 
@@ -362,7 +362,7 @@ def bessel_j1(x: Expr) -> Expr:
     """J1, like J0."""
     low, high, t = _split(x)
     a = E.abs_(x)
-    size = select(a < 8.0, low * series(t, table.J1_LOW), _wave(1, high)[0])
+    size = E.rarely(a >= 8.0, _wave(1, high)[0], low * series(t, table.J1_LOW))
     size = select(E.eq(a, math.inf), 0.0, size)
     return _unless_nan(x, select(x < 0.0, -size, size))
 
@@ -378,7 +378,7 @@ def bessel_y0(x: Expr) -> Expr:
     """Y0 for x > 0: 2/pi ln(x) J0(x) + a series in x^2 to 8, modulus and phase beyond."""
     low, high, t = _split(x)
     near = series(t, table.Y0_LOW) + (2 / PI) * (E.log(low) * series(t, table.J0_LOW))
-    return _positive_only(x, select(x < 8.0, near, _wave(0, high)[1]))
+    return _positive_only(x, E.rarely(x >= 8.0, _wave(0, high)[1], near))
 
 
 @function(lambda out, x: call("bessel_y0", x) - out / x)
@@ -387,7 +387,7 @@ def bessel_y1(x: Expr) -> Expr:
     low, high, t = _split(x)
     j1 = low * series(t, table.J1_LOW)
     near = low * series(t, table.Y1_LOW) + (2 / PI) * (E.log(low) * j1 - 1.0 / low)
-    return _positive_only(x, select(x < 8.0, near, _wave(1, high)[1]))
+    return _positive_only(x, E.rarely(x >= 8.0, _wave(1, high)[1], near))
 
 
 def _sphere_slope(out: Expr, x: Expr) -> Expr:
@@ -423,5 +423,5 @@ def airy_ai(x: Expr) -> Expr:
     wave = (series(u, table.AIRY_P) * E.sin(angle)
             - series(u, table.AIRY_Q) / far * E.cos(angle)) / root * (1 / math.sqrt(PI))
     middle = series((select(a > 4.0, 0.0, x) + 1.0) * (1 / 3), table.AIRY_MIDDLE)
-    value = select(x > 2.0, above, select(x < -4.0, wave, middle))
+    value = E.rarely(x > 2.0, above, E.rarely(x < -4.0, wave, middle))
     return _unless_nan(x, select(E.eq(a, math.inf), 0.0, value))

@@ -178,14 +178,32 @@ def div_trunc(input, other):
 def floor_divide(input, other):
     """The quotient rounded down. RuntimeError for integer division by 0."""
     real = floored_quotient(input, other)
-    rest = E.fmod(input, other)
+    rest = truncated_rest(input, other)
     off = E.ne(rest, 0) & ((rest < 0) ^ (other < 0))
     return by_type(f=real, i=E.idiv(input, other) - select(off, 1, 0), u=E.idiv(input, other))
 
 
+def truncated_rest(x, y):
+    """fmod. Floating numbers whose quotient is small enough to be off by at most one take two
+    exact multiply-adds; the intrinsic, which is a slow loop everywhere, serves the others."""
+    ratio = x / y
+    whole = E.trunc(ratio)
+    first = E.fma(-whole, y, x)
+    short = E.abs_(first) >= E.abs_(y)
+    past = E.ne(first, 0.0) & ((first < 0.0) ^ (x < 0.0))
+    step = select(ratio < 0.0, -1.0, 1.0)
+    whole = whole + select(short, select(past, 0.0, step), select(past, -step, 0.0))
+    rest = E.fma(-whole, y, x)
+    rest = select(E.eq(rest, 0.0), x * 0.0, rest)
+    limit = by_type(float64=2.0 ** 50, other=2.0 ** 21)
+    usual = (E.abs_(ratio) < limit) & (E.abs_(y) < math.inf)
+    fast = E.rarely(~usual, E.fmod(x, y), rest)
+    return by_type(f=fast, other=E.fmod(x, y))
+
+
 def floored_quotient(input, other):
     """floor(input / other) for floating numbers, exact even where the quotient rounds up."""
-    rest = E.fmod(input, other)
+    rest = truncated_rest(input, other)
     off = E.ne(rest, 0) & ((rest < 0) ^ (other < 0))
     quotient = (input - rest) / other - select(off, 1.0, 0.0)
     down = E.floor(quotient)
@@ -203,7 +221,7 @@ def _flat(g, out, input, other):
 @elementwise(kinds="uif", divisor="other", domain={"other": (0.6, 3)})
 def remainder(input, other):
     """input modulo other, with the sign of other. RuntimeError for integer division by 0."""
-    rest = E.fmod(input, other)
+    rest = truncated_rest(input, other)
     off = E.ne(rest, 0) & ((rest < 0) ^ (other < 0))
     return by_type(u=rest, other=select(off, rest + other, rest))
 
@@ -217,7 +235,12 @@ def _remainder_grad(g, out, input, other):
 def fmod(input, other):
     """The rest of the division rounded towards 0, with the sign of input. RuntimeError for
     integer division by 0."""
-    return E.fmod(input, other)
+    return truncated_rest(input, other)
+
+
+@fmod.grad
+def _fmod_grad(g, out, input, other):
+    return g, -g * E.trunc(input / other)
 
 
 @elementwise(check=refuse_negated_bool, aliases=("negative",), kinds="buifc")
