@@ -40,12 +40,12 @@ def bernoulli(input: Any, p: Any = None, *, generator: Any = None) -> Any:
     generator = _generator(generator, "bernoulli")
     m = input.meta.plain
     if p is not None:
-        return draw(BERNOULLI, like(m, None, None, None), generator, threshold(p, "bernoulli"))
+        return draw(BERNOULLI, meta(m.dtype, m.shape, None, m.device), generator,
+                    threshold(p, "bernoulli"))
     _floating(m, "bernoulli_tensor")
     with _unrecorded():
-        if m.span != m.nbytes:
-            input = R.REGISTRY["duplicate"].fn(input)
-            m = input.meta.plain
+        input = input.contiguous()
+        m = input.meta.plain
         low, high = extremes(input)
         if not (low >= 0.0 and high <= 1.0):
             raise RuntimeError("bernoulli expects all probabilities to be in [0, 1], but they go "
@@ -135,9 +135,8 @@ def poisson(input: Any, generator: Any = None) -> Any:
     m = input.meta.plain
     _floating(m, "poisson_cpu")
     with _unrecorded():
-        if m.span != m.nbytes:
-            input = R.REGISTRY["duplicate"].fn(input)
-            m = input.meta.plain
+        input = input.contiguous()
+        m = input.meta.plain
         low, high = extremes(input, math.inf)
         if not low >= 0.0:
             raise RuntimeError("invalid Poisson rate, expected rate to be non-negative")

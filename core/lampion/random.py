@@ -121,7 +121,7 @@ def seed_value(seed: Any) -> int:
         raise TypeError(f"manual_seed expected a long, but got {type(seed).__name__}")
     n = seed.__index__()
     if not -(1 << 63) <= n < 1 << 64:
-        raise RuntimeError("Overflow when unpacking long: a seed has 64 bits")
+        raise ValueError("Overflow when unpacking long long: a seed has 64 bits")
     return int(n % (1 << 64))
 
 
@@ -170,7 +170,7 @@ def generator_of(where: Device) -> Generator:
 def manual_seed(seed: int) -> Generator:
     """Start the stream of `seed` on all devices. Returns the default generator of the host.
 
-    Integers of 64 bits; RuntimeError beyond.
+    Integers of 64 bits; ValueError beyond.
     """
     n = seed_value(seed)
     _start[0] = n
