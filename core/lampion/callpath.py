@@ -81,6 +81,11 @@ def _signature(op: R.Op, *, skip_out: bool = False, extra: bool = True) -> tuple
 _LOCALS = re.compile(r"[prdbfce]|root|kids|edges|out|op|plans|iplans|detour|[tmdne]\d+")
 
 
+# Globals of the generated code that an argument must not hide.
+RESERVED = frozenset(("modes", "mode", "new", "record", "clock", "getframe", "ref", "Tensor",
+                      "Parameter", "slow", "prune", "len", "type", "tuple"))
+
+
 def _arg(p: R.Param) -> str:
     """The name of an argument inside the generated code, which has names of its own."""
     return f"{p.name}_arg" if _LOCALS.fullmatch(p.name) else p.name

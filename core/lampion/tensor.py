@@ -565,7 +565,13 @@ def _attach(name: str, make: Callable[[], Any]) -> None:
 
 
 def install(op: R.Op) -> None:
-    """Attach an op's methods and operators (built-in ops only)."""
+    """Attach an op's methods and operators (built-in ops only). ValueError if an argument has a
+    name that the generated call needs itself."""
+    if op.kind != "composite":
+        for p in op.params:
+            if p.name in callpath.RESERVED:
+                raise ValueError(f"op {op.qualname!r}: an argument cannot be called {p.name!r}; "
+                                 "give it another name")
     if op.namespace:
         return
     if op.method:
