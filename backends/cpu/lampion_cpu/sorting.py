@@ -26,7 +26,7 @@ Array = Any
 def kernels() -> Sequence[KernelImpl]:
     """sort and topk."""
     return [KernelImpl("sort", "cpu", build_sort, long_lines, 10, "cpu.numpy"),
-            KernelImpl("topk", "cpu", build_topk, None, 10, "cpu.numpy")]
+            KernelImpl("topk", "cpu", build_topk, long_lines, 10, "cpu.numpy")]
 
 
 def line_length(call: OpCall) -> int:
@@ -109,12 +109,26 @@ def argsort(x: Array, descending: bool) -> Array:
 def select(x: Array, k: int, largest: bool) -> Array:
     """Positions of the k extreme entries in order, ties by position."""
     n = x.shape[-1]
+    if x.ndim == 1 and 0 < k and 16 * k < n and x.dtype.kind in "iuf" and x.dtype.itemsize >= 4:
+        found = select_line(x, k, largest)
+        if found is not None:
+            return found
     w = words(x, largest) if 4 * k < n else None
     if w is None:
         return argsort(x, largest)[..., :k]
     w.partition(min(k, n - 1), axis=-1)
     w = np.sort(w[..., :k], axis=-1)
     return positions(w)
+
+
+def select_line(x: Array, k: int, largest: bool) -> Array | None:
+    """`select` on one line: only what reaches the k-th value is sorted. None if there are NaN."""
+    n = len(x)
+    limit = np.partition(x, n - k)[n - k] if largest else np.partition(x, k - 1)[k - 1]
+    if x.dtype.kind == "f" and np.isnan(x).any():
+        return None
+    near = np.flatnonzero(x >= limit if largest else x <= limit)
+    return near[argsort(x[near], largest)[:k]]
 
 
 def build(call: OpCall, order: Callable[[Array], Array]) -> Launch:

@@ -9,6 +9,7 @@ from ..base import dtype as dt
 from ..base.meta import meta
 from ..ir import expr as E
 from ..runtime.lowering import Nest
+from . import checks
 from . import views as V
 from .registry import composite, kernel_op
 from .region import place
@@ -204,13 +205,45 @@ def one_hot(tensor, num_classes=-1):
         if num_classes <= 0:
             raise RuntimeError("Can not infer total number of classes from empty tensor.")
         return tensor.new_empty((*m.shape, num_classes))
-    low, high = (int(v) for v in (tensor.min().item(), tensor.max().item()))
-    if low < 0:
-        raise RuntimeError("Class values must be non-negative.")
     if num_classes == -1:
-        num_classes = high + 1
+        if int(tensor.min().item()) < 0:
+            raise RuntimeError("Class values must be non-negative.")
+        num_classes = int(tensor.max().item()) + 1
     elif num_classes < 1:
         raise RuntimeError("num_classes should be positive")
-    elif num_classes <= high:
-        raise RuntimeError("Class values must be smaller than num_classes.")
-    return (tensor.unsqueeze(-1) == tensor.new_arange(num_classes)).to(dt.int64)
+    return one_hot_rows.fn(tensor, int(num_classes))
+
+
+def class_ranges(call):
+    """The class numbers must be below num_classes."""
+    return [(0, 0, call.num_classes, 0)]
+
+
+def bad_class(call, inputs):
+    """Say which end of the range was left."""
+    values = checks.host(inputs[0], call.inputs[0])
+    raise RuntimeError("Class values must be non-negative." if values.min() < 0 else
+                       f"Class values must be smaller than num_classes. (got {values.max()} of "
+                       f"{call.num_classes})")
+
+
+@kernel_op("tensor: T, num_classes")
+class one_hot_rows:
+    """The rows of `one_hot`; class numbers are checked in the same launch."""
+
+    where = ()
+    out = False
+    differentiable = False
+    explain = bad_class
+
+    def meta(tensor, num_classes):
+        return [(dt.int64, (*tensor.shape, num_classes))]
+
+    def lower(call):
+        x, out = call.inputs[0], call.outputs[0]
+        n = Nest("one_hot", out.shape, compute=dt.int64, merge=False)
+        o, a = n.output(out, out.strides), n.input(x, x.strides + (0,))
+        n.start()
+        n.store(o, E.select(E.eq(a(), n.coord(x.ndim)), E.const(1, dt.int64),
+                            E.const(0, dt.int64)))
+        return checks.checked(call, [n.call()], class_ranges(call))

@@ -16,7 +16,7 @@ from . import views as V
 from .join import cat
 from .movement import sizes
 from .registry import REGISTRY, composite, kernel_op
-from .region import copy_call, place, region
+from .region import copy_call, place, region, touch
 
 
 # ---- flips and rolls -------------------------------------------------------------------------------
@@ -85,22 +85,56 @@ def roll(input, shifts, dims=None):
         if len(shifts) != 1:
             raise RuntimeError("shifts and dimensions must align. shifts: "
                                f"{len(shifts)}, dims:0")
-        return _roll(input.reshape((-1,)), shifts[0], 0).reshape(input.meta.shape)
+        flat = input.reshape((-1,))
+        n = flat.meta.numel
+        return roll_dims.fn(flat, (shifts[0] % n if n else 0,), (0,)).reshape(input.meta.shape)
     if len(shifts) != len(dims):
         raise RuntimeError(f"shifts and dimensions must align. shifts: {len(shifts)}, "
                            f"dims:{len(dims)}")
+    total = {}
     for s, d in zip(shifts, dims):
-        input = _roll(input, s, wrap_dim(d, input.meta.ndim))
-    return input
+        d = wrap_dim(d, input.meta.ndim)
+        n = input.meta.shape[d] if input.meta.ndim else 0
+        total[d] = (total.get(d, 0) + s) % n if n else 0
+    if not input.meta.ndim:
+        return input.clone()
+    return roll_dims.fn(input, tuple(total.values()), tuple(total))
 
 
-def _roll(x, shift, d):
-    n = x.meta.shape[d] if x.meta.ndim else 0
-    shift = shift % n if n else 0
-    if not shift:
-        return x.clone()
-    cut = V.slice_dim.fn
-    return cat.fn((cut(x, d, n - shift, n, 1), cut(x, d, 0, n - shift, 1)), d)
+@kernel_op("input: T, shifts, dims")
+class roll_dims:
+    """A copy in which every dim of `dims` is shifted round by its own number of places."""
+
+    where = ()
+    out = False
+
+    def meta(input, shifts, dims):
+        return [(input.dtype, input.shape)]
+
+    def lower(call):
+        x, out = call.inputs[0], call.outputs[0]
+        if not x.numel:
+            return Program((touch(x, out),))
+        pieces = []  # per rolled dim: (start in the input, start in the result, length)
+        for s, d in zip(call.shifts, call.dims):
+            n = x.shape[d]
+            pieces.append([p for p in ((0, s, n - s), (n - s, 0, s)) if p[2]])
+        calls = []
+        for choice in itertools.product(*pieces):
+            shape, start, offset = list(x.shape), 0, 0
+            for (a, b, length), d in zip(choice, call.dims):
+                shape[d] = length
+                start += a * x.strides[d]
+                offset += b * out.strides[d]
+            calls.append(copy_call(x, out, shape=tuple(shape), strides=out.strides,
+                                   offset=offset, start=start))
+        return Program(tuple(calls))
+
+    def vjp(ctx, g):
+        sizes = ctx.meta("input").shape
+        back = tuple((sizes[d] - s) % sizes[d] if sizes[d] else 0
+                     for s, d in zip(ctx.shifts, ctx.dims))
+        return (roll_dims.fn(g, back, ctx.dims),)
 
 
 @composite(method=True, out=False)

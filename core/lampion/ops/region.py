@@ -20,18 +20,21 @@ def fill_call(out, value, *, slot=0, name="fill"):
     return n.call((slot,))
 
 
-def copy_call(source, target, *, slots=(0, 1), strides=None, offset=0, shape=None, name="copy"):
+def copy_call(source, target, *, slots=(0, 1), strides=None, offset=0, shape=None, name="copy",
+              start=None):
     """The kernel call that copies `source` (broadcast) into `target`, or into the part of it that
-    `shape`, `strides` and `offset` (elements) describe."""
+    `shape`, `strides` and `offset` (elements) describe; with `start`, the part of `source` of that
+    shape from there on."""
     shape = target.shape if shape is None else shape
     n = Nest(name, shape, compute=target.dtype)
     o = n.output(target, target.strides if strides is None else strides)
-    a = n.input(source)
+    a = n.input(source, None if start is None else source.strides)
     n.start()
+    value = a.at(n.of(start) + a.offset) if start else a()
     if offset:
-        n.store_at(o, n.of(offset) + o.offset, a())
+        n.store_at(o, n.of(offset) + o.offset, value)
     else:
-        n.store(o, a())
+        n.store(o, value)
     return n.call(slots)
 
 

@@ -74,12 +74,14 @@ class sort:
         return (g.new_zeros(m.shape).scatter(d, ctx.out1, g),)
 
 
-def by_counting(call, x, d, n, descending):
-    """Every element counts those that sort before it: its place."""
+def by_counting(call, x, d, n, descending, most=None):
+    """Every element counts those that sort before it: its place. Only the first `most` places
+    are written, if that is given."""
     values, indices = call.outputs
     shape = x.shape + (n,)
     k = Nest("sort_count", shape, [x.ndim], compute=dt.int64, merge=False)
-    line = tuple(0 if j == d else s for j, s in enumerate(contiguous_strides(x.shape))) + (0,)
+    places = contiguous_strides(values.shape or (1,))
+    line = tuple(0 if j == d else s for j, s in enumerate(places)) + (0,)
     v, i = k.output(values, line), k.output(indices, line)
     own = k.input(x, x.strides + (0,))
     other = k.input(x, tuple(0 if j == d else s for j, s in enumerate(x.strides))
@@ -89,9 +91,10 @@ def by_counting(call, x, d, n, descending):
     a = k.typed(own())
     hit = before(k.typed(other()), there, a, here, descending)
     rank = k.reduce("sum", E.select(hit, E.const(1, dt.int64), E.const(0, dt.int64)))
-    step = k.params.stride(contiguous_strides(x.shape)[d])
-    k.store_at(v, v.offset + rank * step, a, inner=False)
-    k.store_at(i, i.offset + rank * step, here, inner=False)
+    step = k.params.stride(places[d])
+    wanted = None if most is None else E.op("lt", rank, k.of(most))
+    k.store_at(v, v.offset + rank * step, a, inner=False, mask=wanted)
+    k.store_at(i, i.offset + rank * step, here, inner=False, mask=wanted)
     return Program((k.call((0, 1, 2, 2)),))
 
 
@@ -200,6 +203,15 @@ class topk:
             raise RuntimeError("selected index k out of range")
         shape = input.shape[:d] + (k,) + input.shape[d + 1:] if input.ndim else ()
         return [(input.dtype, shape), (dt.int64, shape)]
+
+    def lower(call):
+        x = call.inputs[0]
+        d, n = sort_shapes(x, call.dim, "topk")
+        if n > COUNTING or not call.k:
+            return None
+        if not x.ndim:
+            x = meta(x.dtype, (1,), None, x.device)
+        return by_counting(call, x, d, n, bool(call.largest), call.k)
 
     def compose(input, k, dim, largest, sorted):
         v, i = sort.fn(input, dim, bool(largest))
