@@ -65,7 +65,7 @@ ORDER = Kind("draw_order", "")
 INTEGERS = tuple(Kind("draw_integers", "random_", wide) for wide in range(3))
 
 
-def draw(kind: Kind, m: Meta, generator: Generator | None, *numbers: Any) -> Tensor:
+def draw(kind: Kind, m: Meta, generator: Generator | None, *numbers: Any) -> Any:
     """A fresh tensor of the dense meta `m`."""
     launch, _, groups, g = kind.entries.get(m) or kind.entry(m, numbers)
     if generator is not None:
@@ -152,7 +152,7 @@ def _maker(name: str, kind: Kind, numbers: tuple[Any, ...], what: str, doc: str)
     def make(*size: Any, generator: Any = None, dtype: Any = None, device: Any = None,
              requires_grad: bool = False, out: Any = None, layout: Any = None,
              pin_memory: bool = False, **named: Any) -> Tensor:
-        key = (size, dtype or dt._default, device or (_default[-1] if _default else None))
+        key: Any = (size, dtype or dt._default, device or (_default[-1] if _default else None))
         try:
             found = known.get(key)
         except TypeError:  # a list
@@ -271,7 +271,7 @@ def randint(*args: Any, low: Any = None, high: Any = None, size: Any = None,
             pin_memory: bool = False) -> Tensor:
     """Integers from low (default 0) to high, high not included: randint(high, size) or
     randint(low, high, size). int64 unless `dtype` says otherwise."""
-    key = (args, low, high, size, dtype, device or (_default[-1] if _default else None))
+    key: Any = (args, low, high, size, dtype, device or (_default[-1] if _default else None))
     try:
         found = _randints.get(key)
     except TypeError:  # a list
@@ -386,7 +386,7 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any 
     with _unrecorded():
         if isinstance(std, Tensor):
             _floating(std.meta, "normal")
-            if std.meta.numel and bool((std < 0).any()):  # type: ignore[operator]
+            if std.meta.numel and not std.detach().amin().item() >= 0.0:  # type: ignore[attr-defined]
                 raise RuntimeError("normal expects all elements of std >= 0.0")
         else:
             _check_std(std)
@@ -535,7 +535,8 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
     if isinstance(p, Tensor):
         _floating(p.meta, "bernoulli_")
         with _unrecorded():
-            drawn = R.REGISTRY["bernoulli"].fn(p.expand(self.meta.shape), generator=generator)
+            drawn = R.REGISTRY["bernoulli"].fn(
+                p.expand(self.meta.shape), generator=generator)  # type: ignore[attr-defined]
         return self.copy_(drawn)  # type: ignore[attr-defined]
     if self.meta.dtype.kind == "c":
         raise NotImplementedError(f'"bernoulli_" not implemented for '
