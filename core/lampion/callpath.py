@@ -696,11 +696,10 @@ def check_leaf(target: Any, name: str) -> None:
         raise RuntimeError(
             f"{name}: a leaf Variable that requires grad is being used in an in-place operation. "
             "Wrap the update in torch.no_grad(), or write to a clone().")
-    root = target.root
-    if root is not None and type(root.node) is AccumulateGrad:
-        raise RuntimeError(
-            f"{name}: a view of a leaf Variable that requires grad is being used in an in-place "
-            "operation. Wrap the update in torch.no_grad(), or write to a clone().")
+    if target.root is not None:
+        from .autograd.inplace import check_view
+
+        check_view(target, name)
 
 
 def check_overlap(op: R.Op, target: Any, other: Any) -> None:

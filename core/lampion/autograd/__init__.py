@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from .anomaly import detect_anomaly, set_detect_anomaly
 from .api import backward, grad
+from .function import Function, once_differentiable
 from .modes import (enable_grad, inference_mode, is_grad_enabled, is_inference_mode_enabled,
                     no_grad, set_grad_enabled)
 
-__all__ = ["backward", "grad", "no_grad", "enable_grad", "inference_mode", "set_grad_enabled",
+__all__ = ["Function", "once_differentiable", "detect_anomaly", "set_detect_anomaly",
+           "backward", "grad", "no_grad", "enable_grad", "inference_mode", "set_grad_enabled",
            "is_grad_enabled", "is_inference_mode_enabled"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..base.meta import Meta
-from .node import AccumulateGrad, Node, _new
+from .node import AccumulateGrad, Node, Select, _new
 
 
 class CopySlices(Node):
@@ -89,6 +89,29 @@ def _bare(cls: Any, edges: tuple[Any, ...], epoch: int) -> Any:
     return n
 
 
+def check_view(view: Any, name: str) -> None:
+    """RuntimeError for a recorded write to a view of a leaf, or to a view that a custom Function
+    returned (the history of its base would bypass the Function's backward)."""
+    if type(view.root.node) is AccumulateGrad:
+        raise RuntimeError(
+            f"{name}: a view of a leaf Variable that requires grad is being used in an in-place "
+            "operation. Wrap the update in torch.no_grad(), or write to a clone().")
+    if is_custom(view.node):
+        raise RuntimeError(
+            f"{name}: output of {view.node.name()} is a view and is being modified inplace. This "
+            "view was created inside a custom Function (or because an input was returned as-is) "
+            "and the autograd logic to handle view+inplace would override the custom backward "
+            "associated with the custom Function, leading to incorrect gradients. You can fix "
+            "this by cloning the output of the custom Function.")
+
+
+def is_custom(node: Any) -> bool:
+    """Whether a tensor with this node comes out of a custom Function."""
+    if type(node) is Select:
+        node = node.parent
+    return getattr(node, "function", None) is not None
+
+
 def element_offset(root: Any, view: Any) -> int:
     """Offset of a view from its base tensor, in elements."""
     return (view.data_.offset - root.data_.offset) // root.meta.dtype.itemsize
@@ -119,4 +142,9 @@ def refresh_views(root: Any, kids: list[Any], written: Any) -> None:
     for r in list(kids):
         v = r()
         if v is not None and v is not written:
+            if is_custom(v.node):
+                raise RuntimeError(
+                    f"output of {v.node.name()} is a view whose base (or another view of it) has "
+                    "been modified inplace. Its history would bypass the custom Function's "
+                    "backward; clone the output of the custom Function.")
             v.node = as_strided_node(root, v)
