@@ -8,12 +8,14 @@ from __future__ import annotations
 from ..base import dtype as dt
 from ..base.meta import meta
 from ..ir import expr as E
+from ..ir.kernel import Program
 from ..runtime.lowering import Nest
 from . import checks
 from . import views as V
 from .registry import composite, kernel_op
-from .region import place
+from .region import copy_call, place, touch
 
+_constant = {}  # (meta, pad) -> geometry of `place`
 _MODES = ("reflect", "replicate", "circular")
 
 
@@ -74,6 +76,12 @@ def pad(input, pad, mode="constant", value=None):
 @composite
 def constant_pad_nd(input, pad, value=0):
     """`input` with one number around it (last dim first: before, after, ...)."""
+    try:
+        how = _constant[input.meta, tuple(pad)]
+    except (KeyError, TypeError):
+        how = None
+    if how is not None:
+        return place.fn(input, *how, value)
     around = pairs(pad, input.meta.ndim)
     for d, (a, b) in enumerate(around):
         size = input.meta.shape[d]
@@ -89,20 +97,41 @@ def constant_pad_nd(input, pad, value=0):
         return input.clone()
     shape = tuple(n + a + b for n, (a, b) in zip(input.meta.shape, grow))
     full = meta(input.meta.dtype, shape, None, input.meta.device)
-    offset = sum(a * s for (a, _), s in zip(grow, full.strides))
-    return place.fn(input, shape, full.strides, offset if input.meta.numel else 0, value)
+    offset = sum(a * s for (a, _), s in zip(grow, full.strides)) if input.meta.numel else 0
+    if all(a >= 0 and b >= 0 for a, b in around) and input.meta.override is None:
+        if len(_constant) > 10_000:
+            _constant.clear()
+        _constant[input.meta, tuple(int(p) for p in pad)] = (shape, full.strides, offset)
+    return place.fn(input, shape, full.strides, offset, value)
 
 
-def source(i, before, size, mode, n):
-    """The input coordinate that padded coordinate `i` shows."""
-    p = i - n.of(before)
-    last = n.of(size - 1)
+def strip(mode, before, size, side):
+    """(first source, step) in result coordinates of a strip of padding, counted outwards from
+    the input for reflect, from the start of the strip else; `side` is 0 before, 1 after."""
     if mode == "replicate":
-        return E.maximum(E.minimum(p, last), E.const(0, dt.int64))
-    if mode == "reflect":
-        p = E.abs_(p)
-        return last - E.abs_(last - p)
-    return E.fmod(p + n.of(2 * size), n.of(size))
+        return (before, 0) if side == 0 else (before + size - 1, 0)
+    if mode == "circular":
+        return (size, 1) if side == 0 else (before, 1)
+    return (2 * before, -1) if side == 0 else (before + size - 2, -1)
+
+
+def strip_call(out, d, around, lengths, side, mode):
+    """The call that fills one side of dim `d` from the result itself; dims after `d` are already
+    padded, those before it not yet."""
+    before, after = around[d]
+    width = before if side == 0 else after
+    shape = [n if j < d else out.shape[j] for j, n in enumerate(lengths)]
+    shape[d] = width
+    base = sum(around[j][0] * out.strides[j] for j in range(d))
+    first, step = strip(mode, before, lengths[d], side)
+    to = base + (0 if side == 0 else before + lengths[d]) * out.strides[d]
+    n = Nest(f"pad_{mode}", shape, compute=out.dtype)
+    o = n.output(out, out.strides, kind="inout")
+    reading = tuple(s * step if j == d else s for j, s in enumerate(out.strides))
+    a = n.input(out, reading)  # the same memory, read
+    n.start()
+    n.store_at(o, n.of(to) + o.offset, a.at(n.of(base + first * out.strides[d]) + a.offset))
+    return n.call((0, 0))
 
 
 @kernel_op("input: T, around, how")
@@ -116,18 +145,27 @@ class pad_by:
         return [(input.dtype, tuple(n + a + b for n, (a, b) in zip(input.shape, around)))]
 
     def lower(call):
-        x, out = call.inputs[0], call.outputs[0]
-        n = Nest(f"pad_{call.how}", out.shape, compute=out.dtype, merge=False)
-        o = n.output(out, out.strides)
-        a = n.input(x, tuple(0 if p != (0, 0) else s for p, s in zip(call.around, x.strides)))
-        n.start()
-        where = a.offset
-        for d, (before, after) in enumerate(call.around):
-            if (before, after) != (0, 0):
-                at = source(n.coord(d), before, x.shape[d], call.how, n)
-                where = where + at * n.params.stride(x.strides[d])
-        n.store(o, a.at(where))
-        return n.program()
+        x, out, around = call.inputs[0], call.outputs[0], call.around
+        if not out.numel:
+            return Program((touch(x, out),))
+        cut = any(a < 0 or b < 0 for a, b in around)
+        if cut or not strips_reach(call.how, around, x.shape):
+            return None  # padding may show what is cut off: composed
+        skip = sum(a * s for (a, _), s in zip(around, out.strides))
+        calls = [copy_call(x, out, shape=x.shape, strides=out.strides, offset=skip)]
+        for d in reversed(range(x.ndim)):
+            for side in (0, 1):
+                if around[d][side]:
+                    calls.append(strip_call(out, d, around, x.shape, side, call.how))
+        return Program(tuple(calls))
+
+    def compose(input, around, how):
+        for d, p in enumerate(around):
+            if p != (0, 0):
+                rows = [folded(i, input.meta.shape[d], p[0], how)
+                        for i in range(input.meta.shape[d] + sum(p))]
+                input = input.index_select(d, input.new_tensor(rows, dtype=dt.int64))
+        return input
 
     def vjp(ctx, g):
         return (pad_by_backward.fn(g, ctx.meta("input").shape, ctx.around, ctx.how),)
@@ -156,21 +194,30 @@ class pad_by_backward:
         return (pad_by.fn(g, ctx.around, ctx.how),)
 
 
+def strips_reach(mode, around, lengths):
+    """Whether every strip of padding can be filled from the input."""
+    if mode == "replicate":
+        return True
+    spare = 1 if mode == "reflect" else 0
+    return all(max(p) <= n - spare for p, n in zip(around, lengths) if p != (0, 0))
+
+
+def folded(i, size, before, mode):
+    """The input coordinate that padded coordinate `i` shows."""
+    p = i - before
+    if mode == "replicate":
+        return min(max(p, 0), size - 1)
+    if mode == "reflect":
+        return size - 1 - abs(size - 1 - abs(p))
+    return p % size
+
+
 def fold_dim(g, d, size, before, after, mode):
     """Add the padding of one dim back into `size` entries."""
-    def index(i):
-        p = i - before
-        if mode == "replicate":
-            return min(max(p, 0), size - 1)
-        if mode == "reflect":
-            p = abs(p)
-            return size - 1 - abs(size - 1 - p)
-        return p % size
-
-    rows = g.new_tensor([index(i) for i in range(size + before + after)], dtype=dt.int64)
+    rows = [folded(i, size, before, mode) for i in range(size + before + after)]
     shape = list(g.meta.shape)
     shape[d] = size
-    return g.new_zeros(shape).index_add(d, rows, g)
+    return g.new_zeros(shape).index_add(d, g.new_tensor(rows, dtype=dt.int64), g)
 
 
 # ---- classes and channels --------------------------------------------------------------------------
