@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gradients import check_gradient, tensors
+from gradients import check_gradient, tensors, thorough
 
 import lampion
 from lampion.base.errors import DtypeError
@@ -37,13 +37,15 @@ def same(result, expected, tolerance=1e-5):
     got = result.detach().cpu().numpy()
     assert got.shape == expected.shape
     assert got.dtype == expected.dtype
-    scale = 1 + (np.abs(expected).max() if expected.size else 0)
+    scale = 1 + (float(np.abs(expected).max()) if expected.size else 0)
     np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "int64"])
 @pytest.mark.parametrize("shapes", MATMUL, ids=str)
 def test_matmul(device, shapes, dtype):
+    if dtype == "float64" and not thorough(device):
+        return
     a, b = values(*shapes, dtype=dtype)
     same(lampion.matmul(*tensors((a, b), device)), np.matmul(a, b), 1e-4)
 

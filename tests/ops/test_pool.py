@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from gradients import check_gradient, tensors
+from gradients import check_gradient, tensors, thorough
 
 import lampion
 
@@ -77,6 +77,8 @@ def same(result, expected, tolerance=1e-6):
 def test_max_pool(device, case):
     shape, kernel, *rest = case
     rank = len(kernel)
+    if case not in GEOMETRY[1:3] and not thorough(device):
+        return
     pool = getattr(F, f"max_pool{rank}d")
     x = values(shape)
     t = tensors([x], device)[0]
@@ -96,6 +98,8 @@ def test_max_pool(device, case):
 def test_avg_pool(device, case, include):
     shape, kernel, stride, padding, dilation, ceil = case
     rank = len(kernel)
+    if case not in GEOMETRY[3:4] and not thorough(device):
+        return
     pool = getattr(F, f"avg_pool{rank}d")
     x = values(shape)
     expected = pooled(x, windows(shape[-rank:], kernel, stride, padding, dilation, ceil),
@@ -108,6 +112,8 @@ def test_avg_pool(device, case, include):
 
 @pytest.mark.parametrize("size", [(3, 4), (1, 1), (9, 8), (11, 3), (3, 2)], ids=str)
 def test_adaptive(device, size):
+    if size != (3, 4) and not thorough(device):
+        return
     x = values((2, 3, 9, 8))
     t = tensors([x], device)[0]
     rows = adaptive(x.shape[-2:], size)
@@ -137,7 +143,9 @@ def test_a_window_of_minus_infinity_points_inside(device):
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic", "area"])
 @pytest.mark.parametrize("size", [(11, 3), (4, 10)], ids=str)
 def test_interpolate_reproduces_what_it_must(device, mode, size):
-    """A constant stays constant; a map of 1 and its gradient are exact."""
+    """A constant stays constant, and the gradient is exact."""
+    if size != (11, 3) and not thorough(device):
+        return
     one = tensors([np.ones((1, 2, 7, 5), "float32")], device)[0]
     same(F.interpolate(one, size, mode=mode), np.ones((1, 2, *size)), 1e-5)
     x = values((1, 2, 7, 5), "float64")

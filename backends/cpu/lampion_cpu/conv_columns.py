@@ -46,7 +46,7 @@ def _sizes(call: OpCall, x: Any, w: Any, y: Any) -> _Sizes | None:
     n, c, o = x.shape[0], x.shape[1], w.shape[0]
     k, positions = math.prod(w.shape[2:]), math.prod(y.shape[2:])
     columns = meta(x.dtype, (c * k, n, positions), None, x.device)
-    if not _LEAST_WORK <= n * c * o * k * positions or columns.nbytes > _MOST_BYTES:
+    if n * c * o * k * positions < _LEAST_WORK or columns.nbytes > _MOST_BYTES:
         return None
     return _Sizes(n, c, o, k, positions, columns)
 
