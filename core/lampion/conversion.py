@@ -70,6 +70,12 @@ def raw_copy(src: Tensor, dst: Tensor) -> None:
         attrs = {"dtype": target.dtype, "contiguous": False}
         p = op.iplans[key] = P.elementwise_plan(op, [m], attrs, [target])  # type: ignore
     p.into(dst.data_, src.data_)
+    if src.meta is m and dst.meta is target:
+        _plain_copies[key] = p
+
+
+# (source meta, target meta) -> plan, for copies that need no broadcasting and no checks
+_plain_copies: dict[tuple[Meta, Meta], Any] = {}
 
 
 def across(src: Tensor, where: device) -> Tensor:
@@ -146,6 +152,13 @@ class CopyInto(Node):
 
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Write `src` (broadcast, converted, from any device) into this tensor."""
+    if type(src) is Tensor and self.node is None and src.node is None:
+        m, target = src.meta, self.meta
+        p = _plain_copies.get((m, target))
+        if p is not None and src.data_.base is not self.data_.base:
+            p.into(self.data_, src.data_)
+            callpath.wrote(self, "copy_", 2)
+            return self
     if not isinstance(src, Tensor):
         raise TypeError("copy_(): argument 'src' (position 1) must be Tensor, not "
                         f"{type(src).__name__}")

@@ -8,6 +8,7 @@ an op: properties, conversion, hooks, and the operators' wiring.
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
@@ -27,6 +28,10 @@ from .ops import registry as R
 from .runtime.devices import resolve
 
 _new = object.__new__
+# How one element of a dtype is read from its bytes.
+_READ = {d: struct.Struct(f).unpack_from for d, f in (
+    (dt.bool_, "?"), (dt.uint8, "B"), (dt.int8, "b"), (dt.int16, "h"), (dt.int32, "i"),
+    (dt.int64, "q"), (dt.float16, "e"), (dt.float32, "f"), (dt.float64, "d"))}
 
 
 class Size(tuple):  # type: ignore[type-arg]
@@ -372,7 +377,15 @@ class Tensor:
         m = self.meta
         if m.numel != 1:
             raise RuntimeError(f"a Tensor with {m.numel} elements cannot be converted to Scalar")
+        read = _READ.get(m.dtype)
+        if read is not None:
+            try:
+                return read(self.data_)[0]  # a storage that shows its bytes to the host
+            except TypeError:
+                pass
         raw = P.backend_of(m.device).copy_to_host(self.data_, m.dtype.itemsize)
+        if read is not None:
+            return read(raw)[0]
         return np.frombuffer(raw, dtype=m.dtype.np, count=1)[0].item()
 
     def tolist(self) -> Any:
@@ -526,7 +539,7 @@ OPERATORS: dict[str, tuple[str, bool]] = {
     "__rshift__": ("bitwise_right_shift", False), "__rrshift__": ("bitwise_right_shift", True),
     "__lt__": ("lt", False), "__le__": ("le", False), "__gt__": ("gt", False),
     "__ge__": ("ge", False), "__eq__": ("eq", False), "__ne__": ("ne", False),
-    "__neg__": ("neg", False), "__abs__": ("abs", False), "__invert__": ("bitwise_not", False),
+    "__neg__": ("neg", False), "__pos__": ("positive", False), "__abs__": ("abs", False), "__invert__": ("bitwise_not", False),
 }
 _BY_OP: dict[str, list[tuple[str, bool]]] = {}
 for _name, (_op, _reflected) in OPERATORS.items():

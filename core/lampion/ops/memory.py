@@ -82,6 +82,8 @@ def channels_last(input, memory_format, always):
 def to(input, *args, **kwargs):
     """Convert dtype and/or device: to(dtype), to(device), to(device, dtype), to(other); returns
     the tensor itself if nothing changes, unless copy=True."""
+    if len(args) == 1 and not kwargs and type(args[0]) is dt.dtype:
+        return input if args[0] is input.meta.dtype else convert.fn(input, dtype=args[0])
     from ..conversion import to_arguments
 
     device, dtype, copy, memory_format = to_arguments(input, args, kwargs)
