@@ -539,7 +539,8 @@ OPERATORS: dict[str, tuple[str, bool]] = {
     "__rshift__": ("bitwise_right_shift", False), "__rrshift__": ("bitwise_right_shift", True),
     "__lt__": ("lt", False), "__le__": ("le", False), "__gt__": ("gt", False),
     "__ge__": ("ge", False), "__eq__": ("eq", False), "__ne__": ("ne", False),
-    "__neg__": ("neg", False), "__pos__": ("positive", False), "__abs__": ("abs", False), "__invert__": ("bitwise_not", False),
+    "__neg__": ("neg", False), "__pos__": ("positive", False),
+    "__abs__": ("abs", False), "__invert__": ("bitwise_not", False),
 }
 _BY_OP: dict[str, list[tuple[str, bool]]] = {}
 for _name, (_op, _reflected) in OPERATORS.items():

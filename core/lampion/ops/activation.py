@@ -10,7 +10,7 @@ import math
 from ..ir import expr as E
 from ..ir.expr import by_type, select
 from .arithmetic import conj, kind_of
-from .registry import Attr, Scalar, elementwise
+from .registry import Attr, Scalar, composite, elementwise
 
 NN = ("nn.functional",)
 # not a method; the in-place form belongs to nn.functional
@@ -267,3 +267,26 @@ def threshold(input, threshold: Scalar, value: Scalar):
 @threshold.grad
 def _threshold_grad(g, out, input, threshold, value):
     return select(input <= threshold, 0.0, g), None, None
+
+
+@composite(method=True, out=False)
+def prelu(input, weight):
+    """x where x > 0, else weight x; weight has one element, or one per channel (dim 1)."""
+    m, w = input.meta, weight.meta
+    if w.ndim > 1:
+        raise RuntimeError("prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = "
+                           f"{w.ndim}")
+    channels = m.shape[1] if m.ndim > 1 else 1
+    if w.numel not in (1, channels):
+        raise RuntimeError(
+            "Mismatch of parameter numbers and input channel size. Found parameter numbers = "
+            f"{w.numel} and channel size = {channels}.")
+    if w.ndim:
+        weight = weight.reshape((-1, *[1] * (m.ndim - 2)) if m.ndim > 1 else (1,) * m.ndim)
+    return prelu_values.fn(input, weight)
+
+
+@elementwise(where=(), method=False, kinds="f")
+def prelu_values(input, weight):
+    """x where x > 0, else weight x, broadcast."""
+    return select(input > 0.0, input, weight * input)

@@ -354,7 +354,7 @@ def pow_general(input, exponent):
     return input ** exponent
 
 
-@composite(method=True)
+@composite(method=True, inplace=True)
 def float_power(input, exponent):
     """input ** exponent in double precision."""
     wide = dt.float64
@@ -575,6 +575,30 @@ def next_half(input, other):
 def heaviside(input, values):
     """0 for negative input, 1 for positive, `values` at 0."""
     return select(E.eq(input, 0), values, select(input > 0, 1, 0))
+
+
+@elementwise(kinds="f", noutputs=2, returns=("mantissa", "exponent"),
+             promote=lambda d, attrs: [d, dt.int32])
+def frexp(input):
+    """(mantissa, exponent) with input = mantissa * 2**exponent and 1/2 <= |mantissa| < 1."""
+    single = _frexp_parts(input, dt.int32, dt.float32, 23, 0xFF, 126)
+    double = _frexp_parts(input, dt.int64, dt.float64, 52, 0x7FF, 1022)
+    return tuple(by_type(float32=a, float64=b) for a, b in zip(single, double))
+
+
+def _frexp_parts(x, i, f, width, mask, half):
+    """By the bits; subnormal numbers are scaled up first. `half` is the exponent field of 1/2."""
+    tiny = E.abs_(x) < 2.0 ** (1 - half)
+    bits = E.bitcast(select(tiny, x * 2.0 ** 60, x), i)
+    exponent = ((bits >> width) & mask) - half - E.cast(select(tiny, 60, 0), i)
+    mantissa = E.bitcast((bits & ~(mask << width)) | (half << width), f)
+    plain = E.eq(x, 0.0) | ~(E.abs_(x) < math.inf)
+    return select(plain, x, mantissa), select(plain, E.cast(0, i), exponent)
+
+
+@frexp.grad
+def _frexp_grad(g, g_exponent, mantissa, exponent, input):
+    return g * E.exp2(-exponent)
 
 
 # ---------------------------------------------------------------- choice

@@ -396,7 +396,7 @@ def imag(input):
     return REGISTRY["complex_part"].fn(input, 1)
 
 
-@composite(name="conj", method=True, out=False, aliases=("conj_physical",))
+@composite(name="conj", method=True, inplace=True, out=False, aliases=("conj_physical",))
 def conj_(input):
     """The complex conjugate; real tensors are returned as they are."""
     return conj_values.fn(input) if input.meta.dtype.kind == "c" else input

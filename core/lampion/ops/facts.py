@@ -1,0 +1,75 @@
+"""Questions about tensors and dtypes, answered on the host: composites that compute nothing.
+
+Floor 3.
+"""
+
+from __future__ import annotations
+
+from ..base import dtype as dt
+from .registry import composite
+
+FACT = {"out": False}
+
+
+@composite(**FACT)
+def is_tensor(obj):
+    """Whether an object is a tensor."""
+    from ..callpath import NS
+
+    return isinstance(obj, NS["BaseTensor"])
+
+
+@composite(**FACT)
+def is_floating_point(input):
+    """Whether the dtype is a floating type."""
+    return input.is_floating_point()
+
+
+@composite(**FACT)
+def is_complex(input):
+    """Whether the dtype is complex."""
+    return input.is_complex()
+
+
+@composite(**FACT)
+def numel(input):
+    """The number of elements."""
+    return input.meta.numel
+
+
+@composite(method=True, **FACT)
+def is_nonzero(input):
+    """Whether the one element is not 0. RuntimeError unless there is exactly one."""
+    if input.meta.numel != 1:
+        word = "no values" if input.meta.numel == 0 else "more than one value"
+        raise RuntimeError(f"Boolean value of Tensor with {word} is ambiguous")
+    return bool(input.item())
+
+
+@composite(method=True, **FACT)
+def is_same_size(input, other):
+    """Whether two tensors have the same shape."""
+    return input.meta.shape == other.meta.shape
+
+
+@composite(**FACT)
+def can_cast(from_, to):
+    """Whether values of one dtype may be written into a tensor of another."""
+    return dt.can_cast(from_, to)
+
+
+@composite(**FACT)
+def result_type(tensor1, tensor2):
+    """The dtype of arithmetic on two tensors or numbers.
+
+    >>> lampion.result_type(lampion.tensor([1, 2]), 1.0)
+    lampion.float32
+    """
+    dims, zeros, numbers = [], [], []
+    for v in (tensor1, tensor2):
+        m = getattr(v, "meta", None)
+        if m is None:
+            numbers.append(v)
+        else:
+            (dims if m.ndim else zeros).append(m.dtype)
+    return dt.result_dtype(dims, zeros, numbers)
