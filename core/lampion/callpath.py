@@ -24,6 +24,7 @@ from .base.dtype import dtype
 from .base.meta import Meta
 from .ops import plans as P
 from .ops import registry as R
+from .overlap import check_overlap
 from .runtime.devices import resolve
 
 # Namespace of all generated functions. `modes` counts active layers (autocast, tracing, saved
@@ -188,19 +189,14 @@ def _detour_code(op: R.Op, form: str) -> list[str]:
 
 def _launch_body(op: R.Op, launch: list[str], nodes: list[str], slow: str) -> list[str]:
     args = _gather(launch, "data_", [])
-    simple = not any(n[0] in "?*" for n in nodes)
-    packed = ", ".join(map(_arg, op.params))
-    values = f"({packed},)" if op.params else "()"
+    values = f"({', '.join(map(_arg, op.params))},)" if op.params else "()"
     if op.kind == "elementwise":
-        operands = [_arg(p) for p in op.params if p.kind != R.ATTR]  # type: ignore[attr-defined]
-        values = "(" + ", ".join(operands) + ",)"
-    many = getattr(op, "noutputs", 1) > 1
+        values = "(" + ", ".join(_arg(p) for p in op.params if p.kind != R.ATTR) + ",)"
     lines = ["    if p.launch is None:", f"        {slow}"] if op.kind == "kernel" else []
-    if many:
+    if getattr(op, "noutputs", 1) > 1:
         edges = _gather(nodes, "node", [])
-        lines += [f"    return finish_many(p, p.launch({args}), ({edges}{',' if edges else ''}), "
-                  f"{values})"]
-        return lines
+        return lines + [f"    return finish_many(p, p.launch({args}), "
+                        f"({edges}{',' if edges else ''}), {values})"]
     if op.differentiable and len(nodes) <= 4 and [n[0] for n in nodes].count("?") == 1 \
             and not any(n[0] == "*" for n in nodes):
         return lines + _optional_body(launch, nodes, values)
@@ -209,7 +205,7 @@ def _launch_body(op: R.Op, launch: list[str], nodes: list[str], slow: str) -> li
     live = [n for n in nodes if n != "None"]
     if not live or not op.differentiable:
         return lines + ["    r.node = None", "    return r"]
-    if simple and len(nodes) <= 5:
+    if not any(n[0] in "?*" for n in nodes) and len(nodes) <= 5:
         names, cond = [], []
         for k, n in enumerate(nodes):
             if n == "None":
@@ -220,11 +216,10 @@ def _launch_body(op: R.Op, launch: list[str], nodes: list[str], slow: str) -> li
                 n = f"e{k}"
             names.append(n)
             cond.append(f"{n} is not None")
+        needs = "True"
         if op.kind == "elementwise":
-            needs = ", ".join("False" if n == "None" else f"{n} is not None" for n in names)
-            needs = f"({needs},)"
-        else:
-            needs = "True"
+            flags = ["False" if n == "None" else f"{n} is not None" for n in names]
+            needs = f"({', '.join(flags)},)"
         lines += [f"    if ({' or '.join(cond)}) and p.diff and mode.enabled:",
                   f"        r.node = record(p, ({', '.join(names)},), {values}, (r,), {needs})",
                   "    else:", "        r.node = None", "    return r"]
@@ -645,11 +640,10 @@ def slow_inplace(op: R.Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     handled = override(op, values)
     if handled is not NotImplemented:
         return handled
-    for layer in reversed(layers):
-        result = layer(op, values)
-        if result is not NotImplemented:
-            return values[0].copy_(result)
     target = values[0]
+    handled = NS["through_layers"](op, op.name + "_", target, values)
+    if handled is not NotImplemented:
+        return handled
     values = convert(op, values)
     check_leaf(target, op.name + "_")
     key, metas = plan_key(op, values)
@@ -700,36 +694,6 @@ def check_leaf(target: Any, name: str) -> None:
         from .autograd.inplace import check_view
 
         check_view(target, name)
-
-
-def check_overlap(op: R.Op, target: Any, other: Any) -> None:
-    """RuntimeError if `other` shares part of the target's memory but is not the same tensor."""
-    d = getattr(other, "data_", None)
-    t = target.data_
-    if d is None or d.base is not t.base:
-        return
-    if d.offset == t.offset and other.meta.plain is target.meta.plain:
-        return
-    if other.meta.numel == 0 or target.meta.numel == 0:
-        return
-    if (d.offset >= t.offset + target.meta.span) or (t.offset >= d.offset + other.meta.span):
-        return
-    if _interleaved(other.meta, target.meta, d.offset - t.offset):
-        return
-    raise RuntimeError(
-        f"{op.qualname}: unsupported operation: some elements of the input tensor and the "
-        "written-to tensor refer to a single memory location. Please clone() the tensor before "
-        "performing the operation.")
-
-
-def _interleaved(a: Meta, b: Meta, distance: int) -> bool:
-    """Whether two views with equal strides step past each other (x[::2] and x[1::2])."""
-    if a.strides != b.strides or a.dtype is not b.dtype:
-        return False
-    steps = [s for s, n in zip(a.strides, a.shape) if n > 1]
-    if not steps:
-        return True
-    return (distance // a.dtype.itemsize) % math.gcd(*steps) != 0
 
 
 def wrote(target: Any, name: str, depth: int) -> None:

@@ -79,8 +79,7 @@ class _NormBase(Module):
             key = prefix + "num_batches_tracked"
             own = self.num_batches_tracked
             if key not in state_dict:
-                state_dict[key] = own if own is not None and own.device.type != "meta" \
-                    else lampion.tensor(0, dtype=lampion.long)
+                state_dict[key] = lampion.tensor(0, dtype=lampion.long) if own is None else own
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 

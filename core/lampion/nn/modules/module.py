@@ -517,15 +517,7 @@ class Module(HookRegistration, StateDict):
             cast = dtype if tensor.is_floating_point() or tensor.is_complex() else None
             extra = {} if memory_format is None or tensor.dim() not in (4, 5) \
                 else {"memory_format": memory_format}
-            try:
-                return tensor.to(device=device, dtype=cast, non_blocking=non_blocking, **extra)
-            except NotImplementedError as error:
-                if tensor.device.type != "meta":
-                    raise
-                raise NotImplementedError(
-                    f"{error} Please use lampion.nn.Module.to_empty() instead of "
-                    "lampion.nn.Module.to() when moving module from meta to a different device."
-                ) from None
+            return tensor.to(device=device, dtype=cast, non_blocking=non_blocking, **extra)
 
         return self._apply(move)
 
