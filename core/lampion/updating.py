@@ -11,6 +11,7 @@ from typing import Any
 from . import callpath
 from .autograd.node import record
 from .autograd.state import mode
+from .base.dtype import can_cast
 from .callpath import NS
 from .ops import plans as P
 
@@ -24,10 +25,9 @@ def inplace_kernel(op: Any, name: str, target: Any, args: tuple[Any, ...],
         handled = callpath.override(op, values)
         if handled is not NotImplemented:
             return handled
-        for layer in reversed(callpath.layers):
-            result = layer(op, values)
-            if result is not NotImplemented:
-                return target.copy_(result)
+        handled = through_layers(op, name, target, values)
+        if handled is not NotImplemented:
+            return handled
     values = callpath.convert(op, values)
     callpath.check_leaf(target, name)
     key, metas = callpath.plan_key(op, values)
@@ -64,4 +64,24 @@ def apart(v: Any, base: Any) -> Any:
     return v
 
 
+def through_layers(op: Any, name: str, target: Any, values: list[Any]) -> Any:
+    """An in-place call as the active layers want it: out of place, then copied. NotImplemented if
+    no layer takes it."""
+    if not callpath.layers:
+        return NotImplemented
+    callpath.check_leaf(target, name)
+    if mode.enabled:  # what the call saves must outlive the write
+        values = [apart(v, target.data_.base) for v in values]
+    for layer in reversed(callpath.layers):
+        result = layer(op, values)
+        if result is not NotImplemented:
+            if not can_cast(result.meta.dtype, target.meta.dtype):
+                raise RuntimeError(f"{name}: result type {P._word(result.meta.dtype)} can't be "
+                                   "cast to the desired output type "
+                                   f"{P._word(target.meta.dtype)}")
+            return target.copy_(result)
+    return NotImplemented
+
+
 NS["inplace_kernel"] = inplace_kernel
+NS["through_layers"] = through_layers

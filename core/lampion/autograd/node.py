@@ -371,9 +371,11 @@ def elementwise_vjp(op: R.ElementwiseOp, node: Node, grads: list[Any]) -> list[A
 def _items(node: Node, kinds: tuple[Any, ...]) -> Any:
     """The saved items, checked against later writes, with outputs as tensors."""
     saved = node.saved
+    epoch, out = node.epoch, []
     if saved is FREED or node.extra is not None:
         saved = node.unpack()
-    epoch, out = node.epoch, []
+        if node.extra is not None and node.extra.unpack is not None:
+            epoch = clock[0]  # unpacked tensors are new: later writes did not reach them
     for kind, item in zip(kinds, saved):
         if kind == "t":
             if item.data_.base.epoch > epoch:
