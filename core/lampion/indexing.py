@@ -1,7 +1,7 @@
 """x[key] and x[key] = value.
 
-Floor 5; imports callpath, tensor, ops. Integers, slices, None and Ellipsis make a view whose plan is
-found by (meta, key); tensors, arrays, lists and masks go on to `index_get` and `index_put_at`.
+Floor 5; imports callpath, tensor, ops. Integers, slices, None and Ellipsis make a view whose plan
+is found by (meta, key); tensors, arrays, lists and masks go on to `index_get` and `index_put_at`.
 """
 
 from __future__ import annotations
@@ -20,19 +20,23 @@ from .base import dtype as dt
 from .base.meta import expand_strides, meta
 from .callpath import NS
 from .ops import plans as P
-from .ops import registry as R
 from .ops import region
-from .ops import scatter as _scatter  # noqa: F401
+from .ops import registry as R
+from .ops import scatter as _scatter
 from .tensor import Tensor
 
 _new = object.__new__
 _INTS = {int}
+_ALL = slice(None)
+_WHOLE, _NEVER = "whole dim", object()  # parts of cache keys; no key holds the second
+# slices whose bounds are other than ints and None are not looked up: 1.0 and True equal 1
+_SLICE = {(a, b): 0 for a in (int, type(None)) for b in (int, type(None))}
 _FULL = (None, None, None)  # a slice in a canonical key is its (start, stop, step)
-_KINDS = ("only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid "
-          "indices (got {})")
+_KINDS = ("only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are "
+          "valid indices (got {})")
 
 
-# ---- the view of a basic key -----------------------------------------------------------------------
+# ---- the view of a basic key  ------------------------------------------------------------------
 
 def basic_geometry(m: Any, key: tuple[Any, ...]) -> tuple[list[int], list[int], int]:
     """(shape, strides, offset) of a canonical key: ints, (start, stop, step), None, Ellipsis."""
@@ -113,13 +117,14 @@ def getitem(x: Tensor, key: Any) -> Any:
             for k in key:
                 t = type(k)
                 if t is slice:
-                    k = (k.start, k.stop, k.step)
+                    k = _SLICE[k.start.__class__, k.stop.__class__], k.start, k.stop, k.step
                 elif t is not int and k is not None and k is not Ellipsis:
                     return getitem_tensors(x, key)
                 parts.append(k)
             p = _plans[x.meta, tuple(parts)]
         elif t is slice:
-            p = _plans[x.meta, ((key.start, key.stop, key.step),)]
+            p = _plans[x.meta, ((_SLICE[key.start.__class__, key.stop.__class__], key.start,
+                                 key.stop, key.step),)]
         elif key is None or key is Ellipsis:
             p = _plans[x.meta, (key,)]
         elif t is Tensor:
@@ -157,8 +162,9 @@ def getitem(x: Tensor, key: Any) -> Any:
 def getitem_tensors(x: Tensor, key: tuple[Any, ...]) -> Any:
     """x[key] for a key of whole slices and index tensors, through a cached plan."""
     try:
-        p, dims = _gets[x.meta, tuple([k.meta if type(k) is Tensor else k if type(k) is not slice
-                                       else (k.start, k.stop, k.step) for k in key])]
+        p, dims = _gets[x.meta, tuple([
+            k.meta if type(k) is Tensor else
+            _WHOLE if type(k) is slice and k == _ALL else _NEVER for k in key])]
     except (KeyError, TypeError):
         return getitem_slow(x, key)
     if NS["modes"]:
@@ -182,9 +188,9 @@ def tensor_key(x: Tensor, key: Any) -> Any:
     parts: list[Any] = []
     for k in key if type(key) is tuple else (key,):
         if type(k) is slice:
-            if k != slice(None):
+            if k != _ALL:
                 return None
-            k = _FULL
+            k = _WHOLE
         elif type(k) is Tensor:
             m = k.meta
             if m.dtype.kind != "i" or not m.ndim or m.device is not x.meta.device:
@@ -204,9 +210,9 @@ def quick_key(key: Any) -> Any:
     parts: list[Any] = []
     for k in key if type(key) is tuple else (key,):
         if type(k) is slice:
-            k = (k.start, k.stop, k.step)
-            if not all(v is None or type(v) is int for v in k):
+            if not all(v is None or type(v) is int for v in (k.start, k.stop, k.step)):
                 return None
+            k = (0, k.start, k.stop, k.step)
         elif type(k) is not int and k is not None and k is not Ellipsis:
             return None
         parts.append(k)
@@ -250,7 +256,7 @@ def remember_tensors(x: Tensor, key: Any, dims: tuple[int, ...]) -> None:
     quick = tensor_key(x, key)
     if quick is None or NS["modes"] or x.meta.override is not None:
         return
-    metas = tuple([k for k in quick if type(k) is not tuple])
+    metas = tuple([k for k in quick if k is not _WHOLE])
     p = R.REGISTRY["index_get"].plans.get((x.meta, metas, dims))
     if p is not None and p.launch is not None:
         if len(_gets) > _MOST:
@@ -274,7 +280,7 @@ def remember(x: Tensor, key: Any, basic: tuple[Any, ...]) -> None:
     _plans[x.meta, quick] = p
 
 
-# ---- reading a key ---------------------------------------------------------------------------------
+# ---- reading a key  ----------------------------------------------------------------------------
 
 def integer(v: Any) -> int:
     """A slice bound or index as an int. TypeError as Python's."""
@@ -439,7 +445,7 @@ def mask_indices(k: Any, x: Tensor, d: int) -> list[Any]:
     return [rows.select(0, j) for j in range(k.meta.ndim)]
 
 
-# ---- writing ---------------------------------------------------------------------------------------
+# ---- writing  ----------------------------------------------------------------------------------
 
 def setitem_slow(x: Tensor, key: Any, value: Any) -> None:
     """x[key] = value: a number or a tensor that broadcasts to x[key]."""
@@ -506,10 +512,27 @@ def remember_put(x: Tensor, y: Tensor, key: Any, dims: list[int], value: Any) ->
         kind = type(value)
         if x.meta.dtype.kind in "ui" and kind is float:
             return
-    metas = tuple([k for k in quick if type(k) is not tuple])
+    metas = tuple([k for k in quick if k is not _WHOLE])
     p = R.REGISTRY["index_put_at"].iplans.get((x.meta, metas, tuple(dims), "set", True, kind))
     if p is not None and p.into is not None:
         store(x, quick, kind, (p.into, None))
+
+
+def _parts(key: tuple[Any, ...]) -> Any:
+    """The form of a key under which `_puts` may know it: as `quick_key` and `tensor_key` give."""
+    tensors = any(type(k) is Tensor for k in key)
+    out: list[Any] = []
+    for k in key:
+        t = type(k)
+        if t is Tensor:
+            k = k.meta
+        elif t is slice:
+            k = (_WHOLE if k == _ALL else _NEVER) if tensors else (
+                _SLICE[k.start.__class__, k.stop.__class__], k.start, k.stop, k.step)
+        elif t is not int and k is not None and k is not Ellipsis:
+            k = _NEVER
+        out.append(k)
+    return tuple(out)
 
 
 def store(x: Tensor, quick: Any, kind: Any, how: Any) -> None:
@@ -528,28 +551,31 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         if t is Tensor:
             parts = (key.meta,)
         elif t is slice:
-            parts = ((key.start, key.stop, key.step),)
+            parts = ((_SLICE[key.start.__class__, key.stop.__class__], key.start, key.stop,
+                      key.step),)
         elif t is tuple:
-            parts = tuple([k if type(k) is int else (k.start, k.stop, k.step)
-                           if type(k) is slice else k.meta if type(k) is Tensor else k
-                           for k in key])
+            parts = _parts(key)
         elif t is not int:
-            return setitem_slow(x, key, value)
+            setitem_slow(x, key, value)
+            return
         tensor = type(value) is Tensor
         into, offset = _puts[x.meta, parts, value.meta if tensor else type(value)]
     except (KeyError, TypeError):
-        return setitem_slow(x, key, value)
+        setitem_slow(x, key, value)
+        return
     d = x.data_
     base = d.base
     root = x.root
     if NS["modes"] or x.node is not None or (root is not None and root.node is not None) or (
             tensor and (value.node is not None or value.data_.base is base)):
-        return setitem_slow(x, key, value)
+        setitem_slow(x, key, value)
+        return
     v = value.data_ if tensor else value
     if offset is None:
         found = [key.data_] if t is Tensor else [k.data_ for k in key if type(k) is Tensor]
-        if any([k.base is base for k in found]):
-            return setitem_slow(x, key, value)
+        if any(k.base is base for k in found):
+            setitem_slow(x, key, value)
+            return
         into(d, d, *found, v)
     else:
         into(d.view(offset) if offset else d, v)
@@ -571,7 +597,7 @@ def fill_mask(x: Tensor, mask: Tensor, value: Any) -> None:
 
 def as_value(x: Tensor, value: Any) -> Any:
     """A NumPy scalar or complex number to assign. TypeError for anything else."""
-    if isinstance(value, np.generic) or isinstance(value, (bool, int, float)):
+    if isinstance(value, (np.generic, bool, int, float)):
         value = value.item() if isinstance(value, np.generic) else value
         if not isinstance(value, complex):
             return value
@@ -637,7 +663,7 @@ def index_put(input: Any, indices: Any, values: Any, accumulate: Any = False) ->
 @R.composite(method=True, out=False, name="index_put_")
 def index_put_inplace(input: Any, indices: Any, values: Any, accumulate: Any = False) -> Tensor:
     """Write (or add) values at a tuple of index tensors."""
-    basic, dims, found = parse(input, tuple(slice(None) if k is None else k for k in indices))
+    _, dims, found = parse(input, tuple(slice(None) if k is None else k for k in indices))
     return R.REGISTRY["index_put_at"].ifn(input, tuple(found), tuple(dims),
                                           "sum" if accumulate else "set", True, values)
 

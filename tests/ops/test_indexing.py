@@ -303,3 +303,44 @@ def test_writes_are_seen_by_the_version_check(device):
         y[0] = 2.0
     with pytest.raises(RuntimeError, match="modified by an inplace"):
         z.sum().backward()
+
+
+def test_cached_keys_do_not_serve_their_look_alikes(device):
+    x = L.arange(6, device=device).reshape(2, 3)
+    for _ in range(2):  # planned, then cached
+        assert x[1:2].shape == (1, 3)
+        assert x[1, 0].shape == ()
+        x[1, 0] = 3
+        x[1:2] = 4
+        x[1] = 5
+    for key in (slice(1.0, 2), slice(1.0, 2.0)):
+        with pytest.raises(TypeError):
+            x[key]
+        with pytest.raises(TypeError):
+            x[key] = 7
+    assert x[True, 0].shape == (1, 3)
+    with pytest.raises(IndexError):
+        x[1.0]
+    x[True, 0] = 9
+    same(x, [[9, 9, 9], [5, 5, 5]])
+    index = L.tensor([0, 1], device=device)
+    for _ in range(2):
+        assert x[:, index].shape == (2, 2)
+        x[:, index] = 1
+    with pytest.raises((IndexError, RuntimeError, TypeError)):
+        x[(None, None, None), index]
+    same(x, [[1, 1, 9], [1, 1, 5]])
+
+
+def test_arrays_and_lists_as_keys(device):
+    a = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+    x = L.tensor(a, device=device)
+    rows, mask = np.array([2, 0]), np.array([True, False, True])
+    for _ in range(2):
+        same(x[rows], a[rows])
+        same(x[:, rows], a[:, rows])
+        same(x[rows, 1], a[rows, 1])
+        same(x[mask], a[mask])
+        same(x[[0, 2]], a[[0, 2]])
+        same(x[:, [0, 2]], a[:, [0, 2]])
+        same(x[[True, False, True]], a[mask])

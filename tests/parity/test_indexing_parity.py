@@ -80,7 +80,13 @@ def compare(fn, *arrays):
 
 
 GEN = np.random.default_rng(7)
-N, I = GEN.standard_normal, lambda low, high, *shape: GEN.integers(low, high, size=shape)
+N = GEN.standard_normal
+
+
+def I(low, high, *shape):  # noqa: E743 - short beside N
+    return GEN.integers(low, high, size=shape)
+
+
 X, M, V, S = N((3, 4, 5)), N((4, 6)), N(7), np.array(2.5)
 MASK = GEN.random((4, 6)) < 0.4
 NAN = np.array([[1, np.nan, 0.0, -0.0, 5, np.nan, 2], [3, 3, -1, np.inf, -np.inf, 0, -0.0]],
@@ -199,7 +205,7 @@ def test_op(name):
     compare(*CASES[name])
 
 
-# ---- random keys ---------------------------------------------------------------------------------
+# ---- random keys  ------------------------------------------------------------------------------
 
 def random_key(rng, gen, shape):
     """A key of every kind of item, as data that both modules can turn into their own."""
@@ -269,7 +275,7 @@ def test_random_writes(seed):
         compare(lambda m, f, x: write(m, f, x, 2.5), gen.standard_normal(shape))
 
 
-# ---- creation ------------------------------------------------------------------------------------
+# ---- creation  ---------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("text", """
 M.tensor([np.float64(1)])|M.tensor([np.float32(1), 2.])|M.tensor([1, [2]])|M.tensor([[1, 2], [3]])
@@ -285,7 +291,8 @@ M.zeros(2.5)|M.zeros(())|M.zeros((2,), 3)|M.zeros(M.Size([1]))|M.zeros(size=(1,)
 M.eye(2, 3)|M.eye(-1)|M.tril_indices(4, 2, -1)|M.triu_indices(3, 4, 1)
 M.Tensor([1, 2])|M.Tensor(1.5)|M.LongTensor([1.5])|M.Tensor((2, 3))
 M.zeros(2, 3, 4, 5, memory_format=M.channels_last)|M.empty_strided((2, 3), (1, 2)).stride()
-M.zeros_like(M.ones(2, 3, 4).transpose(0, 2)).stride()|M.zeros_like(M.ones(3, 1).expand(3, 4)).stride()
+M.zeros_like(M.ones(2, 3, 4).transpose(0, 2)).stride()
+M.zeros_like(M.ones(3, 1).expand(3, 4)).stride()
 M.empty_like(M.ones(4, 3)[::2]).stride()|M.full_like(M.ones(2), 2.5, dtype=M.int64)
 M.ones(2).new_tensor([1])|M.ones(2).new_full((2,), 1)|M.scalar_tensor(3)
 """.replace("\n", "|").strip("|").split("|"))

@@ -109,7 +109,7 @@ def argsort(x: Array, descending: bool) -> Array:
 def select(x: Array, k: int, largest: bool) -> Array:
     """Positions of the k extreme entries in order, ties by position."""
     n = x.shape[-1]
-    if x.ndim == 1 and 0 < k and 16 * k < n and x.dtype.kind in "iuf" and x.dtype.itemsize >= 4:
+    if x.ndim == 1 and k > 0 and 16 * k < n and x.dtype.kind in "iuf" and x.dtype.itemsize >= 4:
         found = select_line(x, k, largest)
         if found is not None:
             return found

@@ -12,13 +12,13 @@ from ..base import dtype as dt
 from ..base.meta import broadcast_shapes, expand_strides, wrap_dim
 from ..runtime.lowering import Nest
 from . import checks
-from .registry import composite, kernel_op
 from .region import fill_call
+from .registry import composite, kernel_op
 
 
 def adjacent(dims):
     """Whether indexed dims follow each other, so that the result's index dims stay in place."""
-    return all(b == a + 1 for a, b in zip(dims, dims[1:]))
+    return tuple(dims) == tuple(range(dims[0], dims[0] + len(dims)))
 
 
 def index_geometry(shape, dims, index_shapes):
@@ -138,7 +138,7 @@ def scatter_at(call, out, values, metas, dims, op, *, slots, kind):
     return n.call(tuple(slots))
 
 
-# ---- along one dim --------------------------------------------------------------------------------
+# ---- along one dim  ----------------------------------------------------------------------------
 
 def gather_ranges(call):
     """The index of gather, which may not be negative."""

@@ -1,6 +1,7 @@
 """Joining and splitting along a dim.
 
-Floor 3. `cat` and `stack` are one program that copies each input to its place; the splits are views.
+Floor 3. `cat` and `stack` are one program that copies each input to its place; the splits are
+views.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from ..base import dtype as dt
 from ..base.meta import contiguous_strides, wrap_dim
 from ..ir.kernel import Program
 from . import views as V
-from .registry import composite, kernel_op
 from .region import copy_call, touch
+from .registry import composite, kernel_op
 
 
 def joined_dtype(metas):
@@ -105,7 +106,7 @@ class cat:
 
 def join_program(call, d, shapes, widths):
     """Copies of the inputs into the result at successive places along dim `d`."""
-    out, metas = call.outputs[0], [m for m in call.inputs]
+    out, metas = call.outputs[0], list(call.inputs)
     calls, at = [], 0
     for k, (m, shape, w) in enumerate(zip(metas, shapes, widths)):
         if m.numel and w:
@@ -157,7 +158,7 @@ class stack:
                  for p, m in zip(parts, metas)],)
 
 
-# ---- splitting -------------------------------------------------------------------------------------
+# ---- splitting  --------------------------------------------------------------------------------
 
 @composite(method=True, out=False)
 def split(input, split_size_or_sections, dim=0):

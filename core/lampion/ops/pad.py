@@ -12,8 +12,8 @@ from ..ir.kernel import Program
 from ..runtime.lowering import Nest
 from . import checks
 from . import views as V
-from .registry import composite, kernel_op
 from .region import copy_call, place, touch
+from .registry import composite, kernel_op
 
 _constant = {}  # (meta, pad) -> geometry of `place`
 _MODES = ("reflect", "replicate", "circular")
@@ -220,7 +220,7 @@ def fold_dim(g, d, size, before, after, mode):
     return g.new_zeros(shape).index_add(d, g.new_tensor(rows, dtype=dt.int64), g)
 
 
-# ---- classes and channels --------------------------------------------------------------------------
+# ---- classes and channels  ---------------------------------------------------------------------
 
 def _shuffle(name):
     @composite(out=False, name=name)

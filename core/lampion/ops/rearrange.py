@@ -15,11 +15,10 @@ from ..runtime.lowering import Nest, convert
 from . import views as V
 from .join import cat
 from .movement import sizes
-from .registry import REGISTRY, composite, kernel_op
 from .region import copy_call, place, region, touch
+from .registry import REGISTRY, composite, kernel_op
 
-
-# ---- flips and rolls -------------------------------------------------------------------------------
+# ---- flips and rolls  --------------------------------------------------------------------------
 
 @kernel_op("input: T, dims")
 class reverse_dims:
@@ -157,7 +156,7 @@ def rot90(input, k=1, dims=(0, 1)):
     return flip.fn(input, b if k == 1 else a).transpose(a, b)
 
 
-# ---- triangles and diagonals -------------------------------------------------------------------------
+# ---- triangles and diagonals  ------------------------------------------------------------------
 
 def _triangle_meta(name):
     def rule(input, diagonal):
@@ -334,7 +333,7 @@ def fill_diagonal_inplace(input, fill_value, wrap=False):
     return input
 
 
-# ---- repeats -----------------------------------------------------------------------------------------
+# ---- repeats  ----------------------------------------------------------------------------------
 
 @composite(method=True, out=False, where=())
 def repeat(input, *repeats):
@@ -399,7 +398,7 @@ def repeat_interleave(input, repeats=None, dim=None, *, output_size=None):
     return input.index_select(d, index)
 
 
-# ---- grids and blocks ----------------------------------------------------------------------------------
+# ---- grids and blocks  -------------------------------------------------------------------------
 
 def _many(tensors):
     if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)):

@@ -89,6 +89,6 @@ class region:
 
 def place_like(g, m, rule, *args):
     """Gradient of the view `rule(meta, *args)` of an input of meta `m`: g inside zeros."""
-    shape, strides, offset = rule(meta(m.dtype, m.shape, None, m.device), *args)[:3]
+    _, strides, offset = rule(meta(m.dtype, m.shape, None, m.device), *args)[:3]
     return place.fn(g, m.shape, tuple(strides), int(offset))
 

@@ -10,14 +10,22 @@ from __future__ import annotations
 import math
 
 from ..base import dtype as dt
-from ..base.meta import (Meta, broadcast_shapes, contiguous_strides, dense_strides_like,
-                         wrap_dim)
+from ..base.meta import Meta, broadcast_shapes, contiguous_strides, dense_strides_like, wrap_dim
 from ..runtime.lowering import Nest
 from . import checks
-from .gather import (check_gather, index_geometry, index_get, index_layout, index_offset,
-                     index_strides, line_shape, line_strides, own_strides)
-from .registry import composite, kernel_op
+from .gather import (
+    check_gather,
+    index_geometry,
+    index_get,
+    index_layout,
+    index_offset,
+    index_strides,
+    line_shape,
+    line_strides,
+    own_strides,
+)
 from .region import copy_call, place
+from .registry import composite, kernel_op
 
 _REDUCE = {"add": "sum", "multiply": "prod", "sum": "sum", "prod": "prod", "amax": "max",
            "amin": "min"}
@@ -62,7 +70,7 @@ def put_ranges(call):
 @kernel_op("input: T, indices: T[], dims, combine, negative, values: TS")
 class index_put_at:
     """`input` with `values` (broadcast) combined in at advanced indices; `combine` is
-    an op of the kernel IR's Scatter ("set", "sum", "prod", "max", "min")."""
+    "set" or "sum"."""
 
     where = ()
     out = False
@@ -96,7 +104,10 @@ class index_put_at:
 
     def vjp(ctx, g):
         values = ctx.plan.call.args["values"]
-        gi = g if ctx.combine == "sum" else index_put_at.fn(g, ctx.indices, ctx.dims, "set", True, 0)
+        if ctx.combine == "sum":
+            gi = g
+        else:
+            gi = index_put_at.fn(g, ctx.indices, ctx.dims, "set", True, 0)
         gv = None
         if isinstance(values, Meta) and ctx.needs("values"):
             from ..autograd.node import sum_to_shape
@@ -128,7 +139,7 @@ def put_call(call, careful=False):
     return n.call((0, *range(2, 2 + len(metas) + 1)))
 
 
-# ---- scatter along one dim -----------------------------------------------------------------------
+# ---- scatter along one dim  --------------------------------------------------------------------
 
 def scatter_ranges(call):
     x = call.args["input"]
@@ -236,7 +247,7 @@ def prod_vjp(ctx, g, dim, index, src):
     return gi, gs
 
 
-# ---- public forms --------------------------------------------------------------------------------
+# ---- public forms  -----------------------------------------------------------------------------
 
 def _scatter_op(reduce):
     if reduce is None:

@@ -122,7 +122,7 @@ def isin(elements, test_elements, *, assume_unique=False, invert=False):
     return ~hit if invert else hit
 
 
-# ---- unique --------------------------------------------------------------------------------------------
+# ---- unique  -----------------------------------------------------------------------------------
 
 unique_result = namedtuple("unique", ("output", "inverse_indices", "counts"))
 
@@ -216,7 +216,7 @@ def unique_slices(x, dim, want_inverse, want_counts, in_order):
     return answer(out.movedim(0, d).contiguous(), inverse, counts)
 
 
-# ---- counting ------------------------------------------------------------------------------------------
+# ---- counting  ---------------------------------------------------------------------------------
 
 @composite(method=True, out=False)
 def bincount(input, weights=None, minlength=0):

@@ -1,7 +1,7 @@
 """Sorting and what follows from it: topk, kthvalue, median, mode, quantile.
 
-Floor 3. `sort` is stable, NaN counts as the largest value. Devices without a kernel of their own run
-one of two lowerings: short lines find every element's rank by counting, long ones go through a
+Floor 3. `sort` is stable, NaN counts as the largest value. Devices without a kernel of their own
+run one of two lowerings: short lines find every element's rank by counting, long ones go through a
 bitonic network over (value, index) pairs, padded to a power of two.
 """
 
@@ -314,7 +314,7 @@ def mode(input, dim=-1, keepdim=False):
     return mode_result(*pick(input, best, order, d, keepdim))
 
 
-# ---- quantiles ---------------------------------------------------------------------------------------
+# ---- quantiles  --------------------------------------------------------------------------------
 
 def _quantile(input, q, dim, keepdim, interpolation, skip_nan, name):
     if interpolation not in ("linear", "lower", "higher", "midpoint", "nearest"):
