@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -57,33 +56,16 @@ def test_files_stay_readable():
     assert not long, long
 
 
-def test_importing_lampion_imports_no_backend_and_is_quick(tmp_path):
-    # With byte code, as an installed wheel has it; the first run writes it. Processor
-    # time, so that a busy machine does not count.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)
+def test_importing_lampion_imports_no_backend():
     code = """
-import sys, time
-before = time.process_time()
+import sys
 import lampion
-took = time.process_time() - before
 from importlib import metadata
 points = [p for d in metadata.distributions() for p in d.entry_points]
 lazy = {p.value.split(":")[0].split(".")[0] for p in points if p.group == "lampion.backends"}
-lazy |= {"pluggy", "structlog", "scipy", "llvmlite"}
-print(took, *sorted(lazy & set(sys.modules)))
+lazy |= {"pluggy", "structlog", "scipy", "llvmlite", "ml_dtypes"}
+print(*sorted(lazy & set(sys.modules)))
 """
-    times = []
-    for _ in range(7):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=environment,
-        )
-        assert done.returncode == 0, done.stderr
-        seconds, *imported = done.stdout.split()
-        assert not imported, imported
-        times.append(float(seconds))
-    assert min(times) < 0.25, times
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.split(), done.stdout
