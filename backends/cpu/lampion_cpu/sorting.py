@@ -24,9 +24,10 @@ Array = Any
 
 
 def kernels() -> Sequence[KernelImpl]:
-    """sort and topk."""
+    """sort, topk and entry_at (kthvalue, median)."""
     return [KernelImpl("sort", "cpu", build_sort, long_lines, 10, "cpu.numpy"),
-            KernelImpl("topk", "cpu", build_topk, long_lines, 10, "cpu.numpy")]
+            KernelImpl("topk", "cpu", build_topk, long_lines, 10, "cpu.numpy"),
+            KernelImpl("entry_at", "cpu", build_entry, has_elements, 10, "cpu.numpy")]
 
 
 def line_length(call: OpCall) -> int:
@@ -40,6 +41,12 @@ def long_lines(call: OpCall) -> bool:
     m: Meta = call.args["input"]
     return m.dtype.kind != "c" and m.numel > 0 and (
         line_length(call) > SHORT or m.numel > 64 * SHORT)
+
+
+def has_elements(call: OpCall) -> bool:
+    """Whether there is an entry to pick, in an ordered dtype."""
+    m: Meta = call.args["input"]
+    return m.dtype.kind != "c" and m.numel > 0
 
 
 def array(storage: Any, m: Meta) -> Array:
@@ -94,8 +101,27 @@ def positions(w: Array) -> Array:
     return (w & np.uint64(0xFFFFFFFF)).view(np.int64)
 
 
+def by_digits(x: Array, descending: bool) -> Array | None:
+    """The order of integers of a small range by radix passes over 16 bits (NumPy's stable sort of
+    uint16 is one); None for anything else."""
+    if x.dtype.kind not in "iu" or not x.size:
+        return None
+    low, high = int(x.min()), int(x.max())
+    if high - low >= 1 << 32 or (high - low >= 1 << 16 and x.ndim > 1):
+        return None
+    wide = x.astype(np.int64) if x.dtype != np.uint64 else x
+    k = (high - wide if descending else wide - low).astype(np.uint32)
+    order = np.argsort(k.astype(np.uint16), axis=-1, kind="stable")
+    if high - low < 1 << 16:
+        return order
+    return order[np.argsort((k[order] >> 16).astype(np.uint16), kind="stable")]
+
+
 def argsort(x: Array, descending: bool) -> Array:
     """Stable order of lines along the last axis."""
+    found = by_digits(x, descending)
+    if found is not None:
+        return found
     w = words(x, descending)
     if w is not None:
         w.sort(axis=-1)
@@ -168,3 +194,26 @@ def build_topk(call: OpCall) -> Launch | None:
     if call.args["input"].dtype.kind == "c" or not call.outputs[0].numel:
         return None
     return build(call, lambda x: select(x, k, largest))
+
+
+def entry(x: Array, k: int | str) -> Array:
+    """Position of the k-th entry of every line, ties by position; see the op for words as k."""
+    n = x.shape[-1]
+    if isinstance(k, str):
+        nans = (x != x).sum(-1, keepdims=True) if x.dtype.kind not in "biu" else None
+        if nans is not None and nans.any():
+            middle = np.maximum((n - nans - 1) // 2, 0)
+            wanted = middle if k == "nanmedian" else np.where(nans, n - nans, (n - 1) // 2)
+            return np.take_along_axis(argsort(x, False), wanted, -1)
+        k = (n - 1) // 2
+    w = words(x, False)
+    if w is None:
+        return argsort(x, False)[..., k:k + 1]
+    w.partition(k, axis=-1)
+    return positions(w[..., k:k + 1])
+
+
+def build_entry(call: OpCall) -> Launch | None:
+    """entry_at through a partition of words."""
+    k = call.k
+    return build(call, lambda x: entry(x, k))

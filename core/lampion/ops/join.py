@@ -334,3 +334,27 @@ def column_stack(tensors):
              for t in _some("column_stack", tensors)]
     return cat.fn(parts, 1)
 
+
+
+@composite(method=True, out=False)
+def unsafe_split(input, split_size, dim=0):
+    """`split` (the name is PyTorch's: results are views here too)."""
+    return split.fn(input, split_size, dim)
+
+
+@composite(method=True, out=False)
+def unsafe_chunk(input, chunks, dim=0):
+    """`chunk` (the name is PyTorch's: results are views here too)."""
+    return chunk.fn(input, chunks, dim)
+
+
+@composite(method=True)
+def narrow_copy(input, dim, start, length):
+    """A copy of `narrow`."""
+    return input.narrow(dim, start, length).clone()
+
+
+@composite
+def select_copy(input, dim, index):
+    """A copy of `select`."""
+    return V.select.fn(input, dim, index).clone()

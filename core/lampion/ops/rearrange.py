@@ -333,6 +333,16 @@ def fill_diagonal_inplace(input, fill_value, wrap=False):
     return input
 
 
+@composite(method=True, out=False)
+def adjoint(input):
+    """The conjugate transpose of matrices."""
+    if input.meta.ndim < 2:
+        raise RuntimeError("tensor.adjoint() is only supported on matrices or batches of matrices. "
+                           f"Got {input.meta.ndim}-D tensor.")
+    turned = input.transpose(-2, -1)
+    return turned.conj() if input.meta.dtype.kind == "c" else turned
+
+
 # ---- repeats  ----------------------------------------------------------------------------------
 
 @composite(method=True, out=False, where=())

@@ -231,11 +231,44 @@ nanmedian_result = namedtuple("nanmedian", ("values", "indices"))
 mode_result = namedtuple("mode", ("values", "indices"))
 
 
-def pick(x, positions, order, d, keepdim):
-    """(values, indices) at sorted positions (a tensor with size 1 at `d`)."""
-    index = order.gather(d, positions)
-    values = x.gather(d, index)
-    return (values, index) if keepdim else (values.squeeze(d), index.squeeze(d))
+@kernel_op("input: T, k, dim")
+class entry_at:
+    """(values, indices) of the k-th entry of a dim in order, k from 0, the dim kept with size 1.
+    k may also be "median" (NaN if there is one) or "nanmedian"."""
+
+    where = ()
+    out = False
+    noutputs = 2
+    save = ("out1",)
+
+    def meta(input, k, dim):
+        shape = input.shape[:dim] + (1,) + input.shape[dim + 1:]
+        return [(input.dtype, shape), (dt.int64, shape)]
+
+    def compose(input, k, dim):
+        order = argsort.fn(input, dim)
+        index = order.gather(dim, rank(input.detach(), k, dim, order))
+        return input.gather(dim, index), index
+
+    def vjp(ctx, g, _):
+        return (g.new_zeros(ctx.meta("input").shape).scatter(ctx.dim, ctx.out1, g),)
+
+
+def rank(x, k, d, order):
+    """The position in sorted order that `entry_at` asks for, one per line."""
+    n = x.meta.shape[d]
+    zero = order.narrow(d, 0, 1) * 0
+    if isinstance(k, int) or x.meta.dtype.kind != "f":
+        return zero + (k if isinstance(k, int) else (n - 1) // 2)
+    nans = (x != x).to(dt.int64).sum(d, True)
+    if k == "nanmedian":
+        return ((n - nans - 1) // 2).clamp(min=0)
+    return REGISTRY["where"].fn(nans > 0, n - nans, zero + (n - 1) // 2)
+
+
+def picked(result, pair, d, keepdim):
+    """The named pair, its dim dropped unless kept."""
+    return result(*pair) if keepdim else result(*[t.squeeze(d) for t in pair])
 
 
 def line(input, dim, op):
@@ -254,47 +287,36 @@ def kthvalue(input, k, dim=-1, keepdim=False):
         raise RuntimeError(f"kthvalue(): selected number k out of range for dimension {d}")
     if not input.meta.ndim:
         return kthvalue_result(input.clone(), input.new_zeros((), dtype=dt.int64))
-    order = argsort.fn(input, d)
-    return kthvalue_result(*pick(input, order.narrow(d, 0, 1) * 0 + (k - 1), order, d, keepdim))
+    return picked(kthvalue_result, entry_at.fn(input, int(k) - 1, d), d, keepdim)
 
 
-def _median(input, dim, keepdim, result, skip_nan):
-    d, n = line(input, dim, result.__name__)
+def _median(input, dim, keepdim, result):
+    d, _ = line(input, dim, result.__name__)
     if not input.meta.ndim:
         return result(input.clone(), input.new_zeros((), dtype=dt.int64))
-    x = input.detach()
-    order = argsort.fn(x, d)
-    zero = order.narrow(d, 0, 1) * 0
-    if input.meta.dtype.kind != "f":
-        place = zero + (n - 1) // 2
-    else:
-        nans = (x != x).to(dt.int64).sum(d, True)
-        count = n - nans
-        if skip_nan:
-            place = ((count - 1) // 2).clamp(min=0)
-        else:
-            place = REGISTRY["where"].fn(nans > 0, count, zero + (n - 1) // 2)
-    return result(*pick(input, place, order, d, keepdim))
+    return picked(result, entry_at.fn(input, result.__name__, d), d, keepdim)
+
+
+def _median_of_all(input, result):
+    if not input.meta.numel:
+        return input.new_full((), float("nan"))
+    return _median(input.reshape((-1,)), 0, False, result)[0]
 
 
 @composite(method=True)
 def median(input, dim=None, keepdim=False):
     """The median (the lower of two); NaN if there is one. With `dim`, (values, indices)."""
     if dim is None:
-        if not input.meta.numel:
-            return input.new_full((), float("nan"))
-        return _median(input.reshape((-1,)), 0, False, median_result, False)[0]
-    return _median(input, dim, keepdim, median_result, False)
+        return _median_of_all(input, median_result)
+    return _median(input, dim, keepdim, median_result)
 
 
 @composite(method=True)
 def nanmedian(input, dim=None, keepdim=False):
     """The median of what is not NaN. With `dim`, (values, indices)."""
     if dim is None:
-        if not input.meta.numel:
-            return input.new_full((), float("nan"))
-        return _median(input.reshape((-1,)), 0, False, nanmedian_result, True)[0]
-    return _median(input, dim, keepdim, nanmedian_result, True)
+        return _median_of_all(input, nanmedian_result)
+    return _median(input, dim, keepdim, nanmedian_result)
 
 
 @composite(method=True)
@@ -311,7 +333,8 @@ def mode(input, dim=-1, keepdim=False):
         (steps.narrow(d, 0, 1), steps.narrow(d, 1, n - 1) * fresh.to(dt.int64)), d)
     run = steps - starts.cummax(d)[0]
     best = run.argmax(d, True)
-    return mode_result(*pick(input, best, order, d, keepdim))
+    index = order.gather(d, best)
+    return picked(mode_result, (input.gather(d, index), index), d, keepdim)
 
 
 # ---- quantiles  --------------------------------------------------------------------------------
