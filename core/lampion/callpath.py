@@ -539,7 +539,7 @@ def _attribute(p: R.Param, v: Any) -> Any:
     return v
 
 
-def override(op: R.Op, values: Sequence[Any], out: Any = None) -> Any:
+def override(op: R.Op, values: Sequence[Any], out: Any = None, inplace: bool = False) -> Any:
     """Give classes with `__torch_function__` the call. NotImplemented if there are none."""
     found: list[Any] = []
     for v in values:
@@ -557,7 +557,7 @@ def override(op: R.Op, values: Sequence[Any], out: Any = None) -> Any:
     args = tuple(v for p, v in zip(op.params, values) if not p.kwonly)
     found.sort(key=lambda t: -len(type(t).__mro__))
     for t in found:
-        result = type(t).__torch_function__(NS["public"](op), types, args, kwargs)
+        result = type(t).__torch_function__(NS["public"](op, inplace), types, args, kwargs)
         if result is not NotImplemented:
             return result
     raise TypeError(f"no implementation found for 'lampion.{op.qualname}' on types that implement "
@@ -637,7 +637,7 @@ def prune(root: Any) -> None:
 def slow_inplace(op: R.Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The general in-place call of an elementwise op."""
     values = op.bind(args, kwargs)
-    handled = override(op, values)
+    handled = override(op, values, inplace=True)
     if handled is not NotImplemented:
         return handled
     target = values[0]

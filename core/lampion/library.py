@@ -61,7 +61,7 @@ def public(where: str) -> dict[str, Any]:
     return _public.get(where, {})
 
 
-for _module in ("conversion", "interop"):  # attach Tensor methods
+for _module in ("conversion", "interop", "overrides"):  # attach Tensor methods
     importlib.import_module(f".{_module}", __package__)
 importlib.import_module(".updating", __package__)
 importlib.import_module(".indexing", __package__)

@@ -9,6 +9,8 @@ an op: properties, conversion, hooks, and the operators' wiring.
 from __future__ import annotations
 
 import struct
+import threading
+import weakref
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
@@ -473,6 +475,8 @@ class Tensor:
         r = _new(cls)
         r.data_, r.node, r.root, r.kids = self.data_, self.node, self.root, None
         r.meta = self.meta.overriding() if overrides_ops(cls) else self.meta.plain
+        if r.root is not None:  # a view like this one: in-place writes to the base concern it
+            r.root.kids = [*(r.root.kids or ()), weakref.ref(r)]
         return r
 
     @staticmethod
@@ -510,8 +514,8 @@ def empty_meta(m: Meta) -> Tensor:
     return make_tensor(P.backend_of(m.device).allocate(m.span, m.device), m, None)
 
 
-class _NoOverride:
-    """Depth of `DisableTorchFunctionSubclass` blocks."""
+class _NoOverride(threading.local):
+    """Depth of `DisableTorchFunctionSubclass` blocks in this thread."""
 
     depth = 0
 
@@ -520,7 +524,7 @@ NS.update(Tensor=Tensor, Parameter=Tensor, BaseTensor=Tensor, make_tensor=make_t
           slow=callpath.slow, slow_dunder=callpath.slow_dunder,
           slow_inplace=callpath.slow_inplace, finish_one=callpath.finish_one,
           finish_many=callpath.finish_many, prune=callpath.prune,
-          no_override=_NoOverride)
+          no_override=_NoOverride())
 autograd_node.make_tensor = make_tensor
 
 # Operators: special method -> (op, reflected). In-place ones call the in-place method.

@@ -22,7 +22,7 @@ def inplace_kernel(op: Any, name: str, target: Any, args: tuple[Any, ...],
     elements share memory."""
     values = op.bind((target, *args), kwargs)
     if NS["modes"] or target.meta.override is not None:
-        handled = callpath.override(op, values)
+        handled = callpath.override(op, values, inplace=True)
         if handled is not NotImplemented:
             return handled
         handled = through_layers(op, name, target, values)

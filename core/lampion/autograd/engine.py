@@ -20,12 +20,12 @@ def run(roots: Sequence[tuple[Node, Any]], *, retain_graph: bool, create_graph: 
         captures: Sequence[Any] = (), accumulate: bool = True) -> list[Any]:
     """Propagate root gradients. Leaves accumulate into `.grad` (if `accumulate`); the gradients
     that reach the nodes in `captures` are returned, None where none arrived."""
-    previous = mode.enabled
-    mode.enabled = create_graph
+    previous, partial = mode.enabled, mode.partial
+    mode.enabled, mode.partial = create_graph, not accumulate
     try:
         return _run(roots, retain_graph, create_graph, captures, accumulate)
     finally:
-        mode.enabled = previous
+        mode.enabled, mode.partial = previous, partial
 
 
 def _run(roots: Sequence[tuple[Node, Any]], retain: bool, create: bool,
@@ -86,7 +86,7 @@ def _run(roots: Sequence[tuple[Node, Any]], retain: bool, create: bool,
             pending[edge] = left
             if not left:
                 ready.append(edge)
-    return [captured.get(id(c)) for c in captures]
+    return [plain(captured.get(id(c))) for c in captures]
 
 
 def _count(roots: Sequence[tuple[Node, Any]]) -> tuple[dict[Node, int], list[Node]]:
@@ -160,6 +160,8 @@ def _after(extra: Any, outs: Any, grads: list[Any]) -> Any:
 
 def _accumulate(node: AccumulateGrad, g: Any, create: bool) -> None:
     """Add to a leaf's gradient. A first gradient that nobody else holds is taken as it is."""
+    if g.meta.override is not None:
+        g = plain(g)
     with lock:
         have = node.grad
         if have is None:
@@ -180,6 +182,12 @@ def _accumulate(node: AccumulateGrad, g: Any, create: bool) -> None:
         if owner is not None:
             for fn in list(node.accumulated.values()):
                 fn(owner)
+
+
+def plain(g: Any) -> Any:
+    """A gradient as a Tensor itself: the class of what it was computed from is not handed on."""
+    return g if g is None or g.meta.override is None else N.make_tensor(
+        g.data_, g.meta.plain, g.node)
 
 
 def describe(node: Node) -> str:

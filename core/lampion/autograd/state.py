@@ -12,6 +12,7 @@ import threading
 class _Mode(threading.local):
     enabled = True
     inference = False
+    partial = False  # within a backward that only computes the gradients of given tensors
 
 
 mode = _Mode()
