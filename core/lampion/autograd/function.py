@@ -1,13 +1,15 @@
 """Operations with a hand-written backward: `Function`.
 
-Floor 4; imports node, inplace, state (and, inside calls, callpath). The context that `forward` and
-`backward` see is the graph node itself, so that `y.grad_fn.saved_tensors` works. Saved outputs are
-kept as storages, without their tensors, so that a graph never refers to itself.
+Floor 4; imports node, inplace, state (and, inside calls, callpath). The node of a call holds the
+context that `forward` and `backward` see and shows its attributes, so that
+`y.grad_fn.saved_tensors` works; the context's own names are the user's. Saved outputs are kept as
+storages, without their tensors, so that a graph never refers to itself.
 """
 
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import Any, Callable
 
 from ..base.meta import Meta
@@ -19,9 +21,36 @@ from .state import clock, mode
 
 
 class FunctionCtx:
-    """What `forward` and `setup_context` may ask of the context."""
+    """The `ctx` of a custom Function's methods: what to save, what was written; any other
+    attribute is the user's. `needs_input_grad` has a bool for every argument of `forward`."""
 
-    __slots__ = ()
+    _node: Any = None
+    needs_input_grad: tuple[bool, ...] = ()
+    to_save: tuple[Any, ...] = ()
+    dirty_tensors: tuple[Any, ...] = ()
+    non_differentiable: tuple[Any, ...] = ()
+    materialize_grads = True
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        """What `save_for_backward` kept. RuntimeError if it was freed or overwritten."""
+        return self._node().saved_tensors if self._node is not None else tuple(self.to_save)
+
+    saved_variables = saved_tensors
+
+    def name(self) -> str:
+        """Name of the node."""
+        return self._node().name()
+
+    @property
+    def next_functions(self) -> Any:
+        """(node, output number) of every input."""
+        return self._node().next_functions
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """A dict for the user's own use."""
+        return self._node().metadata
 
     def save_for_backward(self, *tensors: Any) -> None:
         """Keep tensors (or None) for `backward`. Later in-place changes to them are noticed."""
@@ -33,11 +62,11 @@ class FunctionCtx:
 
     def mark_dirty(self, *args: Any) -> None:
         """Say that `forward` wrote to these inputs; they must be returned as well."""
-        self.dirty = args
+        self.dirty_tensors = args
 
     def mark_non_differentiable(self, *args: Any) -> None:
         """Say that these outputs have no gradient."""
-        self.plain_outputs = args
+        self.non_differentiable = args
 
     def set_materialize_grads(self, value: bool) -> None:
         """Whether `backward` sees zeros (True, the default) or None for absent gradients."""
@@ -78,10 +107,10 @@ class _Saved:
         return N.make_tensor(data, m, owner)
 
 
-class BackwardNode(FunctionCtx, Node):
-    """The node of one `Function.apply`, and the `ctx` of its methods."""
+class BackwardNode(Node):
+    """The node of one `Function.apply`."""
 
-    __slots__ = ("__dict__",)
+    __slots__ = ("ctx", "metas", "input_metas", "without")
     function: Any = None  # the Function subclass
 
     def __init__(self) -> None:
@@ -89,14 +118,15 @@ class BackwardNode(FunctionCtx, Node):
         self.saved = ()
         self.extra = None
         self.epoch = 0
-        self.to_save: Any = ()
-        self.dirty: tuple[Any, ...] = ()
-        self.plain_outputs: tuple[Any, ...] = ()
-        self.materialize_grads = True
-        self.needs_input_grad: tuple[bool, ...] = ()
+        self.ctx = FunctionCtx()
         self.metas: tuple[Any, ...] = ()
         self.without: frozenset[int] = frozenset()  # outputs that have no gradient
         self.input_metas: tuple[Any, ...] = ()  # None for arguments that are no tensors
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("ctx", "plan", "needs"):
+            raise AttributeError(name)
+        return getattr(self.ctx, name)
 
     @property
     def noutputs(self) -> int:
@@ -122,16 +152,14 @@ class BackwardNode(FunctionCtx, Node):
             self.unpack()
         return tuple([None if s is None else s.get(self) for s in self.saved])
 
-    saved_variables = saved_tensors
-
     def apply(self, grads: list[Any]) -> list[Any]:
         """Call the user's `backward` and check what it returns."""
         if self.saved is FREED:
             self.unpack()
-        if self.materialize_grads:
+        if self.ctx.materialize_grads:
             grads = [N.zeros(m) if g is None and m is not None else g
                      for g, m in zip(grads, self.metas)]
-        got = _backward_of(self.function)(self, *grads)
+        got = _backward_of(self.function)(self.ctx, *grads)
         return self.check(got if isinstance(got, tuple) else (got,))
 
     def check(self, got: tuple[Any, ...]) -> list[Any]:
@@ -151,7 +179,7 @@ class BackwardNode(FunctionCtx, Node):
                         f"position {k + 1}, but the corresponding forward input was not a "
                         "Variable")
                 continue
-            out.append(g if g is None or not self.needs_input_grad[k] else self.fit(g, m, k))
+            out.append(g if g is None or not self.ctx.needs_input_grad[k] else self.fit(g, m, k))
         return out
 
     def fit(self, g: Any, m: Meta, k: int) -> Any:
@@ -286,7 +314,8 @@ class Function:
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """Run `forward` and record the call. Returns what `forward` returns."""
-        ctx = cls._backward_cls()
+        node = cls._backward_cls()
+        ctx = node.ctx
         tensors = [a if hasattr(a, "data_") else None for a in args]
         ctx.needs_input_grad = tuple([t is not None and t.node is not None for t in tensors])
         recording = mode.enabled and any(ctx.needs_input_grad)
@@ -300,48 +329,51 @@ class Function:
         finally:
             mode.enabled = previous
         outs = output if isinstance(output, tuple) else (output,)
-        done = _finish(ctx, tensors, outs, recording)
+        done = _finish(node, tensors, outs, recording)
         return tuple(done) if isinstance(output, tuple) else done[0]
 
 
-def _finish(ctx: BackwardNode, tensors: list[Any], outs: tuple[Any, ...],
+def _finish(node: BackwardNode, tensors: list[Any], outs: tuple[Any, ...],
             recording: bool) -> list[Any]:
     """Give the results their history."""
     inputs = {id(t): k for k, t in enumerate(tensors) if t is not None}
-    dirty = {id(t) for t in ctx.dirty}
-    plain = {id(t) for t in ctx.plain_outputs}
-    _check_dirty(ctx, outs, inputs, recording)
-    ctx.metas = tuple([o.meta.plain if hasattr(o, "data_") else None for o in outs])
-    ctx.without = frozenset(k for k, o in enumerate(outs) if hasattr(o, "data_") and (
+    dirty = {id(t) for t in node.ctx.dirty_tensors}
+    plain = {id(t) for t in node.ctx.non_differentiable}
+    _check_dirty(node, outs, inputs, recording)
+    node.metas = tuple([o.meta.plain if hasattr(o, "data_") else None for o in outs])
+    node.without = frozenset(k for k, o in enumerate(outs) if hasattr(o, "data_") and (
         id(o) in plain or o.meta.dtype.kind not in "fc"))
-    ctx.epoch = clock[0]
+    node.epoch = clock[0]
     if recording:
         if engine.anomaly[0]:
             from .anomaly import remember
 
-            remember(ctx)
-        ctx.input_metas = tuple([None if t is None else t.meta.plain for t in tensors])
-        ctx.edges = tuple([t.node for t in tensors if t is not None])
-        _save(ctx, outs, inputs, dirty)
+            remember(node)
+        node.input_metas = tuple([None if t is None else t.meta.plain for t in tensors])
+        node.edges = tuple([t.node for t in tensors if t is not None])
+        _save(node, outs, inputs, dirty)
     done = []
     for k, o in enumerate(outs):
         if not hasattr(o, "data_"):
             done.append(o)
         elif id(o) in dirty and id(o) in inputs:
-            done.append(_written(ctx, o, k, inputs, tensors) if recording else o)
+            done.append(_written(node, o, k, inputs, tensors) if recording else o)
         else:
-            done.append(_result(ctx, o, k, id(o) in inputs, recording))
-    ctx.to_save, ctx.dirty, ctx.plain_outputs = (), (), ()
+            done.append(_result(node, o, k, id(o) in inputs, recording))
+    ctx = node.ctx
+    ctx.to_save, ctx.dirty_tensors, ctx.non_differentiable = (), (), ()
+    if recording:
+        ctx._node = weakref.ref(node)
     return done
 
 
-def _check_dirty(ctx: BackwardNode, outs: tuple[Any, ...], inputs: dict[int, int],
+def _check_dirty(node: BackwardNode, outs: tuple[Any, ...], inputs: dict[int, int],
                  recording: bool) -> None:
     from ..callpath import check_leaf, wrote
 
-    name = type(ctx).function.__name__
+    name = type(node).function.__name__
     returned = {id(o) for o in outs}
-    for t in ctx.dirty:
+    for t in node.ctx.dirty_tensors:
         if id(t) not in inputs:
             continue
         if recording:
@@ -353,14 +385,14 @@ def _check_dirty(ctx: BackwardNode, outs: tuple[Any, ...], inputs: dict[int, int
         wrote(t, name, 4)
 
 
-def _save(ctx: BackwardNode, outs: tuple[Any, ...], inputs: dict[int, int],
+def _save(node: BackwardNode, outs: tuple[Any, ...], inputs: dict[int, int],
           dirty: set[int]) -> None:
     hooks = getattr(mode, "saved_hooks", None)
     hooks = hooks[-1] if hooks else None
     position = {id(o): k for k, o in enumerate(outs)
                 if id(o) not in inputs or id(o) in dirty}
     saved = []
-    for t in ctx.to_save:
+    for t in node.ctx.to_save:
         if t is None:
             saved.append(None)
         elif not hasattr(t, "data_"):
@@ -368,10 +400,10 @@ def _save(ctx: BackwardNode, outs: tuple[Any, ...], inputs: dict[int, int],
                             f"{len(saved)} is of type {type(t).__name__}")
         else:
             saved.append(_Saved(t, position.get(id(t)), hooks))
-    ctx.saved = tuple(saved)
+    node.saved = tuple(saved)
 
 
-def _result(ctx: BackwardNode, o: Any, k: int, is_input: bool, recording: bool) -> Any:
+def _result(node: BackwardNode, o: Any, k: int, is_input: bool, recording: bool) -> Any:
     """An output that is no written input. An input returned as it is becomes a new tensor."""
     if not recording and not is_input:
         return o
@@ -382,31 +414,29 @@ def _result(ctx: BackwardNode, o: Any, k: int, is_input: bool, recording: bool) 
         o.root = source if source.root is None else source.root
         if o.root.kids is None:
             o.root.kids = []
-        from weakref import ref
-
-        o.root.kids.append(ref(o))
-    o.node = ctx.output_node(k) if recording else None
+        o.root.kids.append(weakref.ref(o))
+    o.node = node.output_node(k) if recording else None
     return o
 
 
-def _written(ctx: BackwardNode, o: Any, k: int, inputs: dict[int, int],
+def _written(node: BackwardNode, o: Any, k: int, inputs: dict[int, int],
              tensors: list[Any]) -> Any:
     """An input that `forward` wrote: its history, and that of what shares its memory, changes."""
-    node = ctx.output_node(k)
-    if node is None:
+    own = node.output_node(k)
+    if own is None:
         o.node = None
         return o
     root = o.root
     if root is None:
-        o.node = node
+        o.node = own
         if o.kids:
             refresh_views(o, o.kids, None)
         return o
-    if len(ctx.metas) > 1:
+    if len(node.metas) > 1:
         raise RuntimeError("If your Function modifies views in-place it must return a single "
                            "output, not several: the history of the base would be ambiguous.")
     at = [t is not None for t in tensors[:inputs[id(o)]]].count(True)
-    rebase_view(root, o, ctx if at == 0 else _Dirty(ctx, at))
+    rebase_view(root, o, node if at == 0 else _Dirty(node, at))
     refresh_views(root, root.kids or [], o)
     return o
 
