@@ -1,7 +1,7 @@
 # Everything works from a fresh clone with python3 (3.10 or newer), pip and make.
 #
 #   make demo [DEVICE=cpu|opencl|ref] [DEMO=digits|text] [ARGS="--epochs 3"]
-#   make test [ARGS="-k softmax"]      make parity      make bench [SUITE=...]
+#   make test [ARGS="-k softmax"]      make opencl      make parity      make bench [SUITE=...]
 #   make conformance DEVICE=...        make lint        make clean
 #
 # The environment is .venv; what is installed there is remembered by stamp files and installed
@@ -32,7 +32,7 @@ REF     := $(call sources,plugins/refdevice)
 NEEDS_opencl := $(SAID)/opencl
 NEEDS_ref    := $(SAID)/ref
 
-.PHONY: demo test parity bench conformance lint install clean help
+.PHONY: demo test opencl parity bench conformance lint install clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -44,6 +44,10 @@ demo: $(SAID)/demo $(NEEDS_$(firstword $(subst :, ,$(DEVICE))))
 test: install $(SAID)/dev
 	@command -v ld >/dev/null || echo "note: no 'ld' (binutils) here, so that tests on PoCL are skipped"
 	$(PY) -m pytest -n auto --dist loadgroup $(ARGS)
+
+# The OpenCL backend's own tests, in both schedules (about two minutes, mostly PoCL compiling).
+opencl: install $(SAID)/dev
+	$(PY) -m pytest -n auto --dist loadgroup tests/opencl $(ARGS)
 
 parity: install $(SAID)/dev $(SAID)/torch
 	$(PY) -m pytest -n auto --dist loadgroup tests/parity $(ARGS)

@@ -58,8 +58,8 @@ def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     found = Explanation()
     ordinary = plans.choose
 
-    def choose(op: Any, call: Any, lower: Any) -> Any:
-        launch, chosen = ordinary(op, call, lower)
+    def choose(op: Any, call: Any, lower: Any, form: str = "") -> Any:
+        launch, chosen = ordinary(op, call, lower, form)
         choice = _describe(op, call, launch, chosen)
         if choice not in found:
             found.append(choice)
