@@ -125,7 +125,7 @@ class Move(Node):
 
 
 class CopyInto(Node):
-    """dst.copy_(src): the old value of dst gets no gradient, src gets all of it."""
+    """dst.copy_(src): the old value of dst gets zeros, src gets all of the gradient."""
 
     __slots__ = ("source", "result")
 
@@ -140,14 +140,15 @@ class CopyInto(Node):
         return self.result
 
     def apply(self, grads: list[Any]) -> Any:
-        if self.edges[1] is None:
-            return [None, None]
-        g, m = grads[0], self.source
         from .autograd import node as N
 
+        old = None if self.edges[0] is None else N.zeros(self.result)
+        if self.edges[1] is None:
+            return [old, None]
+        g, m = grads[0], self.source
         if g.meta.shape != m.shape:
             g = N.sum_to_shape(g, m.shape)
-        return [None, g.to(m.device, m.dtype)]
+        return [old, g.to(m.device, m.dtype)]
 
 
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:

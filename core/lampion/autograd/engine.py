@@ -86,6 +86,7 @@ def _run(roots: Sequence[tuple[Node, Any]], retain: bool, create: bool,
             pending[edge] = left
             if not left:
                 ready.append(edge)
+        outs = g = buf = have = None  # a gradient that nobody else holds may be taken over
     return [plain(captured.get(id(c))) for c in captures]
 
 
@@ -158,6 +159,19 @@ def _after(extra: Any, outs: Any, grads: list[Any]) -> Any:
     return outs
 
 
+def _alone() -> int:
+    """The reference count of a gradient that only the pass itself holds: measured, because it
+    depends on how the interpreter passes arguments."""
+    def count(node: Any, g: Any, create: bool) -> int:
+        return sys.getrefcount(g)
+
+    grads = [object()]
+    return count(None, grads[0], False)
+
+
+_ALONE = _alone()
+
+
 def _accumulate(node: AccumulateGrad, g: Any, create: bool) -> None:
     """Add to a leaf's gradient. A first gradient that nobody else holds is taken as it is."""
     if g.meta.override is not None:
@@ -168,8 +182,8 @@ def _accumulate(node: AccumulateGrad, g: Any, create: bool) -> None:
             meta = node.out_meta(0)
             if create:
                 node.grad = g
-            elif (sys.getrefcount(g.data_) <= 2 and g.meta.strides == meta.strides
-                  and g.data_.base is g.data_):
+            elif (sys.getrefcount(g) <= _ALONE and sys.getrefcount(g.data_) <= 2
+                  and g.meta.strides == meta.strides and g.data_.base is g.data_):
                 node.grad = g if g.node is None else g.detach()
             else:
                 node.grad = g.detach().clone()
