@@ -20,7 +20,7 @@ from . import library as _library  # declares every op
 from .library import *  # noqa: F403
 from .interop import from_dlpack, from_numpy, frombuffer
 from .printing import set_printoptions
-from .runtime.devices import get_default_device, set_default_device
+from .runtime.devices import get_default_device, set_default_device, synchronize
 from .runtime.fallback import fallbacks, reset_fallbacks
 from .runtime.threads import get_num_threads, set_num_threads
 

@@ -16,7 +16,6 @@ which is how a printer sees what is broadcast and what is contiguous.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -139,6 +138,8 @@ class Kernel:
     @property
     def digest(self) -> str:
         """A short hash of `key`, for file and symbol names."""
+        import hashlib  # ten milliseconds of every start, for what only backends ask
+
         return hashlib.sha256(self.key.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:

@@ -16,7 +16,6 @@ path (floor 5) turns each into functions and methods through `on_register`.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterable, Sequence
@@ -430,15 +429,15 @@ def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
                                      noutputs=noutputs, **options)
     params: list[Param] = []
     stay = dict(fixed or {})
-    spec = list(inspect.signature(fn).parameters.values())
-    binary = sum(_annotation(p) not in (Scalar, Attr) for p in spec) > 1
+    notes = {k: _NOTES.get(v, v) for k, v in fn.__annotations__.items()}
+    spec = _arguments(fn)
+    binary = sum(notes.get(p.name) not in (Scalar, Attr) for p in spec) > 1
     for p in spec:
-        note = _annotation(p)
-        default = REQUIRED if p.default is p.empty else p.default
+        note = notes.get(p.name)
         kind = {Scalar: SCALAR, Attr: ATTR}.get(note, TENSOR_OR_NUMBER if binary else TENSOR)
         if note is bool:
             stay[p.name] = dt.bool_
-        params.append(Param(p.name, kind, default, p.kind is p.KEYWORD_ONLY))
+        params.append(Param(p.name, kind, p.default, p.kwonly))
     return register(ElementwiseOp(
         name=name or fn.__name__, kind="elementwise", params=tuple(params),
         doc=options.pop("doc", fn.__doc__ or ""),
@@ -448,8 +447,27 @@ def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
         differentiable=options.pop("differentiable", promote not in ("bool",)), **options))
 
 
-def _annotation(p: inspect.Parameter) -> Any:
-    return {"Scalar": Scalar, "Attr": Attr, "bool": bool}.get(p.annotation, p.annotation)
+_NOTES: dict[Any, Any] = {"Scalar": Scalar, "Attr": Attr, "bool": bool}  # postponed annotations
+
+
+def _arguments(fn: Any) -> list[Param]:
+    """The arguments of a function, read off its code object: hundreds of declarations run at
+    import, and `inspect.signature` would cost more than all the rest of them."""
+    code, defaults = fn.__code__, fn.__defaults__ or ()
+    npos, nkw = code.co_argcount, code.co_kwonlyargcount
+    names = code.co_varnames
+    out = [Param(n, ATTR, defaults[k - npos + len(defaults)]
+                 if k >= npos - len(defaults) else REQUIRED)
+           for k, n in enumerate(names[:npos])]
+    at = npos + nkw
+    if code.co_flags & 0x04:  # *args
+        out.append(Param(names[at], "*"))
+        at += 1
+    given = fn.__kwdefaults__ or {}
+    out += [Param(n, ATTR, given.get(n, REQUIRED), True) for n in names[npos:npos + nkw]]
+    if code.co_flags & 0x08:  # **kwargs
+        out.append(Param(names[at], "**"))
+    return out
 
 
 def _block(cls: type, allowed: Iterable[str]) -> dict[str, Any]:
@@ -501,12 +519,7 @@ def composite(fn: Any = None, *, method: bool = False, inplace: bool = False, ou
     if fn is None:
         return lambda f: composite(f, method=method, inplace=inplace, out=out, where=where,
                                    name=name, **options)
-    params = []
-    for p in inspect.signature(fn).parameters.values():
-        kind = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, ATTR)
-        default = REQUIRED if p.default is p.empty else p.default
-        params.append(Param(p.name, kind, default, p.kind is p.KEYWORD_ONLY))
-    register(CompositeOp(name=name or fn.__name__, kind="composite", params=tuple(params),
+    register(CompositeOp(name=name or fn.__name__, kind="composite", params=tuple(_arguments(fn)),
                          doc=fn.__doc__ or "", method=method, inplace=inplace, out=out,
                          where=tuple(where), body=fn, namespace=_namespace, **options))
     return REGISTRY[f"{_namespace}::{name or fn.__name__}" if _namespace

@@ -68,3 +68,9 @@ def set_default_device(where: Any) -> None:
 def get_default_device() -> device:
     """The device of factory functions (see `default_device`)."""
     return default_device()
+
+
+def synchronize(where: Any = None) -> None:
+    """Wait for everything enqueued on a device (default: the default device)."""
+    d = resolve(where)
+    d.backend.synchronize(d)
