@@ -130,8 +130,9 @@ def main() -> None:
     p.add_argument("suite", nargs="*", choices=[*SUITES, []], help="default: all but opencl")
     args = p.parse_args()
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
-    import lampion
     import torch
+
+    import lampion
 
     print(f"Python {platform.python_version()}, torch {torch.__version__}, "
           f"{torch.get_num_threads()} threads, {platform.machine()}\n")

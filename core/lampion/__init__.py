@@ -8,21 +8,45 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base.device import device
-from .base.dtype import (bfloat16, bool_ as bool, complex64, complex128, dtype, float16, float32,
-                         float64, get_default_dtype, int8, int16, int32, int64, promote_types,
-                         set_default_dtype, uint8, uint16, uint32, uint64)
-from .base.errors import OutOfMemoryError
-from .tensor import Size, Tensor
-from .autograd.modes import (enable_grad, inference_mode, is_grad_enabled,
-                             is_inference_mode_enabled, no_grad, set_grad_enabled)
 from . import library as _library  # declares every op
-from .library import *  # noqa: F403
+from .autograd.modes import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    is_inference_mode_enabled,
+    no_grad,
+    set_grad_enabled,
+)
+from .base.device import device
+from .base.dtype import (
+    bfloat16,
+    complex64,
+    complex128,
+    dtype,
+    float16,
+    float32,
+    float64,
+    get_default_dtype,
+    int8,
+    int16,
+    int32,
+    int64,
+    promote_types,
+    set_default_dtype,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+from .base.dtype import bool_ as bool
+from .base.errors import OutOfMemoryError
 from .interop import from_dlpack, from_numpy, frombuffer
+from .library import *  # noqa: F403
 from .printing import set_printoptions
 from .runtime.devices import get_default_device, set_default_device, synchronize
 from .runtime.fallback import fallbacks, reset_fallbacks
 from .runtime.threads import get_num_threads, set_num_threads
+from .tensor import Size, Tensor
 
 __version__ = "0.1.0"
 

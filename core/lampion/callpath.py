@@ -8,11 +8,11 @@ override ops, active modes, out=) goes to `slow`, which does all the checking.
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections import namedtuple
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 from weakref import ref
 
 from .autograd import node as autograd_node
@@ -280,7 +280,7 @@ def inplace_source(op: R.Op, name: str) -> str:
               "    except (KeyError, TypeError, AttributeError):", f"        {slow}",
               f"    d = {first}.data_", "    b = d.base"]
     cond = []
-    for n, p in zip(nodes, [p for p in op.params if p.kind != R.ATTR]):
+    for n in nodes:
         if n != "None":
             cond.append(f"{n} is not None")
     for arg in launch[1:]:

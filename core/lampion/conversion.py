@@ -281,8 +281,9 @@ def _part(name: str) -> property:
     return property(get, put, doc=f"The {name} part.")
 
 
-for _name, _fn in (("real", _part("real")), ("imag", _part("imag")), ("copy_", copy_), ("fill_", fill_), ("zero_", zero_), ("type_as", type_as),
-                   ("cpu", cpu), ("T", property(_T)), ("mT", property(_mT)), ("H", property(_H)),
+for _name, _fn in (("real", _part("real")), ("imag", _part("imag")), ("copy_", copy_),
+                   ("fill_", fill_), ("zero_", zero_), ("type_as", type_as), ("cpu", cpu),
+                   ("T", property(_T)), ("mT", property(_mT)), ("H", property(_H)),
                    ("mH", property(_mH))):
     setattr(Tensor, _name, _fn)
 

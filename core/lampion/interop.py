@@ -21,7 +21,6 @@ from .ops import plans as P
 from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
 
-
 # ---------------------------------------------------------------- NumPy
 
 def host_array(t: Tensor) -> Any:

@@ -10,10 +10,14 @@ import sys
 from typing import Any
 
 from . import ops as _ops  # noqa: F401
-from . import tensor as _tensor  # noqa: F401  (installs the call path before ops register)
+from . import tensor as _tensor
 from .ops import registry as _registry
 
-FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special", "facts", "reduce", "scan", "softmax", "statistics", "norm", "loss", "views", "movement", "region", "gather", "scatter", "masked", "nonzero", "join", "rearrange", "pad", "sort", "search", "create", "random", "contract", "conv", "windows", "pool", "attention", "products", "einsum", "fold", "resample")
+FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special", "facts",
+            "reduce", "scan", "softmax", "statistics", "norm", "loss", "views", "movement",
+            "region", "gather", "scatter", "masked", "nonzero", "join", "rearrange", "pad",
+            "sort", "search", "create", "random", "contract", "conv", "windows", "pool",
+            "attention", "products", "einsum", "fold", "resample")
 for _family in FAMILIES:
     importlib.import_module(f".ops.{_family}", __package__)
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import struct
 import threading
 import weakref
-from typing import Any, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 

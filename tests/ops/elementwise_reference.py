@@ -5,7 +5,8 @@ A reference takes the arguments of the op as float64 (or complex, integer, bool)
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.special as sp

@@ -91,7 +91,8 @@ def test_losses(reduction):
     t = lambda m, a: m.tensor(a)  # noqa: E731
     compare(lambda m, x: f(m).cross_entropy(x, t(m, y), t(m, w), reduction=reduction,
                                             label_smoothing=0.2), (4, 5))
-    compare(lambda m, x, p: f(m).cross_entropy(x, p.softmax(1), reduction=reduction), (4, 5), (4, 5))
+    compare(lambda m, x, p: f(m).cross_entropy(x, p.softmax(1), reduction=reduction),
+            (4, 5), (4, 5))
     compare(lambda m, x: f(m).nll_loss(m.log_softmax(x, 1), t(m, y), t(m, w),
                                        reduction=reduction), (4, 5))
     for name in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",

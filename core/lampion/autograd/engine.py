@@ -7,7 +7,8 @@ to a leaf's gradient takes a lock.
 from __future__ import annotations
 
 import sys
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from . import node as N
 from .node import AccumulateGrad, Node, Select

@@ -6,7 +6,8 @@ gradient, since the `vjp` is linear in it.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..ops.registry import REGISTRY
 from . import node as N

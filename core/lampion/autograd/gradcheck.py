@@ -7,7 +7,8 @@ part) the backward gradient is compared with central differences over all input 
 from __future__ import annotations
 
 import warnings
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 

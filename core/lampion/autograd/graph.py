@@ -5,7 +5,8 @@ Floor 4; imports node, observe, state.
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from ..base.meta import Meta
 from ..ops import registry as R

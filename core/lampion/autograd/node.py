@@ -9,7 +9,8 @@ cycle arises. `Select` stands for one output of a node with several.
 from __future__ import annotations
 
 import weakref
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from ..base.meta import Meta
 from ..ops import registry as R

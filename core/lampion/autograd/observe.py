@@ -7,7 +7,8 @@ the process take the general path, so this costs nothing to programs that use no
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from .node import Node, Select
 

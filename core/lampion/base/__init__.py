@@ -1,1 +1,1 @@
-"""Floor 0: dtypes, devices, interned metas, shape algebra and errors. Imports nothing of lampion."""
+"""Floor 0: dtypes, devices, interned metas, shape algebra and errors. Imports nothing else."""

@@ -8,7 +8,7 @@ plan caches probe them by address; every derived fact is computed once per disti
 from __future__ import annotations
 
 import math
-from typing import Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from .device import device
 from .dtype import dtype

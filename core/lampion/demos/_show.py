@@ -98,6 +98,6 @@ def closing(device: Any, rate: str) -> str:
     counts = kernels_used(device)
     kinds = ", ".join(f"{n} {source}" for source, n in counts.most_common())
     fell = [e for e in fallbacks() if e.device == str(device)]
-    ledger = "none" if not fell else ", ".join(f"{e.op} ×{e.count} on {e.ran_on}" for e in fell)
+    ledger = ", ".join(f"{e.op} {e.count} times on {e.ran_on}" for e in fell) or "none"
     return (f"device {device} ({info.description}) · backend {device.type} · "
             f"{sum(counts.values())} kernels ({kinds}) · {rate} · fallbacks: {ledger}")

@@ -184,7 +184,7 @@ def kl_div(input, target, *, reduction="mean", log_target=False):
 
 def _rows(x, target, op):
     """Check shapes of (N, C, *) input with (N, *) target, or (C) with ()."""
-    if not 1 <= x.ndim:
+    if not x.ndim >= 1:
         raise ValueError(f"{op}: expected an input of at least 1 dimension")
     axis = 1 if x.ndim > 1 else 0
     want = x.shape[:axis] + x.shape[axis + 1:]

@@ -7,7 +7,8 @@ all the checking: dtypes, shapes, devices, kernel choice; running one does none.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from .. import config
 from ..base import dtype as dt

@@ -10,15 +10,17 @@ Floor 3; imports base, ir, runtime. Four kinds of declaration:
 
 Signatures are written like Python's, with `: T` for a tensor, `T?` a tensor or None, `T[]` a
 list of tensors, `TS` a tensor or number, `S` a number passed at run time (not compiled in), `I`
-an integer passed at run time; anything else is an attribute that the plan is built for. `REGISTRY` maps names to ops; the call
-path (floor 5) turns each into functions and methods through `on_register`.
+an integer passed at run time; anything else is an attribute that the plan is built for. `REGISTRY`
+maps names to ops; the call path (floor 5) turns each into functions and methods through
+`on_register`.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any
 
 from .. import plugins
 from ..base import dtype as dt

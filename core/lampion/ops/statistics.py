@@ -11,8 +11,14 @@ from ..base import dtype as dt
 from ..base.meta import wrap_dim, wrap_dims
 from ..ir import expr as E
 from ..runtime.lowering import Nest, convert, reduced_strides
-from .reduce import (expand_reduced, float_only, lower_reduction, need_elements,
-                     reduced_shape, sum_dtype)
+from .reduce import (
+    expand_reduced,
+    float_only,
+    lower_reduction,
+    need_elements,
+    reduced_shape,
+    sum_dtype,
+)
 from .registry import REGISTRY, composite, kernel_op
 
 

@@ -7,9 +7,9 @@ PyTorch's flexible signatures.
 
 from __future__ import annotations
 
-from ..base.meta import (broadcast_shapes, expand_strides, infer_size, view_strides, wrap_dim)
-from .registry import view_op
+from ..base.meta import broadcast_shapes, expand_strides, infer_size, view_strides, wrap_dim
 from .region import place_like
+from .registry import view_op
 
 
 @view_op("input: T, dim0, dim1")

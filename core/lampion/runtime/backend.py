@@ -8,8 +8,9 @@ The built-in backends come in by this class and nothing else.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Sequence
+from typing import Any
 
 from ..base.device import device
 from ..base.dtype import dtype
@@ -206,10 +207,10 @@ class Backend(ABC):
         """A Storage over host memory that `owner` keeps alive, or None if impossible."""
         return None
 
-    def synchronize(self, device: device) -> None:
+    def synchronize(self, device: device) -> None:  # noqa: B027 - nothing to do is a default
         """Wait for everything enqueued on the device."""
 
-    def set_num_threads(self, count: int) -> None:
+    def set_num_threads(self, count: int) -> None:  # noqa: B027
         """Use `count` host threads for kernels; without host threads there is nothing to set."""
 
     def get_num_threads(self) -> int:
@@ -220,7 +221,7 @@ class Backend(ABC):
         """Bytes by name: allocated, reserved, peak... Empty if not tracked."""
         return {}
 
-    def empty_cache(self) -> None:
+    def empty_cache(self) -> None:  # noqa: B027
         """Give cached free memory back to the system."""
 
     def options(self) -> dict[str, tuple[type, Any, str]]:

@@ -9,15 +9,29 @@ sizes and strides into runtime parameters, so that one compiled kernel serves ma
 from __future__ import annotations
 
 import threading
-from typing import Any, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ..base import dtype as dt
 from ..base.dtype import dtype
 from ..base.meta import Meta, contiguous_strides, dense_strides_like, expand_strides
 from ..ir import expr as E
 from ..ir.expr import Expr
-from ..ir.kernel import (Arg, ArgReduce, Kernel, KernelCall, Params, Program, Reduce, Scan,
-                         Scatter, Stage, Statement, Store, dot)
+from ..ir.kernel import (
+    Arg,
+    ArgReduce,
+    Kernel,
+    KernelCall,
+    Params,
+    Program,
+    Reduce,
+    Scan,
+    Scatter,
+    Stage,
+    Statement,
+    Store,
+    dot,
+)
 
 _kernels: dict[Any, Kernel] = {}
 _lock = threading.Lock()
