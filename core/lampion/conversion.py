@@ -15,6 +15,7 @@ from .base import dtype as dt
 from .base.device import device
 from .base.meta import Meta, expand_strides, meta
 from .callpath import NS
+from .ops import memory
 from .ops import plans as P
 from .ops import registry as R
 from .runtime.devices import resolve
@@ -310,3 +311,27 @@ def scalar_tensor(value: Any, like: Tensor) -> Tensor:
 NS["assign"] = assign
 NS["scalar_tensor"] = scalar_tensor
 _ = make_tensor
+
+
+@R.composite(method=True, out=False, where=())
+def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Convert dtype and/or device: to(dtype), to(device), to(device, dtype), to(other); returns
+    the tensor itself if nothing changes, unless copy=True."""
+    if len(args) == 1 and not kwargs and type(args[0]) is dt.dtype:
+        return input if args[0] is input.meta.dtype else memory.convert.fn(input, dtype=args[0])
+    device, dtype, copy, memory_format = to_arguments(input, args, kwargs)
+    m = input.meta
+    if device is not m.device:
+        input = move.fn(input, device)
+        copy = False
+    if dtype is not m.dtype:
+        input, copy = memory.convert.fn(input, dtype=dtype), False
+    if memory_format is not None and memory_format.name != "preserve" and not copy:
+        return memory.contiguous.fn(input, memory_format)
+    return memory.clone.fn(input, memory_format=memory_format) if copy else input
+
+
+@R.composite(method=False, out=False, where=())
+def move(input: Tensor, device: device) -> Tensor:
+    """The same values on another device."""
+    return Move.run(input, device)

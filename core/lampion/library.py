@@ -65,6 +65,10 @@ def public(where: str) -> dict[str, Any]:
     return _public.get(where, {})
 
 
+from .autograd import node as _node  # noqa: E402
+from .ops import reduce as _reduce  # noqa: E402
+
+_node.sum_to_shape = _reduce.sum_to_shape
 for _module in ("conversion", "interop", "overrides"):  # attach Tensor methods
     importlib.import_module(f".{_module}", __package__)
 importlib.import_module(".updating", __package__)

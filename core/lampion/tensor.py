@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -673,21 +673,10 @@ R.build_function = build_function
 R.build_inplace = lambda op: _inplace_method(op, op.name + "_")
 
 
-def sum_to_shape(t: Tensor, shape: Sequence[int]) -> Tensor:
-    """Sum a broadcast gradient back to the operand's shape."""
-    lead = t.meta.ndim - len(shape)
-    dims = tuple(range(lead)) + tuple(
-        k + lead for k, n in enumerate(shape) if n == 1 and t.meta.shape[k + lead] != 1)
-    if dims:
-        t = R.REGISTRY["sum"].fn(t, dims, True)
-    return t.reshape(shape) if t.meta.shape != tuple(shape) else t  # type: ignore[attr-defined]
-
-
 def zeros_meta(m: Meta) -> Tensor:
     """Zeros of a meta's shape and dtype."""
     return R.REGISTRY["full"].fn(m.shape, 0, dtype=m.dtype, device=m.device)
 
 
-autograd_node.sum_to_shape = sum_to_shape
 autograd_node.zeros = zeros_meta
 __all__ = ["Tensor", "Size", "make_tensor", "empty_meta", "install", "resolve", "engine", "Node"]

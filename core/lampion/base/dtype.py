@@ -43,7 +43,8 @@ class dtype:
                 self._np = np.dtype(ml_dtypes.bfloat16)
             else:
                 self._np = np.dtype(self.name)
-        return self._np
+        found: np.dtype[Any] = self._np
+        return found
 
     def to_real(self) -> dtype:
         """complex64 -> float32, complex128 -> float64, others unchanged."""

@@ -440,6 +440,7 @@ def typed(roots: Sequence[Expr], env: Mapping[str, dtype], compute: dtype) -> li
             return e
         if e.op == "load":
             idx = convert(args[0], dt.int64)
+            assert e.dtype is not None  # a load knows its buffer's type
             rest = (convert(args[1], dt.bool_), convert(args[2], e.dtype)) if len(args) > 1 else ()
             return node("load", (idx, *rest), e.value, e.dtype)
         if e.op == "cast":

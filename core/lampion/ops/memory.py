@@ -76,31 +76,3 @@ def channels_last(input, memory_format, always):
         return input
     back = (0, m.ndim - 1, *range(1, m.ndim - 1))
     return duplicate.fn(rows, contiguous=True).permute(back)
-
-
-@composite(method=True, out=False, where=())
-def to(input, *args, **kwargs):
-    """Convert dtype and/or device: to(dtype), to(device), to(device, dtype), to(other); returns
-    the tensor itself if nothing changes, unless copy=True."""
-    if len(args) == 1 and not kwargs and type(args[0]) is dt.dtype:
-        return input if args[0] is input.meta.dtype else convert.fn(input, dtype=args[0])
-    from ..conversion import to_arguments
-
-    device, dtype, copy, memory_format = to_arguments(input, args, kwargs)
-    m = input.meta
-    if device is not m.device:
-        input = move.fn(input, device)
-        copy = False
-    if dtype is not m.dtype:
-        input, copy = convert.fn(input, dtype=dtype), False
-    if memory_format is not None and memory_format.name != "preserve" and not copy:
-        return contiguous.fn(input, memory_format)
-    return clone.fn(input, memory_format=memory_format) if copy else input
-
-
-@composite(method=False, out=False, where=())
-def move(input, device):
-    """The same values on another device."""
-    from ..conversion import Move
-
-    return Move.run(input, device)

@@ -408,13 +408,8 @@ def _check_channels(m, *tensors):
 @composite(where=(), out=False)
 def update_running(running, value, momentum, scale):
     """running = (1 - momentum) * running + momentum * scale * value, in place."""
-    from ..autograd.state import mode
-
-    previous, mode.enabled = mode.enabled, False
-    try:
-        running.mul_(1.0 - momentum).add_(value.to(running.meta.dtype), alpha=momentum * scale)
-    finally:
-        mode.enabled = previous
+    value = value.detach().to(running.meta.dtype)
+    running.detach().mul_(1.0 - momentum).add_(value, alpha=momentum * scale)
     return running
 
 

@@ -48,7 +48,7 @@ class Plan:
         self.cache: dict[Any, Any] = {}
 
 
-class _Packs(dict):  # type: ignore[type-arg]
+class _Packs(dict):
     """needs -> function(args, outs) -> saved tuple, built on first use."""
 
     def __init__(self, make: Callable[[Any], Callable[..., Any]]) -> None:
@@ -82,7 +82,9 @@ def check_kinds(op: R.ElementwiseOp, d: dtype) -> None:
 def elementwise_types(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[str, Any],
                       ) -> tuple[dtype, list[dtype]]:
     """(compute dtype, one dtype per output) by PyTorch's promotion."""
-    dims, zeros, numbers = [], [], []
+    dims: list[dtype] = []
+    zeros: list[dtype] = []
+    numbers: list[Any] = []
     for p, m in zip(op.operands, operands):
         if p.name in op.fixed or p.kind in (R.SCALAR, R.INTEGER):
             continue
@@ -152,7 +154,7 @@ def elementwise_plan(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[s
     if launch is None:
         from ..runtime.fallback import fallback_launch
 
-        launch, chosen = fallback_launch(op, call, chosen, lower)
+        launch, chosen = fallback_launch(op, call, chosen, choose, lower)
     if op.divisor and compute.kind in "ui":
         launch = guard_division(op, call, launch)
     plan = Plan(op, call, launch, chosen)
@@ -290,7 +292,7 @@ def guarded(op: R.Op, call: OpCall, inner: Launch, backend: Any, words: int) -> 
     run, run_into, read, nbytes, fine = (inner.launch, inner.into, backend.copy_to_host,
                                          8 * words, bytes(8 * words))
     where, single, results = call.device, len(call.outputs) == 1, len(call.outputs)
-    explain = op.explain  # type: ignore[attr-defined]
+    explain = op.explain
 
     def launch(*inputs: Any) -> Any:
         outs = run(*inputs)
@@ -360,12 +362,12 @@ def kernel_plan(op: R.KernelOp, values: Sequence[Any], outputs: Sequence[Meta] |
                    for s in op.meta(*values)]
     call = OpCall(op.name, tuple(inputs), args, tuple(outputs), where)
     rule = update or op.lower
-    lower = None if rule is None else (lambda: rule(call))  # type: ignore[misc]
+    lower = None if rule is None else (lambda: rule(call))
     launch, chosen = choose(op, call, lower, "_" if update else "")
     if launch is None and op.compose is None and not update:
         from ..runtime.fallback import fallback_launch
 
-        launch, chosen = fallback_launch(op, call, chosen)
+        launch, chosen = fallback_launch(op, call, chosen, choose)
     plan = Plan(op, call, launch, chosen if launch is not None else "composed of other ops")
     plan.packs = _Packs(lambda needs: _kernel_pack(op))
     return plan

@@ -27,6 +27,16 @@ def expand_reduced(g, meta, dims, keepdim):
     return g.expand(meta.shape)
 
 
+def sum_to_shape(t, shape):
+    """Sum a broadcast gradient back to the operand's shape."""
+    lead = t.meta.ndim - len(shape)
+    dims = tuple(range(lead)) + tuple(
+        k + lead for k, n in enumerate(shape) if n == 1 and t.meta.shape[k + lead] != 1)
+    if dims:
+        t = sum.fn(t, dims, True)
+    return t.reshape(*shape) if t.meta.shape != tuple(shape) else t
+
+
 def lower_reduction(call, op, dims, keepdim, compute, prepare=None, finish=None):
     """One reduction of a (prepared) value over `dims`, stored once per outer point."""
     x, out = call.inputs[0], call.outputs[0]

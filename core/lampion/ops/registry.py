@@ -436,7 +436,7 @@ def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
     binary = sum(notes.get(p.name) not in (Scalar, Attr) for p in spec) > 1
     for p in spec:
         note = notes.get(p.name)
-        kind = {Scalar: SCALAR, Attr: ATTR}.get(note, TENSOR_OR_NUMBER if binary else TENSOR)
+        kind = _KINDS.get(note, TENSOR_OR_NUMBER if binary else TENSOR)
         if note is bool:
             stay[p.name] = dt.bool_
         params.append(Param(p.name, kind, p.default, p.kwonly))
@@ -449,6 +449,7 @@ def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
         differentiable=options.pop("differentiable", promote not in ("bool",)), **options))
 
 
+_KINDS: dict[Any, str] = {Scalar: SCALAR, Attr: ATTR}
 _NOTES: dict[Any, Any] = {"Scalar": Scalar, "Attr": Attr, "bool": bool}  # postponed annotations
 
 

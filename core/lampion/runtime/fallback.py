@@ -49,12 +49,13 @@ def policy() -> str:
     return str(config.get("fallback.policy"))
 
 
-def fallback_launch(op: Any, call: OpCall, reason: str, lower: Any = None,
+def fallback_launch(op: Any, call: OpCall, reason: str, choose: Any, lower: Any = None,
                     ) -> tuple[Launch, str]:
     """A Launch that copies to a host-memory device, runs there and copies back.
 
-    `lower()` gives the program where the op has no `lower` of its own. UnsupportedError under
-    policy "error", or if no other device can run the op either.
+    `choose(op, call, lower)` picks a kernel there; `lower()` gives the program where the op has
+    no `lower` of its own. UnsupportedError under policy "error", or if no other device can run
+    the op either.
     """
     rule = policy()
     if rule == "error":
@@ -63,8 +64,6 @@ def fallback_launch(op: Any, call: OpCall, reason: str, lower: Any = None,
             "[fallback] policy = \"warn\" (or \"allow\") in lampion.toml, "
             "LAMPION_FALLBACK_POLICY=warn, or move the tensors with .to(...).")
     target = _target(call.device)
-    from ..ops.plans import choose
-
     inputs = tuple(_moved(m, target) for m in call.inputs)
     args = {k: _moved(v, target) for k, v in call.args.items()}
     outputs = tuple(_moved(m, target) for m in call.outputs)

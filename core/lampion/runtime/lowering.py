@@ -243,7 +243,7 @@ class Nest:
     def start(self) -> None:
         """Fix the loop geometry; call once all operands are known."""
         with_strides = [o for o in self.operands if o.strides is not None]
-        rows = [o.strides for o in with_strides]
+        rows = [o.strides for o in with_strides if o.strides is not None]
         if self.merge:
             order = loop_order(self.shape, rows)
             self.outer.sort(key=order.index)
