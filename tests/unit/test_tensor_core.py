@@ -143,3 +143,24 @@ def test_numbers_wrap_and_convert(device):
     assert f.to(lampion.int32).tolist() == [1, -1, 0]
     assert f.to(lampion.bool).tolist() == [True, True, False]
     assert f.bfloat16().float().tolist() == pytest.approx([1.8984375, -1.8984375, 0.0])
+
+
+def test_ops_of_a_namespace(device):
+    from lampion.ir.expr import exp
+    from lampion.ops.registry import REGISTRY, elementwise, namespace
+
+    if "coretest::swish" not in REGISTRY:
+        with namespace("coretest"):
+            @elementwise
+            def swish(input):
+                """input * sigmoid(input)."""
+                return input / (1 + exp(-input))
+
+    x = lampion.tensor([1.0, -2.0]).to(device).requires_grad_()
+    y = lampion.ops.coretest.swish(x)
+    y.sum().backward()
+    want = lampion.nn.functional.silu(lampion.tensor([1.0, -2.0]))
+    assert y.tolist() == pytest.approx(want.tolist(), rel=1e-5)
+    assert x.grad.tolist() == pytest.approx([0.92767, -0.09078], rel=1e-3)
+    with pytest.raises(AttributeError, match="no installed plug-in"):
+        lampion.ops.nobody  # noqa: B018

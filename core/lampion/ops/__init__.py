@@ -1,1 +1,44 @@
-"""Floor 3: the op registry and one file per op family. Imports base, ir, runtime."""
+"""Floor 3: the op registry and one file per op family. Imports base, ir, runtime.
+
+`lampion.ops.acme.swish` is the op `swish` of the namespace `acme`, from whichever plug-in declared
+it; installed op plug-ins are loaded when a namespace is asked for that is not there yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Namespace:
+    """The ops of one namespace, as attributes."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        from .registry import REGISTRY
+
+        op = REGISTRY.get(f"{self._name}::{name}")
+        if op is None:
+            raise AttributeError(f"there is no op {name!r} in lampion.ops.{self._name}; it has: "
+                                 f"{', '.join(dir(self))}")
+        return op.fn
+
+    def __dir__(self) -> list[str]:
+        from .registry import REGISTRY
+
+        head = f"{self._name}::"
+        return sorted(n[len(head):] for n in REGISTRY if n.startswith(head))
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(name)
+    from . import registry
+
+    found = Namespace(name)
+    if not dir(found):
+        registry.collect()
+    if not dir(found):
+        raise AttributeError(f"no installed plug-in declares ops in the namespace {name!r}")
+    return found
