@@ -6,7 +6,6 @@ The entry point of group `lampion.backends`. May import lampion's floors 0-2 and
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 from collections.abc import Sequence
 from typing import Any
@@ -112,9 +111,6 @@ class CpuBackend(Backend):
     def empty_cache(self) -> None:
         self.memory.empty_cache()
 
-    def options(self) -> dict[str, tuple[type, Any, str]]:
-        return {}
-
 
 def _input_kinds(program: Program, noutputs: int) -> str:
     """One letter per input slot of the program, read off the kernels' argument kinds."""
@@ -147,6 +143,3 @@ def lampion_kernels(registry: Any) -> None:
 
     for impl in kernels():
         registry.register_kernel(impl)
-
-
-_ = os

@@ -203,8 +203,3 @@ def plain(g: Any) -> Any:
     """A gradient as a Tensor itself: the class of what it was computed from is not handed on."""
     return g if g is None or g.meta.override is None else N.make_tensor(
         g.data_, g.meta.plain, g.node)
-
-
-def describe(node: Node) -> str:
-    """Name of a node, for messages."""
-    return N.Node.name(node)

@@ -381,10 +381,3 @@ def _kernel_pack(op: R.KernelOp) -> Callable[..., Any]:
              else ("arg", names.index(n)) for n in op.save]
     return lambda args, outs: tuple(
         args[k] if kind == "arg" else outs[k].data_ for kind, k in picks)
-
-
-def require(plan: Plan, reason: str) -> None:
-    """Raise the error for a call that no kernel serves."""
-    raise UnsupportedError(
-        f"{plan.call}: {reason}. Allow a copy to another device with fallback policy 'warn' or "
-        "'allow' (lampion.toml: [fallback] policy), or move the tensors with .to(...).")

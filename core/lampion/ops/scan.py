@@ -33,13 +33,6 @@ def _scan_meta(title):
     return meta
 
 
-def reverse_cumsum(g, dim):
-    """Sums from each position to the end."""
-    if not g.meta.ndim:
-        return g
-    return g.sum(dim, True) - g.cumsum(dim) + g
-
-
 @kernel_op("input: T, dim, *, dtype=None")
 class cumsum:
     """Running sum along `dim`; integers and bool give int64 unless dtype is given."""

@@ -223,7 +223,3 @@ class Backend(ABC):
 
     def empty_cache(self) -> None:  # noqa: B027
         """Give cached free memory back to the system."""
-
-    def options(self) -> dict[str, tuple[type, Any, str]]:
-        """Schema of the `[backend.NAME]` config table: option -> (type, default, doc)."""
-        return {}
