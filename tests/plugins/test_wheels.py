@@ -62,6 +62,28 @@ def test_importing_lampion_imports_no_plugin(install, program):
         assert f"'{name}" not in done.stdout
 
 
+def test_importing_lampion_does_not_even_look_for_plugins(install, program):
+    site = install("acme-ops", "acme-ops-bad")
+    done = program(site, "import sys, lampion\nprint('importlib.metadata' in sys.modules)")
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_a_wheel_installed_twice_is_one_plugin_and_the_first_on_the_path_counts(install, program):
+    site, more = install("acme-good"), install("acme-good", "acme-raises", "acme-exits")
+    done = program(
+        site,
+        f"""
+        import sys
+        sys.path.insert(1, {str(more)!r})
+        from lampion import plugins
+        print([(r.distribution, r.status) for r in plugins.records() if r.name == "acme"])
+        print(plugins.record("acme").location)
+        """,
+    )
+    assert done.stdout == f"[('acme-good', 'found')]\n{more}\n", done.stderr
+    assert done.stderr == ""
+
+
 def test_one_that_fails_on_import_keeps_its_cause_and_harms_nobody(install, program):
     site = install("acme-good", "acme-raises", "acme-exits")
     done = program(site, USE.format(name="raises"))

@@ -145,6 +145,13 @@ def test_numbers_wrap_and_convert(device):
     assert f.bfloat16().float().tolist() == pytest.approx([1.8984375, -1.8984375, 0.0])
 
 
+def test_a_namespace_cannot_hide_a_module_of_ops():
+    from lampion.ops.registry import namespace
+
+    with pytest.raises(ValueError, match="'reduce' is taken by lampion.ops.reduce"):
+        namespace("reduce")
+
+
 def test_ops_of_a_namespace(device):
     from lampion.ir.expr import exp
     from lampion.ops.registry import REGISTRY, elementwise, namespace

@@ -6,7 +6,10 @@ it; installed op plug-ins are loaded when a namespace is asked for that is not t
 
 from __future__ import annotations
 
+import pkgutil
 from typing import Any
+
+FAMILIES = frozenset(m.name for m in pkgutil.iter_modules(__path__))
 
 
 class Namespace:
@@ -32,8 +35,9 @@ class Namespace:
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
-        raise AttributeError(name)
+    # `from .ops import plans` asks here before it looks for a module: that must load no plug-in
+    if name.startswith("_") or name in FAMILIES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import registry
 
     found = Namespace(name)

@@ -30,6 +30,7 @@ from ..ir import derive
 from ..ir import expr as E
 from ..ir.expr import Expr
 from ..runtime.backend import KernelImpl, OpCall
+from . import FAMILIES
 
 REQUIRED = object()
 TENSOR, OPTIONAL, LIST, TENSOR_OR_NUMBER, SCALAR, INTEGER, ATTR = (
@@ -397,9 +398,15 @@ def kernel_impls(op: str, backend: str) -> list[KernelImpl]:
 
 
 class namespace:
-    """`with namespace("vision"):` puts the ops declared inside under that name."""
+    """`with namespace("vision"):` puts the ops declared inside under that name.
+
+    ValueError for a name that `lampion.ops.NAME` could not reach, because it is a module.
+    """
 
     def __init__(self, name: str) -> None:
+        if name in FAMILIES or name.startswith("_"):
+            raise ValueError(f"the namespace {name!r} is taken by lampion.ops.{name}; choose "
+                             "another, for instance the name of your package")
         self.name = name
 
     def __enter__(self) -> None:

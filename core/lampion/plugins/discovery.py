@@ -51,14 +51,16 @@ def _distributions() -> Iterator[Any]:
     Broken metadata of an unrelated distribution must not stop the search, so that each is read on
     its own. Of two installations of one distribution, the first on the path counts, as for import.
     """
-    for distribution in metadata.distributions():
+    seen: set[str] = set()
+    for distribution in metadata.distributions():  # in the order of the path
         try:
             text = distribution.read_text("entry_points.txt")
             if not text or "lampion." not in text:
                 continue
-            first = metadata.distribution(distribution.metadata["Name"])
-            if first.read_text("entry_points.txt") == text:
-                yield first
+            name = _plain(distribution.metadata["Name"])
+            if name not in seen:
+                seen.add(name)
+                yield distribution
         except Exception as error:
             _log.warning("unreadable metadata", distribution=str(distribution), error=repr(error))
 
@@ -75,15 +77,7 @@ def _records_of(distribution: Any) -> list[PluginRecord]:
         record = PluginRecord(point.name, point.group, point.value, name, version, where)
         _check_api(record, ranges.get(point.name) or ranges.get("all"))
         records.append(record)
-    return _unique(records)
-
-
-def _unique(records: list[PluginRecord]) -> list[PluginRecord]:
-    """Without exact repetitions, which an editable install beside its own build can cause."""
-    seen: dict[tuple[str, str, str], PluginRecord] = {}
-    for record in records:
-        seen.setdefault((*record.key, record.module), record)
-    return list(seen.values())
+    return records
 
 
 def _check_api(record: PluginRecord, declared: str | None) -> None:
