@@ -40,6 +40,7 @@ from .base.dtype import (
 )
 from .base.dtype import bool_ as bool
 from .base.errors import OutOfMemoryError
+from .base.limits import finfo, iinfo
 from .interop import from_dlpack, from_numpy, frombuffer
 from .library import *  # noqa: F403
 from .printing import set_printoptions

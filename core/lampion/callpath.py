@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import namedtuple
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import ref
@@ -308,7 +307,7 @@ def build(op: R.Op, source: str, name: str, extra: dict[str, Any] | None = None)
     exec(compile(outer, f"<lampion op {op.qualname}>", "exec"), NS, scope)
     fn = scope["make"](**local)
     fn.__doc__ = op.doc
-    fn.__module__ = "lampion"
+    fn.__module__, fn.__qualname__ = "lampion", name
     return fn
 
 
@@ -334,17 +333,13 @@ def finish_many(p: P.Plan, datas: tuple[Any, ...], edges: tuple[Any, ...],
     return result_tuple(p.op, outs)
 
 
-_tuples: dict[str, Any] = {}
-
-
 def result_tuple(op: R.Op, outs: Sequence[Any]) -> Any:
     """A tuple, or the op's named tuple ("values", "indices")."""
     if not op.returns:
         return tuple(outs)
-    cls = _tuples.get(op.qualname)
-    if cls is None:
-        cls = _tuples[op.qualname] = namedtuple(op.name, op.returns)  # type: ignore[misc]
-    return cls(*outs)
+    from .return_types import of
+
+    return of(op)(*outs)
 
 
 def slow_dunder(op: R.Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -243,6 +243,28 @@ def type_as(self: Tensor, other: Tensor) -> Tensor:
     return self.to(other.meta.device, other.meta.dtype)  # type: ignore[attr-defined]
 
 
+def type_(self: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
+    """Convert to a dtype, given as such, as a class like `FloatTensor` or by its name; without
+    one, the name of this tensor's own class, "lampion.FloatTensor"."""
+    from . import creation
+
+    if dtype is None:
+        return f"lampion.{P._word(self.meta.dtype)}Tensor"
+    if isinstance(dtype, str):
+        dtype = getattr(creation, dtype.rpartition(".")[2], dtype)
+    found = getattr(dtype, "dtype", dtype)
+    if not isinstance(found, dt.dtype):
+        raise TypeError(f"type(): {dtype!r} is neither a dtype nor a class such as "
+                        "lampion.FloatTensor")
+    return self.to(found)  # type: ignore[attr-defined]
+
+
+def get_device(self: Tensor) -> int:
+    """The number of this tensor's device among those of its kind; -1 for the cpu."""
+    place = self.meta.device
+    return -1 if place.type == "cpu" else place.index or 0
+
+
 def cpu(self: Tensor, memory_format: Any = None) -> Tensor:
     """Move to the device called cpu."""
     return self.to("cpu")  # type: ignore[attr-defined]
@@ -284,6 +306,7 @@ def _part(name: str) -> property:
 
 for _name, _fn in (("real", _part("real")), ("imag", _part("imag")), ("copy_", copy_),
                    ("fill_", fill_), ("zero_", zero_), ("type_as", type_as), ("cpu", cpu),
+                   ("type", type_), ("get_device", get_device),
                    ("T", property(_T)), ("mT", property(_mT)), ("H", property(_H)),
                    ("mH", property(_mH))):
     setattr(Tensor, _name, _fn)

@@ -23,7 +23,7 @@ for _family in FAMILIES:
 
 _MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func", "amp",
             "distributions", "config", "plugins", "ops", "testing", "random", "serialization",
-            "overrides", "cli", "demos")
+            "overrides", "cli", "demos", "return_types")
 
 # Functions of the top level whose module is only imported when one of them is used.
 _FUNCTIONS = {"save": "serialization", "load": "serialization"}

@@ -451,7 +451,7 @@ class Tensor:
         return tensor_repr(self)
 
     def __format__(self, spec: str) -> str:
-        if self.meta.ndim == 0 and spec:
+        if self.meta.ndim == 0 and type(self) is Tensor:
             return format(self.item(), spec)
         return object.__format__(self, spec) if spec else str(self)
 

@@ -180,6 +180,7 @@ def _extreme_at(title, op):
         noutputs = 2
         diff_outputs = 1
         returns = ("values", "indices")
+        result_name = op
         save = ("out1",)
 
         def meta(input, dim, keepdim):

@@ -108,6 +108,7 @@ class Op:
     reference: Callable[..., Any] | None = None
     domain: Any = None  # (low, high) of the sample values, or a dict by argument name
     returns: tuple[str, ...] = ()
+    result_name: str = ""  # of the named tuple of `returns`, if it is not the op's own
     namespace: str = ""
     plans: dict[Any, Any] = field(default_factory=dict, repr=False)
     iplans: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -490,7 +491,7 @@ def _block(cls: type, allowed: Iterable[str]) -> dict[str, Any]:
 
 
 _COMMON = ("method", "inplace", "out", "where", "aliases", "differentiable", "samples",
-           "reference", "domain", "name", "returns")
+           "reference", "domain", "name", "returns", "result_name")
 
 
 def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
