@@ -1,4 +1,5 @@
-"""Run the benchmarks: `python benchmarks/run.py [calls|kernels|library|training|opencl|start]`.
+"""Run the benchmarks: `python benchmarks/run.py [calls|kernels|library|training|opencl|start]`,
+or `... opdb [options]` for every op of PyTorch's op database (`opdb --help` tells the options).
 
 Everything is measured against torch in the same process, alternating; prints Markdown tables.
 """
@@ -128,7 +129,8 @@ def main() -> None:
     """Parse arguments and run the suites asked for."""
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("suite", nargs="*", choices=[*SUITES, []], help="default: all but opencl")
-    args = p.parse_args()
+    whole_table = sys.argv[1:2] == ["opdb"]
+    args = p.parse_args([] if whole_table else None)
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     import torch
 
@@ -136,6 +138,11 @@ def main() -> None:
 
     print(f"Python {platform.python_version()}, torch {torch.__version__}, "
           f"{torch.get_num_threads()} threads, {platform.machine()}\n")
+    if whole_table:
+        import opdb
+
+        opdb.run(lampion, torch, sys.argv[2:])
+        return
     for name in args.suite or [s for s in SUITES if s != "opencl"]:
         globals()[name](lampion, torch)
 
