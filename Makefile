@@ -1,7 +1,7 @@
 # Everything works from a fresh clone with python3 (3.10 or newer), pip and make.
 #
 #   make demo [DEVICE=cpu|opencl|ref] [DEMO=digits|text] [ARGS="--epochs 3"]
-#   make test [ARGS="-k softmax"]      make opencl      make parity      make bench [SUITE=...]
+#   make test [ARGS="-k softmax"]      make opencl      make parity      make bench [SUITE=opdb|...]
 #   make conformance DEVICE=...        make lint        make clean
 #
 # The environment is .venv; what is installed there is remembered by stamp files and installed

@@ -26,32 +26,38 @@ class Row(NamedTuple):
         return self.theirs / self.ours
 
 
-def repetitions(fn: Callable[[], Any], target: float) -> int:
+def repetitions(fn: Callable[[], Any], target: float,
+                clock: Callable[[], float] = time.perf_counter) -> int:
     """How many calls take about `target` seconds."""
     fn()
     n = 1
     while True:
-        start = time.perf_counter()
+        start = clock()
         for _ in range(n):
             fn()
-        spent = time.perf_counter() - start
+        spent = clock() - start
         if spent > target / 4 or n >= 1 << 20:
             return max(1, int(n * target / max(spent, 1e-9)))
         n *= 4
 
 
 def versus(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], *, rounds: int = 11,
-           target: float = 2e-3, note: str = "") -> Row:
-    """Alternate the two for `rounds` rounds of about `target` seconds each; medians."""
-    counts = [repetitions(f, target) for f in (ours, theirs)]
+           target: float = 2e-3, note: str = "",
+           clock: Callable[[], float] = time.perf_counter) -> Row:
+    """Alternate the two for `rounds` rounds of about `target` seconds each; medians.
+
+    `clock` may be `time.thread_time` where both run in one thread: then a machine that others use
+    too disturbs less.
+    """
+    counts = [repetitions(f, target, clock) for f in (ours, theirs)]
     spent: list[list[float]] = [[], []]
     for _ in range(rounds):
         for k, f in enumerate((ours, theirs)):
             n = counts[k]
-            start = time.perf_counter()
+            start = clock()
             for _ in range(n):
                 f()
-            spent[k].append((time.perf_counter() - start) / n)
+            spent[k].append((clock() - start) / n)
     return Row(name, statistics.median(spent[0]), statistics.median(spent[1]), note)
 
 

@@ -128,15 +128,17 @@ def measured(entry: Entry, s: Sizes, lampion: Any, torch: Any, seconds: float) -
         return Result(entry, None, f"{type(e).__name__}: {(str(e) or '?').splitlines()[0][:80]}")
     if wrong:
         return Result(entry, None, wrong)
-    start = time.perf_counter()
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     ours(*args_, **kwargs_)
     theirs(*args, **kwargs)
-    once = time.perf_counter() - start
+    once = clock() - start
     rounds = max(3, min(9, int(seconds / max(once, 1e-9))))
     target = max(seconds / (2 * rounds + 4), 1e-4)
     try:
         return Result(entry, versus(entry.name, lambda: ours(*args_, **kwargs_),
-                                    lambda: theirs(*args, **kwargs), rounds=rounds, target=target))
+                                    lambda: theirs(*args, **kwargs), rounds=rounds, target=target,
+                                    clock=clock))
     except Exception as e:
         return Result(entry, None, f"{type(e).__name__}: {str(e).splitlines()[0][:80]}")
 
@@ -202,7 +204,8 @@ def run(lampion: Any, torch: Any, arguments: Sequence[str] = ()) -> None:
     p.add_argument("-k", default="", help="only entries whose name matches this expression")
     p.add_argument("--size", choices=("small", "large", "both"), default="both")
     p.add_argument("--seconds", type=float, default=0.15, help="spent on an op at a size")
-    p.add_argument("--threads", type=int, default=0, help="of both; 0: what torch takes")
+    p.add_argument("--threads", type=int, default=0,
+                   help="of both; 0: what torch takes; 1: processor time is counted")
     p.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     given = p.parse_args(list(arguments))
     threads = given.threads or torch.get_num_threads()
@@ -226,10 +229,11 @@ def run(lampion: Any, torch: Any, arguments: Sequence[str] = ()) -> None:
     text = summary(results)
     print(text)
     if given.write:
+        clock = " (processor time)" if threads == 1 else ""
         head = (f"# PyTorch's op database\n\nlampion against torch {torch.__version__} on "
                 f"{platform.machine()}, Python {platform.python_version()}, {threads} threads "
-                "each, alternating in one process, medians; a ratio above 1 means that lampion is "
-                "faster. Made by `make bench SUITE=opdb ARGS=--write`.\n\n")
+                f"each{clock}, alternating in one process, medians; a ratio above 1 means that "
+                "lampion is faster. Made by `make bench SUITE=opdb ARGS=--write`.\n\n")
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(head + text + detail(results))
 
