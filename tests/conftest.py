@@ -8,17 +8,12 @@ the backend's own reason, save the host's, which must always work.
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
-
-def _wanted() -> list[str]:
-    named = [d.strip() for d in os.environ.get("LAMPION_TEST_DEVICES", "").split(",") if d.strip()]
-    if named:
-        return named
-    from lampion import plugins
-
-    return plugins.backend_names()
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this one
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -30,7 +25,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = names.split(",") if isinstance(names, str) else names
         if "device" in [name.strip() for name in names]:
             return
-    metafunc.parametrize("device", _wanted(), indirect=True, scope="session")
+    from devices import wanted_devices
+
+    metafunc.parametrize("device", wanted_devices(), indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

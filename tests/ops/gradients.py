@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from devices import thorough
 
 import lampion
 
@@ -14,12 +15,6 @@ def tensors(arrays: Sequence[np.ndarray], device: str, grad: bool = False) -> li
     """Tensors of the device with these values."""
     made = [lampion.tensor(a).to(device) for a in arrays]
     return [t.requires_grad_() for t in made] if grad else made
-
-
-def thorough(device: str) -> bool:
-    """Whether a device gets every case. The others compile each kernel for seconds, and run the
-    same kernels as these two."""
-    return device in ("cpu", "ref")
 
 
 def check_gradient(f: Callable[..., Any], arrays: Sequence[np.ndarray], device: str, *,

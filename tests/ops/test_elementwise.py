@@ -1,53 +1,13 @@
-"""Every elementwise op on every installed device: values, dtypes and shapes against NumPy, layouts,
-in-place and out= forms, gradients to order 2 against finite differences."""
+"""Rules of single elementwise ops, on every installed device; what all of them have in common is
+in test_derived.py."""
 
 from __future__ import annotations
-
-import importlib.util
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import lampion
-from lampion.ops import samples as S
 from lampion.ops.registry import REGISTRY
-
-_spec = importlib.util.spec_from_file_location(
-    "elementwise_reference", Path(__file__).with_name("elementwise_reference.py"))
-assert _spec is not None and _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-REFERENCE = _module.REFERENCE
-
-OPS = [op for op in REGISTRY.values()
-       if op.kind == "elementwise" and op.where and not op.namespace and op.noutputs == 1]
-TOLERANCE = {"float32": 2e-5, "float64": 1e-10, "complex64": 2e-5}
-# on devices other than the host's these stand for all the others: between them, they hold every
-# intrinsic, and their kernels differ from the others' in the expression alone
-CHOSEN = frozenset("""add div floor_divide remainder pow maximum clamp where lerp addcdiv lt
-    logical_and bitwise_xor bitwise_left_shift isnan signbit exp log1p sin atan2 tanh erf lgamma
-    round sigmoid gelu softplus digamma i0 erfinv complex angle""".split())
-
-
-def maker(device: str) -> Any:
-    """Tensors of a device from drawn buffers, with their layout."""
-    def make(b: S.Buffer) -> Any:
-        flat = lampion.tensor(b.flat).to(device)
-        return flat.as_strided(b.shape, b.strides, b.offset)
-
-    return make
-
-
-def rng_of(op: Any) -> np.random.Generator:
-    """The same numbers for an op in every run."""
-    return np.random.default_rng(sum(map(ord, op.name)))
-
-
-def kind_of(op: Any) -> str:
-    """The dtype an op is tried with."""
-    return "float32" if "f" in op.kinds else "int32"
 
 
 def supports(device: str, name: str) -> bool:
@@ -58,138 +18,6 @@ def supports(device: str, name: str) -> bool:
     d = resolve(device)
     return lampion.__dict__[name] in backend_of(d).capabilities(d.index or 0).dtypes
 
-
-def pick(device: str, op: Any) -> None:
-    """Skip what other devices need not repeat."""
-    if device not in ("cpu", "refdevice") and op.name not in CHOSEN:
-        pytest.skip("the expressions of other ops are tested on the host")
-
-
-def compare(op: Any, got: Any, want: Any, sample: Any) -> None:
-    tolerance = TOLERANCE.get(got.dtype.name, 0)
-    np.testing.assert_allclose(got.detach().to("cpu").numpy(), want, rtol=tolerance,
-                               atol=tolerance, err_msg=f"{op.name}{sample}")
-
-
-def test_every_op_has_a_reference() -> None:
-    assert not [op.name for op in OPS if op.name not in REFERENCE]
-
-
-@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
-def test_values(op: Any, device: str) -> None:
-    """Value, dtype and shape for contiguous, broadcast and (for some ops) every other layout."""
-    pick(device, op)
-    rng = rng_of(op)
-    every = op.name in ("add", "where", "exp", "clamp", "addcmul")
-    for k, sample in enumerate(S.elementwise_samples(op, rng, kind_of(op))):
-        if k and not every and k != len(S.SHAPES):  # the first pair of PAIRS
-            continue
-        tensors, arrays = S.materialize(sample, rng, maker(device))
-        got = op.fn(*tensors.args, **tensors.kwargs)
-        wide = [a.astype("f8") if getattr(a, "dtype", None) == np.float32 else a
-                for a in arrays.args]
-        want = REFERENCE[op.name](*wide, **arrays.kwargs)
-        assert got.shape == want.shape
-        assert got.device == lampion.device(device)
-        if op.promote == "bool":
-            assert got.dtype is lampion.bool
-        compare(op, got, want, sample)
-
-
-@pytest.mark.parametrize("op", [op for op in OPS if op.inplace], ids=lambda op: op.name)
-def test_in_place_and_out(op: Any, device: str) -> None:
-    """x.op_() and op(x, out=y) leave what op(x) returns."""
-    if device != "cpu" and op.name not in CHOSEN:
-        pytest.skip("the host stands for the others")
-    rng = rng_of(op)
-    sample = next(S.elementwise_samples(op, rng, kind_of(op)))
-    tensors, _ = S.materialize(sample, rng, maker(device))
-    want = op.fn(*tensors.args, **tensors.kwargs)
-    out = lampion.empty(want.shape, dtype=want.dtype, device=device)
-    assert op.fn(*tensors.args, out=out, **tensors.kwargs) is out
-    np.testing.assert_array_equal(out.to("cpu").numpy(), want.to("cpu").numpy())
-    target = tensors.args[0].clone()
-    if target.dtype is not want.dtype and op.promote != "bool":
-        return
-    version = target._version
-    assert op.ifn(target, *tensors.args[1:], **tensors.kwargs) is target
-    assert target._version == version + 1
-    np.testing.assert_array_equal(target.to("cpu").numpy(),
-                                  want.to(target.dtype).to("cpu").numpy())
-
-
-def directional(fn: Any, points: list[Any], along: list[Any], h: float = 1e-5) -> Any:
-    """(fn(x + h v) - fn(x - h v)) / 2h, of arrays."""
-    ahead = fn([p + h * v for p, v in zip(points, along)])
-    behind = fn([p - h * v for p, v in zip(points, along)])
-    return (ahead - behind) / (2 * h)
-
-
-WITHOUT_DERIVATIVE = {("zeta", 0)}
-DIFFERENTIABLE = [op for op in OPS if op.differentiable and "f" in op.kinds]
-
-
-@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
-def test_gradients(op: Any, device: str) -> None:
-    """Directional derivatives of op and of its gradient against central differences."""
-    if device != "cpu" and op.name not in CHOSEN:
-        pytest.skip("the expressions of gradients are tested on the host")
-    if not supports(device, "float64"):
-        pytest.skip("needs float64")
-    rng = rng_of(op)
-    sample = next(S.elementwise_samples(op, rng, "float64"))
-    buffers = [S.draw(t, rng) for t in sample.tensors()]
-    arrays = [b.array().copy() for b in buffers]
-    loose = [k for k, a in enumerate(arrays)
-             if a.dtype == np.float64 and (op.name, k) not in WITHOUT_DERIVATIVE]
-    points = [arrays[k] for k in loose]
-    weight = rng.standard_normal(points[0].shape)
-
-    def run(values: list[Any], requires_grad: bool = False) -> tuple[Any, list[Any]]:
-        made = [lampion.tensor(a).to(device) for a in arrays]
-        for k, v in zip(loose, values):
-            made[k] = lampion.tensor(v).to(device)
-            made[k].requires_grad_(requires_grad)
-        it = iter(made)
-        call = sample.map(lambda _: next(it))
-        return op.fn(*call.args, **call.kwargs), [made[k] for k in loose]
-
-    def scalar(out: Any) -> Any:
-        w = lampion.tensor(weight).to(device)
-        if out.is_complex():
-            out = out.real + 0.7 * out.imag
-        return (out * w).sum()
-
-    def first(values: list[Any], create_graph: bool = False) -> tuple[list[Any], list[Any]]:
-        out, leaves = run(values, True)
-        grads = lampion.autograd.grad(scalar(out), leaves, create_graph=create_graph,
-                                      allow_unused=True)
-        return [lampion.zeros_like(x) if g is None else g for g, x in zip(grads, leaves)], leaves
-
-    along = [rng.standard_normal(p.shape) for p in points]
-    grads, _ = first(points)
-    got = sum(float((g.to("cpu").numpy() * v).sum()) for g, v in zip(grads, along))
-    want = directional(lambda values: scalar(run(values)[0]).item(), points, along)
-    assert got == pytest.approx(want, rel=1e-5, abs=1e-6), op.name
-    # order 2: the gradient, dotted with `turn`, along `along`
-    turn = [rng.standard_normal(p.shape) for p in points]
-    grads, leaves = first(points, True)
-    if not any(g.requires_grad for g in grads):
-        return
-    dotted = sum((g * lampion.tensor(t).to(device)).sum() for g, t in zip(grads, turn))
-    second = lampion.autograd.grad(dotted, leaves, allow_unused=True)
-    got = sum(float((g.to("cpu").numpy() * v).sum()) for g, v in zip(second, along)
-              if g is not None)
-
-    def slope(values: list[Any]) -> Any:
-        return sum(float((g.detach().to("cpu").numpy() * t).sum())
-                   for g, t in zip(first(values)[0], turn))
-
-    want = directional(slope, points, along)
-    assert got == pytest.approx(want, rel=1e-4, abs=1e-5), op.name
-
-
-# ---------------------------------------------------------------- rules of single ops
 
 def test_integer_division_by_zero(device: str) -> None:
     from lampion.ops.plans import backend_of

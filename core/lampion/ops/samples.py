@@ -1,8 +1,21 @@
-"""Sample inputs of ops, as descriptions that any device can make real.
+"""Sample calls of ops, as descriptions that any device can make real.
 
-Floor 3; imports base only (tensors are made by a function that the caller hands in). An op block
-has `samples = lambda rng: [Sample(T((2, 3)), dim=0), ...]`; tests build each sample twice, as
-NumPy arrays and as tensors of a device, with the same values and the same strides.
+Floor 3; imports base only (tensors are made by a function that the caller hands in), and is
+imported by no op: a block pays nothing for its samples until a test asks for them. They are text,
+one call a line (a line with an open bracket goes on in the next), or a function of a NumPy
+generator that returns `Sample`s:
+
+    samples = '''
+        f(2, 3), 0
+        f(3, 4).transposed, dim=(0, -1), keepdim=True
+        i(5, low=0, high=3), 0, dtype=float64
+        v([nan, 1, 1]), 0
+    '''
+
+`f`, `i`, `b` and `c` describe a float32, int64, bool and complex64 tensor by its shape (see `T`
+for the keywords and layouts), `v` one with given values; dtypes go by their names. An elementwise
+op without samples gets them from its signature and `domain`. Tests build each sample twice, as
+tensors of a device and as NumPy arrays, with the same values and the same strides.
 """
 
 from __future__ import annotations
@@ -28,6 +41,8 @@ class T:
     second element of every dim); "expanded" (all dims of size > 1 but the last have stride 0);
     "offset" (starts some elements into its storage). `values` gives the elements instead.
     Integers are drawn from low to high inclusive; complex numbers have both parts in the range.
+    `constant` tensors are not differentiated; nor are those with `values`, which are there for
+    ties, NaN and the like.
     """
 
     shape: tuple[int, ...] = ()
@@ -36,10 +51,36 @@ class T:
     high: float = 2.0
     layout: str = "contiguous"
     values: Any = None
+    constant: bool = False
 
     def to(self, dtype: str) -> "T":
         """The same description with another element type."""
         return replace(self, dtype=dtype)
+
+    @property
+    def transposed(self) -> "T":
+        """With its dims in reverse order in memory."""
+        return replace(self, layout="transposed")
+
+    @property
+    def strided(self) -> "T":
+        """Every second element of every dim of a larger tensor."""
+        return replace(self, layout="strided")
+
+    @property
+    def expanded(self) -> "T":
+        """With stride 0 in all dims but the last."""
+        return replace(self, layout="expanded")
+
+    @property
+    def offset(self) -> "T":
+        """Starting some elements into its storage."""
+        return replace(self, layout="offset")
+
+    @property
+    def fixed(self) -> "T":
+        """Not to be differentiated."""
+        return replace(self, constant=True)
 
 
 @dataclass(frozen=True)
@@ -55,8 +96,13 @@ class Sample:
 
     def map(self, fn: Callable[[T], Any]) -> "Sample":
         """A sample with every T replaced by fn(T)."""
-        return Sample(*[_map(a, fn) for a in self.args],
-                      **{k: _map(a, fn) for k, a in self.kwargs.items()})
+        return self.each(lambda a: fn(a) if isinstance(a, T) else a)
+
+    def each(self, fn: Callable[[Any], Any]) -> "Sample":
+        """A sample with every argument, and every item of a list or tuple, replaced by fn of
+        it."""
+        return Sample(*[_each(a, fn) for a in self.args],
+                      **{k: _each(a, fn) for k, a in self.kwargs.items()})
 
     def tensors(self) -> list[T]:
         """The Ts, in order."""
@@ -65,12 +111,10 @@ class Sample:
         return found
 
 
-def _map(a: Any, fn: Callable[[T], Any]) -> Any:
-    if isinstance(a, T):
-        return fn(a)
-    if isinstance(a, (list, tuple)) and type(a) in (list, tuple):
-        return type(a)(_map(x, fn) for x in a)
-    return a
+def _each(a: Any, fn: Callable[[Any], Any]) -> Any:
+    if type(a) in (list, tuple):
+        return type(a)(_each(x, fn) for x in a)
+    return fn(a)
 
 
 @dataclass(frozen=True)
@@ -147,7 +191,69 @@ def materialize(sample: Sample, rng: np.random.Generator, make: Callable[[Buffer
             sample.map(lambda t: next(right).array().copy()))
 
 
-# ---------------------------------------------------------------- default samples
+# ---------------------------------------------------------------- samples of an op
+
+def samples_of(op: Any, rng: np.random.Generator) -> list[Sample]:
+    """The samples of an op: those of its block, or those derived from an elementwise signature.
+
+    ValueError naming the op and the line for text that is not a call.
+    """
+    if isinstance(op.samples, str):
+        return parse(op.samples, op.qualname)
+    if op.samples is not None:
+        return list(op.samples(rng))
+    if op.kind == "elementwise":
+        return list(elementwise_samples(op, rng, "float32" if "f" in op.kinds else "int32"))
+    return []
+
+
+def parse(text: str, name: str = "samples") -> list[Sample]:
+    """The samples that a text describes (see the top of this file).
+
+    >>> parse("f(2, 3), dim=0")[0].kwargs
+    {'dim': 0}
+    """
+    found, line = [], ""
+    for part in text.split("\n"):
+        line += part.partition("#")[0].strip()
+        if not line or any(line.count(a) > line.count(b) for a, b in ("()", "[]", "{}")):
+            continue
+        try:
+            found.append(eval(f"call({line})", dict(_vocabulary())))
+        except Exception as error:
+            raise ValueError(f"{name}: the sample {line!r} cannot be read: {error}") from error
+        line = ""
+    if line:
+        raise ValueError(f"{name}: the sample {line!r} has an open bracket")
+    return found
+
+
+def _vocabulary() -> dict[str, Any]:
+    if not _WORDS:
+        def kind(name: str, low: float, high: float) -> Callable[..., T]:
+            def make(*shape: int, dtype: Any = name, **options: Any) -> T:
+                kept = {"low": low, "high": high} | options
+                return T(shape, getattr(dtype, "name", dtype), **kept)
+
+            return make
+
+        _WORDS.update({d.name: d for d in dt.ALL}, call=Sample, T=T, inf=np.inf, nan=np.nan,
+                      f=kind("float32", -2.0, 2.0), i=kind("int64", -5, 5),
+                      b=kind("bool", 0, 1), c=kind("complex64", -2.0, 2.0), v=_given)
+    return _WORDS
+
+
+_WORDS: dict[str, Any] = {}
+
+
+def _given(values: Any, dtype: Any = "", **options: Any) -> T:
+    """A T with these values; without a dtype: float32, int64, bool or complex64."""
+    a = np.asarray(values)
+    usual = {"f": "float32", "c": "complex64", "b": "bool"}.get(a.dtype.kind, "int64")
+    name = getattr(dtype, "name", dtype) or usual
+    return T(a.shape, name, values=values, **options)
+
+
 
 SHAPES: tuple[tuple[tuple[int, ...], str], ...] = (
     ((2, 3), "contiguous"), ((), "contiguous"), ((0, 3), "contiguous"), ((19,), "contiguous"),
@@ -198,5 +304,5 @@ def _number(op: Any, p: Any, rng: np.random.Generator) -> float:
     return float(rng.uniform(low, high))
 
 
-__all__ = ["T", "Sample", "Buffer", "LAYOUTS", "draw", "materialize", "elementwise_samples",
-           "bounds"]
+__all__ = ["T", "Sample", "Buffer", "LAYOUTS", "samples_of", "parse", "draw", "materialize",
+           "elementwise_samples", "bounds"]

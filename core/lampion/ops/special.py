@@ -75,7 +75,11 @@ def mvlgamma(input, p):
     return mvlgamma_of.fn(input, int(p))
 
 
-@elementwise(domain={"input": (1.2, 6), "other": (0.2, 6)}, **ONLY)
+@elementwise(samples="""
+    f(2, 3, low=1.2, high=6).fixed, f(2, 3, low=0.2, high=6)
+    f(3, 1, low=1.2, high=6).fixed, f(4, low=0.2, high=6)
+    f(low=1.2, high=6).fixed, f(0, 2, low=0.2, high=6)
+""", **ONLY)
 def zeta(input, other):
     """Hurwitz' zeta function: the sum of (other + k) ** -input over k >= 0.
 

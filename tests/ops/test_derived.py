@@ -1,0 +1,132 @@
+"""Every public op on every installed device, from the samples in its block: values, dtypes and
+shapes against its reference, in-place and out= forms, gradients to order 2 against differences.
+
+What is checked, and how, is in `lampion.testing.op_checks`; op plug-ins that are installed take
+part. The host, the reference device and devices named in LAMPION_TEST_DEVICES (`make conformance
+DEVICE=...`) run everything. Others compile each kernel for a good part of a second: they run the
+first sample of every op, and the forms and gradients of some, whose kernels stand for the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from devices import thorough, wanted_devices
+from references import REFERENCE
+
+from lampion import plugins
+from lampion.nn import functional
+from lampion.ops import registry
+from lampion.testing import op_checks
+
+plugins.load_ops(registry)
+
+# Ops that have no value to compare with, and what tests them instead.
+EXCLUDED = {
+}
+# Still to be given samples and a reference. This list only shrinks.
+PENDING = frozenset("""
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d adaptive_max_pool3d addbmm addmm addmv addr adjoint all allclose
+    alpha_dropout amax amin aminmax any argmax argmin argsort argwhere as_strided
+    as_strided_scatter atleast_1d atleast_2d atleast_3d avg_pool1d avg_pool2d avg_pool3d baddbmm
+    batch_norm bernoulli binary_cross_entropy binary_cross_entropy_with_logits bincount
+    bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor
+    block_diag bmm broadcast_tensors broadcast_to bucketize can_cast cartesian_prod cat cdist
+    chain_matmul channel_shuffle chebyshev_polynomial_t chebyshev_polynomial_u
+    chebyshev_polynomial_v chebyshev_polynomial_w chunk clone column_stack combinations conj
+    constant_pad_nd contiguous conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d
+    conv_transpose3d convolution count_nonzero cross cross_entropy cummax cummin cumprod cumsum
+    cumulative_trapezoid diag diag_embed diagflat diagonal diagonal_scatter diff dist dot
+    dropout dsplit dstack einsum embedding equal expand expand_as feature_alpha_dropout
+    feature_dropout fill_diagonal_ flatten flip fliplr flipud float_power fold frexp gammainc
+    gammaincc gather gcd ger group_norm hermite_polynomial_h hermite_polynomial_he histc
+    histogram hsplit hstack huber_loss imag index_add index_add_ index_copy index_copy_
+    index_fill index_fill_ index_put index_put_ index_reduce index_select inner instance_norm
+    interpolate is_complex is_conj is_floating_point is_neg is_nonzero is_same_size is_tensor
+    isclose isin kl_div kron kthvalue l1_loss laguerre_polynomial_l layer_norm lcm
+    legendre_polynomial_p linalg_cross linear local_response_norm log_softmax logcumsumexp
+    logsumexp masked_fill masked_fill_ masked_scatter masked_select matmul matrix_power max
+    max_pool1d max_pool2d max_pool3d mean median meshgrid min mm mode moveaxis movedim mse_loss
+    msort multi_dot multinomial mv mvlgamma nanmean nanmedian nanquantile nansum narrow
+    narrow_copy native_channel_shuffle native_dropout nextafter nll_loss nonzero norm numel
+    one_hot outer pad pdist permute pixel_shuffle pixel_unshuffle poisson polygamma
+    polygamma_method positive prelu prod put put_ quantile ravel real renorm repeat
+    repeat_interleave reshape reshape_as resolve_conj resolve_neg result_type rms_norm roll
+    rot90 rsub scaled_dot_product_attention scatter scatter_ scatter_add scatter_add_
+    scatter_reduce searchsorted select select_copy select_scatter select_scatter_into
+    shifted_chebyshev_polynomial_t shifted_chebyshev_polynomial_u shifted_chebyshev_polynomial_v
+    shifted_chebyshev_polynomial_w slice_scatter slice_scatter_into smooth_l1_loss softmax
+    softmin sort split split_with_sizes squeeze squeeze_dims stack std std_mean sum t take
+    take_along_dim tensor_split tensordot tile to topk trace transpose trapezoid trapz tril triu
+    unbind unflatten unfold unfold_backward unfold_windows unique unique_consecutive
+    unsafe_chunk unsafe_split unsqueeze vander var var_mean vdot vecdot vector_norm view view_as
+    view_as_complex view_as_real view_as_shape vsplit vstack where_method
+""".split())
+
+
+# What stands for the gradients and forms of all ops on devices that are not run thoroughly.
+ELSEWHERE = frozenset("""
+    add div pow where clamp exp sin tanh erf complex sum amax prod logsumexp var cumsum softmax
+    layer_norm cross_entropy matmul conv2d max_pool2d gather scatter_add index_select sort cat
+    flip pad permute
+""".split())
+
+
+def public(op: Any) -> bool:
+    """Whether people call this op by name; the others are parts of public ones."""
+    return bool(op.where or op.method or op.namespace or op.samples
+                or hasattr(functional, op.name))
+
+
+PUBLIC = [op for op in registry.REGISTRY.values() if public(op)]
+TESTED = [op for op in PUBLIC if op.qualname not in EXCLUDED and op.qualname not in PENDING]
+
+
+def reference(op: Any) -> Any:
+    return op.reference or REFERENCE.get(op.qualname)
+
+
+def on_devices(ops: list[Any], elsewhere: frozenset[str] | None = None) -> Any:
+    """Run a test for every (op, device); where devices are not thorough, only for some ops."""
+    pairs = [(op, d) for d in wanted_devices() for op in ops
+             if thorough(d) or elsewhere is None or op.qualname in elsewhere]
+    return pytest.mark.parametrize("op, device", pairs, indirect=["device"],
+                                   ids=[f"{d}-{op.qualname}" for op, d in pairs])
+
+
+def test_every_public_op_is_complete() -> None:
+    lacking = {op.qualname: parts for op in TESTED
+               if (parts := op_checks.missing_parts(op, reference(op)))}
+    assert not lacking, "\n".join(f"{k} lacks {', '.join(v)}" for k, v in lacking.items())
+
+
+def test_the_lists_name_ops_that_lack_something() -> None:
+    names = {op.qualname for op in PUBLIC}
+    assert EXCLUDED.keys() <= names and names >= PENDING
+    done = [op.qualname for op in PUBLIC if op.qualname in PENDING
+            and not op_checks.missing_parts(op, reference(op))]
+    assert not done, f"take these out of PENDING: {' '.join(done)}"
+
+
+@on_devices(TESTED)
+def test_values(op: Any, device: str) -> None:
+    run = op_checks.check_values(op, device, reference(op), None if thorough(device) else 1)
+    if not run:
+        pytest.skip(f"{device} has none of the dtypes of the samples")
+
+
+@on_devices([op for op in TESTED if op.out or op.inplace], ELSEWHERE)
+def test_forms(op: Any, device: str) -> None:
+    op_checks.check_forms(op, device, None if thorough(device) else 1)
+
+
+@on_devices(TESTED, ELSEWHERE)
+def test_gradients(op: Any, device: str) -> None:
+    """Elementwise ops share one rule for layouts and broadcasting: two samples show a formula."""
+    if thorough(device):
+        few = op.kind == "elementwise" and op.qualname not in ELSEWHERE
+        op_checks.check_gradients(op, device, limit=2 if few else None)
+    else:
+        op_checks.check_gradients(op, device, order=1, limit=1)
