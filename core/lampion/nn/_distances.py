@@ -50,14 +50,4 @@ def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12,
 
 def pdist(input: Tensor, p: float = 2) -> Tensor:
     """The p-norm distances of all pairs i < j of rows of (N, M): N (N - 1) / 2 values."""
-    if input.dim() != 2:
-        raise RuntimeError(f"pdist only supports 2D tensors, got: {input.dim()}D")
-    if not input.is_floating_point():
-        raise RuntimeError("pdist only supports floating-point dtypes")
-    if p < 0:
-        raise RuntimeError("pdist only supports non-negative p values")
-    rows = input.size(0)
-    if rows < 2:
-        return input.new_empty((0,))
-    first, second = lampion.triu_indices(rows, rows, 1, device=input.device).unbind(0)
-    return (input.index_select(0, first) - input.index_select(0, second)).norm(p, 1)
+    return lampion.pdist(input, p)

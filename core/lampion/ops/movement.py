@@ -37,6 +37,15 @@ def _like_input(ctx, g):
 class reshape:
     """The same elements under another shape: a view if possible, else a copy."""
 
+    samples = """
+        f(2, 6), 3, 4
+        f(2, 6), (-1, 3)
+        f(2, 6).transposed, 12
+        f(2, 3).expanded, (3, 2)
+        f(), (1, 1)
+        f(0, 3), 3, 0
+        f(1), ()
+    """
     vjp = _like_input
 
     def view(m, shape):
@@ -52,6 +61,12 @@ class reshape:
 class view:
     """A view under another shape or as another dtype. RuntimeError if only a copy could do."""
 
+    samples = """
+        f(2, 6), 3, 4
+        f(2, 6).offset, (-1, 3)
+        f(2, 2, 3).transposed, 2, 2, 3, 1
+        f(2, 3), int32
+    """
     where = ()
     vjp = _like_input
 
@@ -74,6 +89,12 @@ class view:
 class expand:
     """Broadcast to a larger shape without copying; -1 keeps a dim."""
 
+    samples = """
+        f(3, 1), 3, 4
+        f(3, 1).transposed, (2, -1, 4)
+        f(), 2
+        f(1), 0
+    """
     where = ()
 
     def view(m, size, implicit):
@@ -86,6 +107,12 @@ class expand:
 @view_op("input: T, *dims")
 class permute:
     """Reorder the dims."""
+
+    samples = """
+        f(2, 3, 4), 2, 0, 1
+        f(2, 3, 4).transposed, (0, -1, 1)
+        f(), ()
+    """
 
     def view(m, dims):
         return V.permute_dims.view(m, sizes(dims, "permute"))
@@ -102,37 +129,50 @@ class permute:
 class squeeze:
     """Drop dims of size 1: all, one, or those of a tuple."""
 
+    samples = """
+        f(1, 3, 1)
+        f(1, 3, 1), 0
+        f(1, 3, 1).transposed, (0, -1)
+        f(2, 3), 0
+        f()
+    """
     vjp = _like_input
 
     def view(m, dim):
         return V.squeeze_dims.view(m, sizes(dim, "squeeze") if dim else None)
 
 
-@composite(method=True, out=False, where=())
+@composite(method=True, out=False, where=(), samples="f(2, 6), f(3, 4).fixed")
 def view_as(input, other):
     """`view` with the shape of another tensor."""
     return input.view(*other.meta.shape)
 
 
-@composite(method=True, out=False, where=())
+@composite(method=True, out=False, where=(), samples="f(2, 6).transposed, f(3, 4).fixed")
 def reshape_as(input, other):
     """`reshape` to the shape of another tensor."""
     return input.reshape(*other.meta.shape)
 
 
-@composite(method=True, out=False, where=())
+@composite(method=True, out=False, where=(), samples="f(3, 1), f(2, 3, 4).fixed")
 def expand_as(input, other):
     """`expand` to the shape of another tensor."""
     return input.expand(*other.meta.shape)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(3, 1), (2, 3, 4)
+    f(), (0, 2)
+""")
 def broadcast_to(input, size):
     """Broadcast to `size`."""
     return input.expand(*size)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3, 4), 0, 2
+    f(2, 3, 4).transposed, (0, -1), (1, 0)
+""")
 def movedim(input, source, destination):
     """Move dims to new positions; the others keep their order."""
     n = input.meta.ndim
@@ -153,13 +193,19 @@ def movedim(input, source, destination):
     return input.permute([next(rest) if d < 0 else d for d in order])
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="f(2, 3, 4), 0, -1")
 def moveaxis(input, source, destination):
     """Alias of `movedim`."""
     return movedim.fn(input, source, destination)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3, 4)
+    f(2, 3, 4).transposed, 1
+    f(2, 3, 4), 0, -2
+    f()
+    f(2, 0, 3), 1
+""")
 def flatten(input, start_dim=0, end_dim=-1):
     """Merge the dims from start_dim to end_dim."""
     m = input.meta
@@ -176,7 +222,10 @@ def flatten(input, start_dim=0, end_dim=-1):
     return input.reshape(m.shape[:a] + (n,) + m.shape[b + 1:])
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 6), 1, (2, -1)
+    f(6, 2).transposed, -2, (3, 2)
+""")
 def unflatten(input, dim, sizes):
     """Split a dim into `sizes` (one may be -1)."""
     m = input.meta
@@ -193,13 +242,21 @@ def unflatten(input, dim, sizes):
     return input.view(m.shape[:d] + infer_size(sizes, m.shape[d]) + m.shape[d + 1:])
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3)
+    f(2, 3).transposed
+    f()
+""")
 def ravel(input):
     """One dim with all elements; a view if possible."""
     return input.reshape((-1,))
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(4, 3), 0, 1, 2
+    f(4, 3).transposed, -1, -2, 1
+    f(4), 0, 4, 0
+""")
 def narrow(input, dim, start, length):
     """`length` entries of a dim from `start` on."""
     m = input.meta
@@ -218,7 +275,11 @@ def narrow(input, dim, start, length):
     return V.slice_dim.fn(input, d, start, start + length, 1)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3)
+    f(2, 3).transposed, -1
+    f(0, 3)
+""")
 def unbind(input, dim=0):
     """The slices along a dim, as views."""
     m = input.meta
@@ -229,7 +290,11 @@ def unbind(input, dim=0):
     return tuple([pick(input, d, k) for k in range(m.shape[d])])
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(3, 4), (2, 2), (1, 2)
+    f(12), (3, 3), (2, 1), 1
+    f(6), (2, 0), (1, 1), 2
+""")
 def as_strided(input, size, stride, storage_offset=None):
     """A view with any strides; `storage_offset` (elements) counts from the storage's start."""
     m, d = input.meta, input.data_
@@ -272,7 +337,12 @@ def strided_index(like, size, stride):
     return total
 
 
-@composite(method=True, out=False, where=())
+@composite(method=True, out=False, where=(), samples="""
+    f(7), 0, 3, 2
+    f(3, 5).transposed, 1, 2, 1
+    f(5, 2), -2, 5, 1
+    f(), 0, 1, 1
+""")
 def unfold(input, dimension, size, step):
     """All windows of `size` every `step` along a dim, as a view."""
     return V.unfold_dim.fn(input, dimension, size, step)

@@ -61,6 +61,21 @@ def sum_dtype(d, wanted):
 class sum:
     """Sum over `dim` (an int, a tuple, or None for all). 16-bit floats accumulate in float32."""
 
+    samples = """
+        f(2, 3)
+        f(3, 4).transposed, 1
+        f(2, 3, 4).strided, (0, -1), True
+        f(2, 3, 4).expanded, dim=-2, keepdim=True
+        f(3, 130), 1
+        f(), 0
+        f(2, 0), 1
+        i(2, 3), 0
+        b(3, 4)
+        i(5, dtype=uint8, low=200, high=255), dtype=int32
+        f(4, dtype=float16), dtype=float64
+        c(2, 3), 0
+        v([1, inf, nan])
+    """
     method = True
 
     def meta(input, dim, keepdim, dtype):
@@ -105,6 +120,17 @@ def need_elements(op, meta, dims):
 class mean:
     """Mean over `dim`. RuntimeError for integer tensors unless a floating dtype is given."""
 
+    samples = """
+        f(2, 3)
+        f(3, 4).transposed, 1
+        f(2, 3, 4).strided, (0, -1), True
+        f(2, 3, 4).expanded, dim=-2, keepdim=True
+        f(3, 130), 1
+        f(), 0
+        f(2, 0), 0
+        i(2, 3), 0, dtype=float64
+        c(2, 3), 0
+    """
     method = True
 
     def meta(input, dim, keepdim, dtype):
@@ -134,6 +160,49 @@ class mean:
         return (expand_reduced(g, m, dims, ctx.keepdim).to(m.dtype),)
 
 
+EXTREMES = """
+    f(2, 3)
+    f(3, 4).transposed, 1
+    f(2, 3, 4).strided, (0, -1), True
+    f(2, 3, 4).expanded, dim=-2, keepdim=True
+    f(3, 130), 1
+    f(), 0
+    f(2, 0), 0
+    i(3, 4), 0
+    b(3, 4), 1
+    v([[1, 3, 3], [nan, 0, 0]]), 1
+"""
+ONE_DIM = """
+    f(2, 3)
+    f(3, 4).transposed, 1
+    f(2, 3, 4).strided, -2, True
+    f(3, 130), 1
+    f(), 0
+    f(2, 0), 0
+    i(3, 4, low=0, high=2), 0
+    v([[1, 3, 3], [nan, 0, 0]]), 1
+"""
+LOGIC = """
+    b(2, 3)
+    b(3, 4).transposed, 1
+    f(2, 3, 4).strided, (0, -1), True
+    i(3, 4, low=0, high=1), 0
+    i(4, dtype=uint8, low=0, high=2)
+    b(0, 3), 0
+    b()
+    v([0, nan])
+"""
+MOMENTS = """
+    f(2, 3)
+    f(3, 4).transposed, 1
+    f(2, 3, 4).strided, (0, -1), correction=0, keepdim=True
+    f(2, 3, 4), -2, False, True
+    f(2, 3), True
+    f(3, 130), 1, correction=2
+    f(4, 1).fixed, 1, correction=0
+"""
+
+
 def _extreme(title, op):
     word = "largest" if op == "max" else "smallest"
 
@@ -141,6 +210,7 @@ def _extreme(title, op):
     class block:
         __doc__ = f"The {word} value over `dim`; NaN wins, and ties share the gradient."
         name = title
+        samples = EXTREMES
         method = True
         save = ("input", "out")
 
@@ -227,6 +297,7 @@ def _arg(title, op):
         __doc__ = (f"Index of the first {op} over `dim` (None: of the flattened tensor); NaN "
                    "wins.")
         name = title
+        samples = ONE_DIM
         method = True
         differentiable = False
 
@@ -265,6 +336,7 @@ def _logic(title, op):
     class block:
         __doc__ = f"Whether {word} nonzero, over `dim`. bool, except that uint8 gives uint8."
         name = title
+        samples = LOGIC
         method = True
         differentiable = False
 
@@ -285,13 +357,31 @@ any = _logic("any", "or")
 all = _logic("all", "and")
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 3)
+    f(3, 4).transposed, 1
+    f(3, 4), 0, True
+    f(), 0
+    i(3, 4), -1
+    v([[1, 3, 3], [nan, 0, 1]]), 1
+    f(2, 3), f(3)
+    f(2, 3), other=f(2, 1)
+""")
 def max(input, dim=None, keepdim=False, *, other=None):
     """max(x): the largest element; max(x, dim): (values, indices); max(x, other): elementwise."""
     return _overloads("max", input, dim, keepdim, other)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 3)
+    f(3, 4).transposed, 1
+    f(3, 4), 0, True
+    f(), 0
+    i(3, 4), -1
+    v([[1, 1, 3], [nan, 0, 1]]), 1
+    f(2, 3), f(3)
+    f(2, 3), other=f(2, 1)
+""")
 def min(input, dim=None, keepdim=False, *, other=None):
     """min(x): the smallest element; min(x, dim): (values, indices); min(x, other):
     elementwise."""
@@ -388,28 +478,28 @@ def _dims_and_correction(input, dim, unbiased, correction):
     return wrap_dims(dim, input.meta.ndim), correction
 
 
-@composite(method=True)
+@composite(method=True, samples=MOMENTS)
 def var(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
     """Variance over `dim`, with n - correction degrees of freedom (default 1)."""
     dims, c = _dims_and_correction(input, dim, unbiased, correction)
     return variance.fn(input, dims, c, keepdim)
 
 
-@composite(method=True)
+@composite(method=True, samples=MOMENTS)
 def std(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
     """Standard deviation over `dim` (see `var`)."""
     dims, c = _dims_and_correction(input, dim, unbiased, correction)
     return deviation.fn(input, dims, c, keepdim)
 
 
-@composite
+@composite(samples=MOMENTS)
 def var_mean(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
     """(variance, mean) over `dim`."""
     dims, c = _dims_and_correction(input, dim, unbiased, correction)
     return variance.fn(input, dims, c, keepdim), mean.fn(input, dims, keepdim)
 
 
-@composite
+@composite(samples=MOMENTS)
 def std_mean(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
     """(standard deviation, mean) over `dim`."""
     dims, c = _dims_and_correction(input, dim, unbiased, correction)
@@ -420,6 +510,15 @@ def std_mean(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
 class logsumexp:
     """log(sum(exp(input))) over `dim`, computed around the maximum."""
 
+    samples = """
+        f(2, 3), 1
+        f(3, 4).transposed, (0, -1), True
+        f(2, 3, 4).strided, dim=0
+        f(), 0
+        f(0, 3).fixed, 0
+        i(2, 3), 0
+        v([[1e30, 1e30], [inf, 1], [-inf, -inf]]), 1
+    """
     method = True
     save = ("input", "out")
     where = ("", "special")

@@ -13,6 +13,21 @@ from ..runtime.lowering import Nest, convert
 from .reduce import sum_dtype
 from .registry import REGISTRY, composite, kernel_op
 
+RUNNING = """
+    f(2, 3), 1
+    f(3, 4).transposed, -2
+    f(2, 3, 4).strided, 1
+    f(2, 130), 1
+    f(), 0
+    f(0, 3), 0
+    i(2, 3), 0
+"""
+TOTALS = RUNNING + """
+    b(4), 0
+    c(3), 0
+    f(3, dtype=float16), 0, dtype=float32
+"""
+
 
 def _nest(call, acc):
     """A Nest over the input's shape that loops along the scanned dim."""
@@ -39,6 +54,7 @@ class cumsum:
 
     method = True
     inplace = True
+    samples = TOTALS
     meta = _scan_meta("cumsum")
 
     def lower(call):
@@ -64,6 +80,7 @@ class cumprod:
 
     method = True
     inplace = True
+    samples = TOTALS
     meta = _scan_meta("cumprod")
     save = ("input", "out")
 
@@ -79,8 +96,9 @@ class cumprod:
         if not x.meta.ndim:
             return (g.to(ctx.meta("input").dtype),)
         if not (x.detach() == 0).any().item():
-            return ((_flip_sum(g * y, d) / x).to(ctx.meta("input").dtype),)
-        return (_cumprod_with_zeros(g, x, wrap_dim(d, x.meta.ndim)).to(ctx.meta("input").dtype),)
+            return ((_flip_sum(g * y.conj(), d) / x.conj()).to(ctx.meta("input").dtype),)
+        x = _cumprod_with_zeros(g, x.conj(), wrap_dim(d, x.meta.ndim))
+        return (x.to(ctx.meta("input").dtype),)
 
 
 def _cumprod_with_zeros(g, x, d):
@@ -103,6 +121,7 @@ def _running_extreme(title, op):
     class block:
         __doc__ = f"(values, indices) of the running {op} along `dim`; the last of ties, NaN wins."
         name = title
+        samples = RUNNING + "v([1, 3, 3, nan, 5]), 0"
         method = True
         noutputs = 2
         diff_outputs = 1
@@ -141,7 +160,14 @@ cummax = _running_extreme("cummax", "max")
 cummin = _running_extreme("cummin", "min")
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 3), 1
+    f(3, 4).transposed, -2
+    f(2, 1, 5).strided, 2
+    f(), 0
+    f(0, 3), 0
+    v([500, 500.5, -500]), 0
+""")
 def logcumsumexp(input, dim):
     """log(cumsum(exp(input))) along `dim`, around the running maximum."""
     if input.meta.dtype.kind not in "fc":
@@ -166,7 +192,16 @@ def log_running(input, top, dim):
     return y
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 4)
+    f(5, 3).transposed, 2, 0
+    f(4).offset, 1, -1, f(2), f(1)
+    f(3), 4
+    f(2, 3), 0
+    i(2, 4), n=2
+    b(5)
+    c(4)
+""")
 def diff(input, n=1, dim=-1, prepend=None, append=None):
     """n-th forward difference along `dim`."""
     if input.meta.ndim == 0:
@@ -185,7 +220,14 @@ def diff(input, n=1, dim=-1, prepend=None, append=None):
     return x
 
 
-@composite
+@composite(samples="""
+    f(2, 4)
+    f(2, 4).transposed, dx=0.5, dim=0
+    f(2, 4), f(4), dim=-1
+    f(3, 2), f(3), dim=0
+    f(2, 4), f(2, 4)
+    f(2, 1)
+""")
 def trapezoid(y, x=None, *, dx=1, dim=-1):
     """Integral along `dim` by the trapezoidal rule."""
     n = y.meta.shape[dim] if y.meta.ndim else 1
@@ -200,13 +242,22 @@ def trapezoid(y, x=None, *, dx=1, dim=-1):
     return ((a + b) * widths * 0.5).sum(dim)
 
 
-@composite
+@composite(samples="""
+    f(2, 4), f(4)
+    f(2, 4), dx=2, dim=0
+""")
 def trapz(y, x=None, *, dx=1, dim=-1):
     """Alias of `trapezoid`."""
     return trapezoid.fn(y, x, dx=dx, dim=dim)
 
 
-@composite
+@composite(samples="""
+    f(2, 4)
+    f(2, 4).transposed, dx=0.5, dim=0
+    f(2, 4), f(4), dim=-1
+    f(3, 2), f(3), dim=0
+    f(2, 4), f(2, 4)
+""")
 def cumulative_trapezoid(y, x=None, *, dx=1, dim=-1):
     """Running integral along `dim` by the trapezoidal rule."""
     n = y.meta.shape[dim]

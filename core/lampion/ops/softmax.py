@@ -120,21 +120,44 @@ def _legacy_dim(ndim):
     return 0 if ndim in (0, 1, 3) else 1
 
 
-@composite(method=True, where=("", "special", "nn.functional"))
+@composite(method=True, where=("", "special", "nn.functional"), samples="""
+    f(2, 3), 1
+    f(3, 4).transposed, -2
+    f(2, 3, 4).strided, dim=1
+    f(2, 130), 1
+    f(), 0
+    f(0, 3), 0
+    f(3, 2)
+    i(2, 3), 1, float32
+    v([[1000, 1001], [-inf, 0]]), 1
+""")
 def softmax(input, dim=None, dtype=None, _stacklevel=3):
     """Softmax along `dim`: positive values that sum to 1."""
     x = input if dtype is None else input.to(dtype)
     return softmax_rows.fn(x, _legacy_dim(x.meta.ndim) if dim is None else dim)
 
 
-@composite(method=True, where=("", "special", "nn.functional"))
+@composite(method=True, where=("", "special", "nn.functional"), samples="""
+    f(2, 3), 1
+    f(3, 4).transposed, -2
+    f(2, 3, 4).strided, dim=1
+    f(2, 130), 1
+    f(), 0
+    f(0, 3), 0
+    f(3, 2)
+    i(2, 3), 1, float32
+    v([[1000.0, 1001], [-1000, 0]]), 1
+""")
 def log_softmax(input, dim=None, dtype=None, _stacklevel=3):
     """Logarithm of softmax along `dim`, accurate for large values."""
     x = input if dtype is None else input.to(dtype)
     return log_softmax_rows.fn(x, _legacy_dim(x.meta.ndim) if dim is None else dim)
 
 
-@composite(where=("nn.functional",))
+@composite(where=("nn.functional",), samples="""
+    f(2, 3), 1
+    f(3, 4).transposed, 0
+""")
 def softmin(input, dim=None, dtype=None, _stacklevel=3):
     """Softmax of -input."""
     return softmax.fn(-input, dim, dtype)

@@ -49,8 +49,8 @@ class prod_dims:
         g = expand_reduced(g, m, dims, ctx.keepdim)
         if not (x.detach() == 0).any().item():
             y = expand_reduced(ctx.out, m, dims, ctx.keepdim)
-            return ((g * y / x).to(m.dtype),)
-        return ((g * _others(x.to(g.meta.dtype), dims)).to(m.dtype),)
+            return ((g * (y / x).conj()).to(m.dtype),)
+        return ((g * _others(x.to(g.meta.dtype), dims).conj()).to(m.dtype),)
 
 
 def _others(x, dims):
@@ -70,7 +70,18 @@ def _others(x, dims):
     return (before * after).reshape(*shape).permute(*back)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 3)
+    f(3, 4).transposed, 1
+    f(2, 3, 4).strided, -2, True
+    f(), 0
+    f(2, 0), 1
+    i(2, 3), 0
+    b(3, 4)
+    f(4, dtype=float16), dtype=float64
+    c(2, 3), 0
+    v([[0.0, 2], [0, 0]]), 1
+""")
 def prod(input, dim=None, keepdim=False, *, dtype=None):
     """Product of all elements or along one dim."""
     n = input.meta.ndim
@@ -78,7 +89,14 @@ def prod(input, dim=None, keepdim=False, *, dtype=None):
     return prod_dims.fn(input, dims, keepdim, dtype=dtype)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 3)
+    f(3, 4).transposed, 1
+    f(2, 3, 4).strided, (0, -1), True
+    v([[1, nan], [nan, nan]]), 1
+    i(2, 3), 0
+    f(3), dtype=float64
+""")
 def nansum(input, dim=None, keepdim=False, *, dtype=None):
     """Sum with NaN as 0."""
     if input.meta.dtype.kind == "c":
@@ -87,7 +105,12 @@ def nansum(input, dim=None, keepdim=False, *, dtype=None):
     return REGISTRY["sum"].fn(x, dim, keepdim, dtype=dtype)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 3)
+    f(3, 4).transposed, 1
+    f(2, 3, 4).strided, (0, -1), True
+    v([[1, nan], [nan, nan]]), 1
+""")
 def nanmean(input, dim=None, keepdim=False, *, dtype=None):
     """Mean of the elements that are not NaN."""
     float_only("nanmean", input.meta.dtype, "expected input to have floating point or complex "
@@ -96,13 +119,27 @@ def nanmean(input, dim=None, keepdim=False, *, dtype=None):
     return nansum.fn(input, dim, keepdim, dtype=dtype) / count
 
 
-@composite(method=True)
+@composite(method=True, differentiable=False, samples="""
+    v([[0, 2, 0], [1, nan, 3]])
+    i(3, 4, low=-1, high=1), 1
+    b(2, 3, 4).transposed, (0, -1)
+    f(0, 3), 0
+    f()
+    c(3)
+""")
 def count_nonzero(input, dim=None):
     """How many elements are not zero."""
     return (input != 0).sum(dim)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3)
+    f(3, 4).transposed, dim=-1
+    f(3, 4), dim=0, keepdim=True
+    i(5), dim=0
+    v([1, nan, 3])
+    f()
+""")
 def aminmax(input, *, dim=None, keepdim=False):
     """(smallest, largest) over one dim or all."""
     from collections import namedtuple
@@ -113,7 +150,11 @@ def aminmax(input, *, dim=None, keepdim=False):
                 REGISTRY["amax"].fn(input, dims, keepdim))
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(3, 3)
+    f(2, 4).transposed
+    i(3, 2)
+""")
 def trace(input):
     """Sum of a matrix's diagonal."""
     if input.meta.ndim != 2:
@@ -180,7 +221,22 @@ def _kind(p):
         float(p), "power")
 
 
-@composite(where=("linalg",))
+@composite(where=("linalg",), samples="""
+    f(2, 3)
+    f(3, 4).transposed, 1, 1
+    f(2, 3, 4).strided, 3.5, (0, -1), True
+    f(3, 4), inf, 0
+    f(3, 4), -inf, -1
+    f(3, 4), 0
+    f(3, 4, low=0.5), -2, 0
+    f(3, 4, low=0.5), 0.5, 1
+    f(), 2
+    f(0, 3), 2, 0
+    c(2, 3), 2, 1
+    c(2, 3), 3
+    v([[0.0, 0], [3, 4]]), dim=1
+    f(3), dtype=float64
+""")
 def vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
     """(sum |x|**ord) ** (1/ord) over `dim`; inf and -inf give extremes, 0 counts nonzeros."""
     float_only("linalg.vector_norm", dtype or x.meta.dtype, "expected a floating point or complex "
@@ -190,7 +246,13 @@ def vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
     return norm_dims.fn(x, wrap_dims(dim, x.meta.ndim), keepdim, _kind(ord), float(ord))
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 3)
+    f(3, 4).transposed, 1, -1
+    f(2, 3, 4), 3, (0, 2), True
+    f(3, 4), inf, 0
+    f(3, 4), "fro", (0, 1)
+""")
 def norm(input, p="fro", dim=None, keepdim=False, dtype=None):
     """Vector norm over `dim` (all dims if None); "fro" is the 2-norm, "nuc" needs two dims."""
     if p == "nuc":
@@ -199,13 +261,22 @@ def norm(input, p="fro", dim=None, keepdim=False, dtype=None):
     return vector_norm.fn(input, 2 if p in ("fro", None) else p, dim, keepdim, dtype=dtype)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 3), f(3)
+    f(2, 3).transposed, f(2, 3), 1
+    f(4), f(4), inf
+""")
 def dist(input, other, p=2):
     """p-norm of input - other."""
     return vector_norm.fn(input - other, p)
 
 
-@composite
+@composite(samples="""
+    f(3, 4), f(2, 4)
+    f(2, 3, 4), f(2, 2, 4).transposed, 1.0
+    f(3, 2), f(4, 2), p=inf
+    f(3, 2), f(0, 2)
+""")
 def cdist(x1, x2, p=2.0, compute_mode="use_mm_for_euclid_dist_if_necessary"):
     """Distances between all rows of x1 [..., P, M] and x2 [..., R, M]."""
     if x1.meta.shape[-1] != x2.meta.shape[-1]:
@@ -214,16 +285,31 @@ def cdist(x1, x2, p=2.0, compute_mode="use_mm_for_euclid_dist_if_necessary"):
     return vector_norm.fn(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
 
-@composite
+@composite(samples="""
+    f(4, 3)
+    f(3, 2).transposed, 1
+    f(1, 3)
+""")
 def pdist(input, p=2.0):
     """Distances between all pairs of rows, i < j, as one dim."""
-    n = input.meta.shape[0]
-    full = cdist.fn(input, input, p)
-    at = REGISTRY["triu_indices"].fn(n, n, 1, device=input.meta.device)
-    return full[at[0], at[1]]
+    m = input.meta
+    if m.ndim != 2:
+        raise RuntimeError(f"pdist only supports 2D tensors, got: {m.ndim}D")
+    if m.dtype.kind != "f":
+        raise RuntimeError("pdist only supports floating-point dtypes")
+    if p < 0:
+        raise RuntimeError("pdist only supports non-negative p values")
+    n = m.shape[0]
+    pairs = REGISTRY["full"].fn((n, n), True, dtype=dt.bool_, device=input.meta.device).triu(1)
+    first, second = (rows.contiguous() for rows in pairs.nonzero().unbind(1))
+    return vector_norm.fn(input.index_select(0, first) - input.index_select(0, second), p, -1)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3, 4), 2, 0, 1.5
+    f(3, 4).transposed, 1, -1, 2.0
+    f(2, 3, 2), 3, 1, 0.5
+""")
 def renorm(input, p, dim, maxnorm):
     """Scale down every slice along `dim` whose p-norm exceeds `maxnorm`."""
     d = wrap_dim(dim, input.meta.ndim)

@@ -16,6 +16,12 @@ from .registry import view_op
 class transpose:
     """Swap two dims."""
 
+    samples = """
+        f(2, 3), 0, 1
+        f(2, 3, 4).transposed, -1, 0
+        f(), 0, -1
+        i(0, 3), 1, 0
+    """
     aliases = ("swapaxes", "swapdims")
 
     def view(m, dim0, dim1):
@@ -33,6 +39,13 @@ class transpose:
 @view_op("input: T")
 class t:
     """Transpose a tensor of at most 2 dims."""
+
+    samples = """
+        f(2, 3)
+        f(3, 2).transposed
+        f(4)
+        f()
+    """
 
     def view(m):
         if m.ndim > 2:
@@ -90,6 +103,13 @@ class permute_dims:
 @view_op("input: T, dim")
 class unsqueeze:
     """Insert a dim of size 1."""
+
+    samples = """
+        f(2, 3), 0
+        f(2, 3).transposed, -1
+        f(), 0
+        b(2, 0), 1
+    """
 
     def view(m, dim):
         d = wrap_dim(dim, m.ndim + 1)
@@ -209,6 +229,13 @@ class view_dtype:
 class select:
     """The slice at `index` of a dim, without that dim."""
 
+    samples = """
+        f(3, 4), 0, 1
+        f(2, 3, 4).transposed, -1, -2
+        f(3, 4).offset, 1, 3
+        i(5), 0, -5
+    """
+
     def view(m, dim, index):
         if not m.ndim:
             raise IndexError("select() cannot be applied to a 0-dim tensor.")
@@ -269,6 +296,13 @@ class as_strided_view:
 class diagonal:
     """The diagonal of two dims, as the last dim."""
 
+    samples = """
+        f(3, 4)
+        f(2, 3, 4).transposed, 1, -1, 0
+        f(4, 3).strided, -2
+        f(2, 3), 5
+    """
+
     def view(m, offset, dim1, dim2):
         a, b = wrap_dim(dim1, m.ndim), wrap_dim(dim2, m.ndim)
         if a == b:
@@ -314,6 +348,11 @@ class real_pairs:
     """A complex tensor as reals with a last dim of 2 (view_as_real)."""
 
     name = "view_as_real"
+    samples = """
+        c(2, 3)
+        c(2, 3).transposed
+        c()
+    """
     method = False
 
     def view(m):
@@ -332,6 +371,11 @@ class complex_pairs:
     """Reals with a last dim of 2 as a complex tensor (view_as_complex)."""
 
     name = "view_as_complex"
+    samples = """
+        f(3, 2)
+        f(2)
+        f(0, 2)
+    """
     method = False
 
     def view(m):
