@@ -23,6 +23,7 @@ from .base.dtype import dtype
 from .base.meta import Meta
 from .ops import plans as P
 from .ops import registry as R
+from .ops.results import named
 from .overlap import check_overlap
 from .runtime.devices import resolve
 
@@ -337,18 +338,27 @@ def result_tuple(op: R.Op, outs: Sequence[Any]) -> Any:
     """A tuple, or the op's named tuple ("values", "indices")."""
     if not op.returns:
         return tuple(outs)
-    from .return_types import of
-
-    return of(op)(*outs)
+    return named(op.result_name or op.name, op.returns)(*outs)
 
 
 def slow_dunder(op: R.Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`slow` for operators: NotImplemented for operands that are no tensors or numbers."""
-    for a in args[1:]:
-        if not isinstance(a, (NS["BaseTensor"], bool, int, float, complex)) \
-                and not hasattr(a, "__torch_function__") and not _numpy_scalar(a):
-            return NotImplemented
-    return slow(op, args, kwargs)
+    rest = [operand(a) for a in args[1:]]
+    if any(a is NotImplemented for a in rest):
+        return NotImplemented
+    return slow(op, (args[0], *rest), kwargs)
+
+
+def operand(a: Any) -> Any:
+    """What an operator computes with: a tensor, a number, an array of numbers as a tensor, an
+    object that overrides ops; NotImplemented for anything else."""
+    if isinstance(a, (NS["BaseTensor"], bool, int, float, complex)) or _numpy_scalar(a) \
+            or hasattr(a, "__torch_function__"):
+        return a
+    if type(a).__module__ == "numpy" and hasattr(a, "__array_interface__") \
+            and a.dtype.kind in "biufc":
+        return NS["as_tensor"](a)
+    return NotImplemented
 
 
 def _numpy_scalar(a: Any) -> bool:

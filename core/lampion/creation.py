@@ -91,6 +91,9 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     return from_data(data, dtype, device)
 
 
+NS["as_tensor"] = as_tensor
+
+
 def asarray(obj: Any, *, dtype: Any = None, device: Any = None, copy: bool | None = None,
             requires_grad: bool = False) -> Tensor:
     """`obj` as a tensor: shared if it can be, copied if `copy`; ValueError if copy=False cannot be

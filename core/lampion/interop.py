@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .base import dtype as dt
+from .base.layout import strided
 from .base.meta import meta
 from .conversion import raw_copy
 from .ops import plans as P
@@ -405,6 +406,12 @@ def pin_memory(self: Tensor, device: Any = None) -> Tensor:
     """The tensor itself: pageable host memory is what the installed devices copy from."""
     return self
 
+
+for _name, _value in (("layout", strided), ("is_meta", False), ("is_sparse", False),
+                      ("is_sparse_csr", False), ("is_quantized", False), ("is_nested", False)):
+    setattr(Tensor, _name, property(lambda self, value=_value: value))
+Tensor.is_cpu = property(  # type: ignore[attr-defined]
+    lambda self: self.meta.device.type == "cpu", doc="Whether this is on the device called cpu.")
 
 for _name, _fn in (("untyped_storage", untyped_storage), ("set_", set_), ("resize_", resize_),
                    ("resize_as_", resize_as_), ("is_shared", is_shared),

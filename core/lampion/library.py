@@ -21,8 +21,8 @@ FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special",
 for _family in FAMILIES:
     importlib.import_module(f".ops.{_family}", __package__)
 
-_MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func", "amp",
-            "distributions", "config", "plugins", "ops", "testing", "random", "serialization",
+_MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func",
+            "config", "plugins", "ops", "testing", "random", "serialization",
             "overrides", "cli", "demos", "return_types")
 
 # Functions of the top level whose module is only imported when one of them is used.
@@ -72,6 +72,7 @@ _node.sum_to_shape = _reduce.sum_to_shape
 for _module in ("conversion", "interop", "overrides"):  # attach Tensor methods
     importlib.import_module(f".{_module}", __package__)
 importlib.import_module(".updating", __package__)
+importlib.import_module(".restriding", __package__)
 importlib.import_module(".indexing", __package__)
 _factories = importlib.import_module(".creation", __package__)
 _draws = importlib.import_module(".sampling", __package__)

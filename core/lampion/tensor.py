@@ -414,6 +414,10 @@ class Tensor:
         a = to_numpy(self, False)
         return a if dtype is None else a.astype(dtype, copy=False)
 
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        """The result of a NumPy function on this tensor, as a tensor."""
+        return NS["as_tensor"](array)
+
     def __bool__(self) -> bool:
         if self.meta.numel != 1:
             word = "no values" if self.meta.numel == 0 else "more than one value"
@@ -636,21 +640,25 @@ def _inplace_method(op: R.Op, name: str) -> Any:
     return method
 
 
-def _acceptable(other: Any) -> bool:
-    return isinstance(other, (Tensor, bool, int, float, complex)) or callpath._numpy_scalar(other) \
-        or hasattr(other, "__torch_function__")
+def _with_operand(fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A binary operator that leaves operands it cannot take to the other side."""
+    def operator(self: Any, other: Any) -> Any:
+        other = callpath.operand(other)
+        return other if other is NotImplemented else fn(self, other)
+
+    return operator
 
 
 def _operator(op: R.Op, special: str, reflected: bool) -> Any:
     fn = op.fn
     if reflected:
-        return lambda self, other: fn(other, self) if _acceptable(other) else NotImplemented
+        return _with_operand(lambda self, other: fn(other, self))
     if op.kind == "elementwise":
         return callpath.build(
             op, callpath.function_source(op, special, method=True, dunder=True), special)
     if len(op.positional) == 1:
         return lambda self: fn(self)
-    return lambda self, other: fn(self, other) if _acceptable(other) else NotImplemented
+    return _with_operand(fn)
 
 
 def _composite_with_out(op: R.Op) -> Any:

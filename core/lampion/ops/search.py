@@ -6,7 +6,6 @@ Floor 3.
 from __future__ import annotations
 
 import math
-from collections import namedtuple
 
 from ..base import dtype as dt
 from ..base.meta import wrap_dim
@@ -14,6 +13,7 @@ from ..ir import expr as E
 from ..runtime.lowering import Nest, convert
 from .join import cat
 from .registry import REGISTRY, composite, kernel_op
+from .results import named
 from .sort import argsort, sort
 
 
@@ -124,7 +124,7 @@ def isin(elements, test_elements, *, assume_unique=False, invert=False):
 
 # ---- unique  -----------------------------------------------------------------------------------
 
-unique_result = namedtuple("unique", ("output", "inverse_indices", "counts"))
+unique_result = named("unique", ("output", "inverse_indices", "counts"))
 
 
 def run_starts(fresh):
@@ -278,7 +278,7 @@ def histc(input, bins=100, min=0, max=0):
     return x.new_zeros((bins,)).index_add(0, place, inside.to(x.meta.dtype))
 
 
-histogram_result = namedtuple("histogram", ("hist", "bin_edges"))
+histogram_result = named("histogram", ("hist", "bin_edges"))
 
 
 @composite(method=True)

@@ -7,14 +7,13 @@ bitonic network over (value, index) pairs, padded to a power of two.
 
 from __future__ import annotations
 
-from collections import namedtuple
-
 from ..base import dtype as dt
 from ..base.meta import contiguous_strides, meta, wrap_dim
 from ..ir import expr as E
 from ..ir.kernel import Program
 from ..runtime.lowering import Nest, convert
 from .registry import REGISTRY, composite, kernel_op
+from .results import named
 
 COUNTING = 256  # lines up to this length are ranked by counting
 
@@ -224,11 +223,11 @@ class topk:
         return (g.new_zeros(m.shape).scatter(wrap_dim(ctx.dim, m.ndim), ctx.out1, g),)
 
 
-topk_result = namedtuple("topk", ("values", "indices"))
-kthvalue_result = namedtuple("kthvalue", ("values", "indices"))
-median_result = namedtuple("median", ("values", "indices"))
-nanmedian_result = namedtuple("nanmedian", ("values", "indices"))
-mode_result = namedtuple("mode", ("values", "indices"))
+topk_result = named("topk", ("values", "indices"))
+kthvalue_result = named("kthvalue", ("values", "indices"))
+median_result = named("median", ("values", "indices"))
+nanmedian_result = named("nanmedian", ("values", "indices"))
+mode_result = named("mode", ("values", "indices"))
 
 
 @kernel_op("input: T, k, dim")

@@ -20,6 +20,7 @@ from .reduce import (
     sum_dtype,
 )
 from .registry import REGISTRY, composite, kernel_op
+from .results import named
 
 
 def _where(condition, a, b):
@@ -142,9 +143,7 @@ def count_nonzero(input, dim=None):
 """)
 def aminmax(input, *, dim=None, keepdim=False):
     """(smallest, largest) over one dim or all."""
-    from collections import namedtuple
-
-    pair = namedtuple("aminmax", ("min", "max"))
+    pair = named("aminmax", ("min", "max"))
     dims = () if dim is None else dim
     return pair(REGISTRY["amin"].fn(input, dims, keepdim),
                 REGISTRY["amax"].fn(input, dims, keepdim))
