@@ -64,7 +64,7 @@ def test_numpy_arrays_beside_tensors():
     (t * a).sum().backward()
     assert t.grad.tolist() == [1.0, 3.0]
     with pytest.raises(TypeError):
-        t + np.array(["a", "b"])
+        t.detach() + np.array(["a", "b"])
 
 
 def test_facts():
