@@ -2,7 +2,7 @@
 #
 #   make demo [DEVICE=cpu|opencl|ref] [DEMO=digits|text] [ARGS="--epochs 3"]
 #   make test [ARGS="-k softmax"]      make opencl      make parity      make bench [SUITE=opdb|...]
-#   make conformance DEVICE=...        make lint        make clean
+#   make parity-full [ARGS="--seed 1"]  make conformance DEVICE=...  make lint  make clean
 #
 # The environment is .venv; what is installed there is remembered by stamp files and installed
 # again when a source file is newer.
@@ -32,7 +32,7 @@ REF     := $(call sources,plugins/refdevice)
 NEEDS_opencl := $(SAID)/opencl
 NEEDS_ref    := $(SAID)/ref
 
-.PHONY: demo test opencl parity bench conformance lint install clean help
+.PHONY: demo test opencl parity parity-full bench conformance lint install clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -49,8 +49,18 @@ test: install $(SAID)/dev
 opencl: install $(SAID)/dev
 	$(PY) -m pytest -n auto --dist loadgroup tests/opencl $(ARGS)
 
+# Comparison with PyTorch; the second line writes docs/support.md from what the tests found.
 parity: install $(SAID)/dev $(SAID)/torch
-	$(PY) -m pytest -n auto --dist loadgroup tests/parity $(ARGS)
+	LAMPION_OPDB_RESULTS=$(VENV)/opdb/cpu.json \
+	    $(PY) -m pytest -n auto --dist loadgroup tests/parity $(ARGS)
+	$(PY) tests/parity/opdb --read $(VENV)/opdb/cpu.json --report docs/support.md --quiet
+
+# Every sample of PyTorch's operator database, in every dtype, on every device.
+parity-full: install $(SAID)/dev $(SAID)/torch
+	for device in cpu opencl ref; do \
+	    $(PY) tests/parity/opdb --device $$device --check all --dtypes all --samples 0 --quiet \
+	        --timeout 1800 --json $(VENV)/opdb/$$device-full.json $(ARGS); done
+	$(PY) tests/parity/opdb --read $(VENV)/opdb/*-full.json --report docs/support.md --quiet
 
 bench: install $(SAID)/dev $(SAID)/torch
 	$(PY) benchmarks/run.py $(SUITE) $(ARGS)

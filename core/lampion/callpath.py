@@ -63,7 +63,8 @@ def _signature(op: R.Op, *, skip_out: bool = False, extra: bool = True) -> tuple
             star = True
         name = p.name
         if p.kind == "*":
-            parts.append(f"*{p.name}")
+            parts.append(f"*{_star(p)}" if p.name in _spelled(op) else f"*{p.name}")
+            parts += [f"{p.name}=None"] * (p.name in _spelled(op))
             star = True
         elif p.default is R.REQUIRED:
             parts.append(str(name))
@@ -95,6 +96,21 @@ def _arg(p: R.Param) -> str:
 def _aliases(op: R.Op) -> list[str]:
     """Lines that free the generated code's own names."""
     return [f"    {_arg(p)} = {p.name}" for p in op.params if _arg(p) != p.name]
+
+
+def _spelled(op: R.Op) -> list[str]:
+    """The starred arguments behind a tensor: `dims` of permute may also be given by name."""
+    return [p.name for p in op.params[1:] if p.kind == "*"]
+
+
+def _star(p: R.Param) -> str:
+    return f"{p.name}_star"
+
+
+def _unstar(op: R.Op) -> list[str]:
+    """Lines that make a starred argument's value from both ways to give it."""
+    return [f"    {p.name} = {_star(p)} if {p.name} is None else ({p.name},)"
+            for p in op.params if p.name in _spelled(op)]
 
 
 def _operand_code(op: R.Op, method: bool) -> tuple[list[str], list[str], list[str], list[str]]:
@@ -161,7 +177,7 @@ def function_source(op: R.Op, name: str, *, method: bool = False, dunder: bool =
     keys = key[0] if len(key) == 1 else "(" + ", ".join(key) + ")"
     condition = "modes or out is not None" if has_out else "modes"
     form = "operator" if dunder else "function"
-    lines = [f"def {name}({sig}):", *_aliases(op), *_detour_code(op, form),
+    lines = [f"def {name}({sig}):", *_unstar(op), *_aliases(op), *_detour_code(op, form),
              f"    if {condition}:", f"        {slow}", "    try:"]
     lines += ["        " + s for s in setup]
     lines += [f"        p = plans[{keys}]",
@@ -601,7 +617,8 @@ def call_view(op: R.ViewOp, values: list[Any]) -> Any:
             return op.compose(source, *rest)
         shape, strides, offset = spec[:3]
         d = spec[3] if len(spec) > 3 else m.dtype
-        p = ViewPlan(op, NS["meta"](d, shape, strides, m.device), int(offset * m.dtype.itemsize),
+        start = int(offset * m.dtype.itemsize) if m.numel else 0  # no elements: no place either
+        p = ViewPlan(op, NS["meta"](d, shape, strides, m.device), start,
                      {q.name: v for q, v in zip(op.params, [m, *rest])})
         if len(op.plans) > 20_000:
             op.plans.clear()

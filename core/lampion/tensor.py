@@ -567,6 +567,8 @@ def build_function(op: R.Op) -> Any:
         return callpath.build(op, callpath.function_source(op, op.name), op.name)
     if op.out and not any(p.kind in ("*", "**") for p in op.params):
         return _composite_with_out(op)
+    if any(p.kind == "*" for p in op.params[1:]):
+        return _spelled_star(op)
     return op.body  # type: ignore[attr-defined]
 
 
@@ -659,6 +661,22 @@ def _operator(op: R.Op, special: str, reflected: bool) -> Any:
     if len(op.positional) == 1:
         return lambda self: fn(self)
     return _with_operand(fn)
+
+
+def _spelled_star(op: R.Op) -> Any:
+    """A composite whose starred argument may also be given by name: flip(x, dims=(0, 1))."""
+    import functools
+
+    body = op.body  # type: ignore[attr-defined]
+    name = next(p.name for p in op.params if p.kind == "*")
+
+    @functools.wraps(body)
+    def fn(*args: Any, **kwargs: Any) -> Any:
+        if name in kwargs:
+            args = (*args, kwargs.pop(name))
+        return body(*args, **kwargs)
+
+    return fn
 
 
 def _composite_with_out(op: R.Op) -> Any:

@@ -281,11 +281,11 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
 
 def _rows(input: Tensor, target: Tensor, name: str) -> tuple[Tensor, bool, int]:
     """(N, C) input, whether it had a batch axis, C."""
-    if input.dim() not in (1, 2) or input.size(-1) == 0:
+    if input.dim() > 2 or 0 in input.shape[-1:]:
         raise RuntimeError("Expected non-empty vector or matrix with optional 0-dim batch size, "
                            f"but got: {list(input.shape)}")
     batched = input.dim() == 2
-    rows = input if batched else input.unsqueeze(0)
+    rows = input if batched else input.reshape(1, -1)
     if name == "multi_margin_loss" and (target.dim() > 1 or target.numel() != rows.size(0)):
         raise RuntimeError(f"inconsistent target size, expected {rows.size(0)} but got "
                            f"{list(target.shape)}")

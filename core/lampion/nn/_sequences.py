@@ -34,6 +34,8 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Any, target_leng
     losses = _ctc(log_probs, _padded_targets(targets, lengths), sizes, lengths, blank)
     infinite = losses > -_NEVER / 2
     fill = 0.0 if zero_infinity else float("inf")
+    if log_probs.requires_grad and steps:
+        losses = losses + _normaliser(log_probs, sizes)
     losses = lampion.where(infinite, lampion.full_like(losses, fill), losses)
     if reduction == "mean":
         counts = lampion.tensor([max(n, 1) for n in lengths], dtype=losses.dtype,
@@ -44,6 +46,19 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Any, target_leng
     if reduction != "none":
         raise ValueError(f"{reduction} is not a valid value for reduction")
     return losses if batched else losses.squeeze(0)
+
+
+def _normaliser(log_probs: Tensor, sizes: list[int]) -> Tensor:
+    """Zeros (N) whose gradient is the probabilities of the steps in use.
+
+    The sum of a step's probabilities is 1 and constant in what log_softmax was taken of, so that
+    the gradient there is the same with and without; with it, the gradient of log_probs is the one
+    that PyTorch gives, the difference of predicted and posterior probabilities (Graves 2006).
+    """
+    step = lampion.arange(log_probs.size(0), device=log_probs.device).unsqueeze(1)
+    used = step < lampion.tensor(sizes, device=log_probs.device)
+    total = lampion.where(used, log_probs.exp().sum(2), 0.0).sum(0)
+    return total - total.detach()
 
 
 def _lengths(lengths: Any) -> list[int]:
@@ -126,8 +141,8 @@ def _ctc(log_probs: Tensor, targets: Tensor, sizes: list[int], lengths: list[int
 # ---- embeddings ---------------------------------------------------------------------------------
 
 
-def _refuse_sparse(sparse: bool) -> None:
-    if sparse:
+def _refuse_sparse(sparse: bool, weight: Tensor) -> None:
+    if sparse and weight.requires_grad and lampion.is_grad_enabled():
         raise RuntimeError("sparse gradients are not available: pass sparse=False")
 
 
@@ -160,7 +175,7 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None,
             [1., 0.]])
     """
     if sparse:
-        _refuse_sparse(sparse)
+        _refuse_sparse(sparse, weight)
     if padding_idx is not None:
         padding_idx = _padding_row(padding_idx, weight)
     if max_norm is not None:
@@ -179,7 +194,7 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
     input (B, N), or (N) with offsets (B) of the bags' first elements. Rows at padding_idx do not
     count; empty bags are zero. per_sample_weights, shaped as input, go with mode 'sum'.
     """
-    _refuse_sparse(sparse)
+    _refuse_sparse(sparse, weight)
     _check_bag(input, weight, offsets, mode, per_sample_weights, scale_grad_by_freq)
     padding_idx = _padding_row(padding_idx, weight)
     if max_norm is not None:

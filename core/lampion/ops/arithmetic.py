@@ -538,7 +538,7 @@ def _move_bits(x, away, i, f, ulp):
     return E.bitcast(E.bitcast(x, i) + E.cast(select(away, ulp, -ulp), i), f)
 
 
-STEPS = {"where": (), "method": False, "kinds": "f", "differentiable": False}
+STEPS = {"where": (), "method": False, "kinds": "f"}
 
 
 @elementwise(**STEPS)
@@ -569,6 +569,15 @@ def next_half(input, other):
                       _move_bits(input, away, dt.int32, dt.float32, 1 << 13))
 
     return _step(input, other, moved, 2.0 ** -24)
+
+
+def _step_gradient(g, out, input, other):
+    """The step is constant: 1 in input, where there is one."""
+    return select(E.eq(input, other), 0.0, g), None
+
+
+for _op in (next_float, next_bfloat, next_half):
+    _op.grad(_step_gradient)
 
 
 @elementwise(kinds="buif", differentiable=False, check=_same_floats)

@@ -150,10 +150,10 @@ def gather_ranges(call):
 def check_gather(op, x, dim, index, *others):
     """The dim, after checking what gather and scatter ask of shapes and dtypes."""
     d = wrap_dim(dim, x.ndim)
-    if index.dtype not in (dt.int64, dt.int32):
-        raise RuntimeError(f"{op}(): Expected dtype int32/int64 for index")
     if not index.numel:
         return d
+    if index.dtype not in (dt.int64, dt.int32):
+        raise RuntimeError(f"{op}(): Expected dtype int32/int64 for index")
     if max(index.ndim, 1) != max(x.ndim, 1):
         raise RuntimeError(f"Index tensor must have the same number of dimensions as input tensor "
                            f"({op}: index {list(index.shape)}, input {list(x.shape)})")
@@ -168,7 +168,7 @@ def check_gather(op, x, dim, index, *others):
 
 def line_strides(m, shape, d):
     """Strides over an index shape of a tensor that is addressed by the index along `d`."""
-    strides = m.strides if m.ndim else (0,)
+    strides = m.strides if m.ndim == len(shape) else (0,) * len(shape)  # 0-d, or no elements
     return tuple(0 if k == d else strides[k] for k in range(len(shape)))
 
 

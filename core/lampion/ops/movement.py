@@ -57,7 +57,7 @@ class reshape:
         return _memory.duplicate.fn(input, contiguous=True).reshape(*shape)
 
 
-@view_op("input: T, *shape")
+@view_op("input: T, *size, dtype=None")
 class view:
     """A view under another shape or as another dtype. RuntimeError if only a copy could do."""
 
@@ -70,10 +70,10 @@ class view:
     where = ()
     vjp = _like_input
 
-    def view(m, shape):
-        if len(shape) == 1 and isinstance(shape[0], dt.dtype):
+    def view(m, size, dtype):
+        if dtype is not None or (len(size) == 1 and isinstance(size[0], dt.dtype)):
             return None
-        shape = infer_size(sizes(shape, "view"), m.numel)
+        shape = infer_size(sizes(size, "view"), m.numel)
         strides = view_strides(m.shape, m.strides, shape)
         if strides is None:
             raise RuntimeError(
@@ -81,8 +81,8 @@ class view:
                 "dimension spans across two contiguous subspaces). Use .reshape(...) instead.")
         return shape, strides, 0
 
-    def compose(input, shape):
-        return V.view_dtype.fn(input, shape[0])
+    def compose(input, size, dtype):
+        return V.view_dtype.fn(input, size[0] if dtype is None else dtype)
 
 
 @view_op("input: T, *size, implicit=False")
@@ -313,14 +313,17 @@ def as_strided(input, size, stride, storage_offset=None):
 
 def as_strided_backward(g, m, size, stride, offset):
     """Gradient of as_strided: `g` added into zeros of the base's geometry; elements that the view
-    names twice get both."""
-    n = max(m.span // m.dtype.itemsize, offset + strided_span(size, stride), 1)
+    names twice get both, what it names outside of the base gets lost. `offset` counts from the
+    base's first element and is negative for a view that starts before it."""
+    low = min(offset, 0)
+    n = max(m.span // m.dtype.itemsize, offset + strided_span(size, stride), 1) - low
     flat = g.new_zeros((n,))
     if may_overlap(size, stride):
-        flat = flat.index_add(0, strided_index(flat, size, stride) + offset, g.reshape(-1))
+        flat = flat.index_add(0, strided_index(flat, size, stride) + (offset - low),
+                              g.reshape(-1))
     else:
-        flat.as_strided(size, stride, offset).copy_(g)
-    return flat.as_strided(m.shape, m.strides, 0).clone()
+        flat.as_strided(size, stride, offset - low).copy_(g)
+    return flat.as_strided(m.shape, m.strides, -low).clone()
 
 
 def strided_span(size, stride):

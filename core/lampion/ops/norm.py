@@ -423,7 +423,8 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-05, cudnn_enabl
     if m.shape[1] % num_groups:
         raise RuntimeError("Expected number of channels in input to be divisible by num_groups, "
                            f"but got input of shape {list(m.shape)} and num_groups={num_groups}")
-    rows = input.reshape(m.shape[0], num_groups, -1)
+    rows = input.reshape(m.shape[0], num_groups,
+                         m.shape[1] // num_groups * math.prod(m.shape[2:]))
     y = layer_norm_stats.fn(rows, None, None, (rows.meta.shape[2],), eps)[0].reshape(*m.shape)
     shape = (1, -1) + (1,) * (m.ndim - 2)
     if weight is not None and bias is not None:

@@ -138,10 +138,16 @@ def tensordot(a, b, dims=2):
     if len(left) != len(right):
         raise RuntimeError("both dimension lists should have same length")
     for d, e in zip(left, right):
-        if m.shape[d] != w.shape[e]:
+        if 1 in (m.shape[d], w.shape[e]):  # broadcast: the sum over the other's dim comes first
+            if m.shape[d] != 1:
+                a = a.sum(d, keepdim=True)
+            if w.shape[e] != 1:
+                b = b.sum(e, keepdim=True)
+        elif m.shape[d] != w.shape[e]:
             raise RuntimeError(
                 "contracted dimensions need to match, but first has size "
                 f"{m.shape[d]} in dim {d} and second has size {w.shape[e]} in dim {e}")
+    m, w = a.meta, b.meta
     left, right = [d % m.ndim for d in left], [e % w.ndim for e in right]
     rows = [d for d in range(m.ndim) if d not in left]
     columns = [e for e in range(w.ndim) if e not in right]

@@ -480,10 +480,8 @@ def combinations(input, r=2, with_replacement=False):
         return input.new_empty((0,))
     pick = itertools.combinations_with_replacement if with_replacement else itertools.combinations
     rows = list(pick(range(input.meta.numel), r))
-    if not rows:
-        return input.new_empty((0, r))
     index = input.new_tensor(rows, dtype=dt.int64)
-    return input.index_select(0, index.reshape((-1,))).reshape((-1, r))
+    return input.index_select(0, index.reshape((-1,))).reshape((len(rows), r))
 
 
 @composite(method=False, out=False)

@@ -25,7 +25,7 @@ from .gather import (
     own_strides,
 )
 from .region import copy_call, place
-from .registry import composite, kernel_op
+from .registry import REGISTRY, composite, kernel_op
 
 _REDUCE = {"add": "sum", "multiply": "prod", "sum": "sum", "prod": "prod", "amax": "max",
            "amin": "min"}
@@ -416,7 +416,15 @@ def _fill_value(input, value):
 def index_fill(input, dim, index, value):
     """`input` with one number at the entries of `dim` named by `index`."""
     d = _line("index_fill", input, dim, index, None)
-    return _put_line("fn", "set", input, d, index, _fill_value(input, value), True)
+    value = _fill_value(input, value)
+    if getattr(value, "node", None) is not None:  # an entry named twice is one use of the value
+        lines = [1] * input.meta.ndim
+        if lines:
+            lines[d] = -1
+        named = index.new_zeros((input.meta.shape[d] if lines else 1,), dtype=dt.bool_)
+        named = _put_line("fn", "set", named, 0, index, True, True)
+        return REGISTRY["where"].fn(named.reshape(lines), value, input)
+    return _put_line("fn", "set", input, d, index, value, True)
 
 
 @composite(method=True, out=False, name="index_fill_", where=())

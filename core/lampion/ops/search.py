@@ -253,13 +253,14 @@ def bin_edges(low, high, name):
         raise RuntimeError(f"{name}: max must be larger than min")
 
 
-def bounds_of(x, low, high, name):
-    """The range of a histogram: as given, or that of the values if both bounds are equal."""
+def bounds_of(x, low, high, name, margin=1):
+    """The range of a histogram: as given, or that of the values if both bounds are equal;
+    widened by `margin` on both sides if all values are equal."""
     low, high = (v.item() if hasattr(v, "item") else v for v in (low, high))
     if low == high and x.meta.numel:
         low, high = float(x.min().item()), float(x.max().item())
     bin_edges(low, high, name)
-    return (low - 1, high + 1) if low == high else (low, high)
+    return (low - margin, high + margin) if low == high else (low, high)
 
 
 @composite(method=True)
@@ -288,7 +289,7 @@ def histogram(input, bins, *, range=None, weight=None, density=False):
     if hasattr(bins, "meta"):
         edges = bins
     else:
-        low, high = bounds_of(x, *(range or (0, 0)), "histogram")
+        low, high = bounds_of(x, *(range or (0, 0)), "histogram", 0.5)
         edges = REGISTRY["linspace_steps"].fn(bins + 1, float(low), float(high),
                                               (high - low) / bins, dtype=x.meta.dtype,
                                               device=x.meta.device)

@@ -1,0 +1,90 @@
+"""Calls at the edge of what ops take: arguments by name, empty and 0-d tensors, odd gradients.
+
+May import: lampion, NumPy, pytest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import lampion as L
+import lampion.nn.functional as F
+
+
+@pytest.mark.parametrize(("by_name", "by_position"), [
+    (lambda x: L.permute(x, dims=(1, 0)), lambda x: x.permute(1, 0)),
+    (lambda x: L.reshape(x, shape=(3, 2)), lambda x: x.reshape(3, 2)),
+    (lambda x: x.view(size=(6,)), lambda x: x.view(6)),
+    (lambda x: x.view(dtype=L.int32), lambda x: x.view(L.int32)),
+    (lambda x: x.expand(size=(4, 2, 3)), lambda x: x.expand(4, 2, 3)),
+    (lambda x: L.flip(x, dims=[0]), lambda x: x.flip(0)),
+    (lambda x: L.tile(x, dims=(2,)), lambda x: x.tile(2)),
+    (lambda x: x.repeat(repeats=(2, 1)), lambda x: x.repeat(2, 1)),
+    (lambda x: L.squeeze(x[:1], dim=0), lambda x: x[:1].squeeze(0)),
+])
+def test_sizes_and_dims_by_name(by_name, by_position):
+    x = L.arange(6.0).reshape(2, 3)
+    a, b = by_name(x), by_position(x)
+    assert a.dtype is b.dtype and a.tolist() == b.tolist()
+
+
+def test_an_argument_given_twice_is_an_error():
+    with pytest.raises(TypeError):
+        L.zeros(2, 2).flip(0, dims=(0,))
+
+
+def test_views_of_nothing():
+    assert L.zeros(0, dtype=L.complex64).imag.shape == (0,)
+    assert F.group_norm(L.zeros(0, 6, 2), 3).shape == (0, 6, 2)
+    assert F.pdist(L.ones(1, 3, requires_grad=True)).requires_grad
+
+
+def test_tensordot_broadcasts_contracted_dims_of_size_one():
+    a, b = np.arange(6.0).reshape(1, 6), np.arange(12.0).reshape(3, 4)
+    got = L.tensordot(L.tensor(a), L.tensor(b), dims=([0], [0]))
+    assert np.allclose(got.numpy(), np.tensordot(np.repeat(a, 3, 0), b, ([0], [0])))
+
+
+def test_as_strided_may_look_before_its_input():
+    base = L.arange(6.0)
+    x = base[2:].detach().requires_grad_()
+    y = x.as_strided((2, 2), (2, 1), 1)
+    assert y.tolist() == [[1, 2], [3, 4]]
+    y.backward(L.tensor([[1.0, 2], [3, 4]]))
+    assert x.grad.tolist() == [2, 3, 4, 0]
+
+
+def test_index_fill_uses_its_value_once_per_entry():
+    value = L.tensor(7.0, requires_grad=True)
+    y = L.zeros(4).index_fill(0, L.tensor([1, 2, 1]), value)
+    assert y.tolist() == [0, 7, 7, 0]
+    y.backward(L.tensor([1.0, 2, 4, 8]))
+    assert value.grad.item() == 6
+
+
+def test_nextafter_has_the_gradient_of_a_shift():
+    x, y = L.tensor([1.0, 2.0], requires_grad=True), L.tensor([5.0, 2.0], requires_grad=True)
+    L.nextafter(x, y).sum().backward()
+    assert x.grad.tolist() == [1, 0]
+    assert y.grad is None or y.grad.tolist() == [0, 0]
+
+
+def test_ctc_gradients_sum_to_zero_over_the_classes_of_a_step():
+    logits = L.tensor(np.random.default_rng(0).normal(size=(5, 2, 4)), requires_grad=True)
+    logs = logits.log_softmax(2)
+    logs.retain_grad()
+    F.ctc_loss(logs, L.tensor([[1, 2], [3, 3]]), L.tensor([5, 4]), L.tensor([2, 1])).backward()
+    assert np.allclose(logs.grad.sum(2).numpy(), 0)
+    assert np.allclose(logs.grad.numpy(), logits.grad.numpy())
+    assert not logs.grad[4, 1].any()  # the second sequence is over
+
+
+def test_margin_losses_take_one_score():
+    assert F.multi_margin_loss(L.tensor(0.5), L.tensor(0)).item() == 0
+    assert F.multilabel_margin_loss(L.tensor(0.5), L.tensor(0)).item() == 0
+
+
+def test_histogram_of_equal_values_is_one_wide():
+    hist, edges = L.histogram(L.tensor([3.0, 3.0]), 2)
+    assert edges.tolist() == [2.5, 3.0, 3.5] and hist.tolist() == [0, 2]

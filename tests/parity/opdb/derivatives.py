@@ -1,0 +1,261 @@
+"""Derivatives against PyTorch's: gradients, gradients of gradients, forward mode, vmap.
+
+Each check is a function (job) -> Outcome like those of `checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import lampion
+
+from . import compare, convert, entries, names
+from .checks import Call, Job, fresh, is_random, masked_out
+from .outcome import Outcome
+
+
+def _missing(job: Job, out: Outcome) -> Callable[..., Any] | None:
+    try:
+        return names.function_of(job.op)
+    except AttributeError as e:
+        out.total = 1
+        out.fail("all", "missing", str(e))
+        return None
+
+
+def _differentiable(x: Any) -> list[torch.Tensor]:
+    return [t for t in convert.tensors(x) if t.requires_grad
+            and (t.dtype.is_floating_point or t.dtype.is_complex)]
+
+
+def _cotangent(t: torch.Tensor, seed: int) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(t.shape, dtype=t.dtype, generator=g)
+
+
+def grad(job: Job, order: int = 1) -> Outcome:
+    """Gradients of all inputs that require them, for random output gradients; with order 2 also
+    the gradients of these, with respect to the inputs and the output gradients."""
+    out = Outcome()
+    fn = _missing(job, out)
+    if fn is None:
+        return out
+    if job.op.name in entries.RANDOM or job.op.name in entries.UNINITIALIZED:
+        return out
+    for k, sample in entries.samples(job.op, job.dtype, job.count, job.seed, grad=True):
+        if is_random(job.op, sample):
+            continue
+        call = fresh(sample)
+        mask = masked_out(job.op, sample)
+        process = getattr(sample, "output_process_fn_grad", None) or (lambda x: x)
+        try:
+            want = _torch_grads(job, call, process, mask, order)
+        except Exception:  # PyTorch has no gradient for this sample
+            continue
+        if want is None:
+            continue
+
+        def body(call: Any = call, process: Any = process, mask: Any = mask,
+                 want: Any = want) -> None:
+            got = _lampion_grads(job, fn, call, process, mask, order)
+            if len(got) != len(want):
+                raise compare.Difference("structure", f"{len(got)} gradients, not {len(want)}")
+            for n, (a, b) in enumerate(zip(want, got)):
+                if not _both_nothing(a, b, f"gradient {n}"):
+                    compare.same(a, b, None, f"gradient {n}")
+
+        out.attempt(k, body)
+    return out
+
+
+def _both_nothing(a: Any, b: Any, where: str) -> bool:
+    """Whether two derivatives vanish, if one of them is None; Difference if the other does not."""
+    if a is not None and b is not None:
+        return False
+    other = a if b is None else convert.back(b)
+    if other is not None and bool((other != 0).any()):
+        raise compare.Difference("value", f"{where} is {'None' if b is None else 'not None'}")
+    return True
+
+
+def gradgrad(job: Job) -> Outcome:
+    """`grad` to the second order."""
+    return grad(job, 2)
+
+
+def _torch_grads(job: Job, call: Call, process: Any, mask: Any, order: int) -> Any:
+    leaves = _differentiable([call.input, list(call.args), call.kwargs])
+    if not leaves:
+        return None
+    result = job.op.op(call.input, *call.args, **call.kwargs)
+    if mask is not None:
+        result = torch.where(mask, result, torch.zeros((), dtype=result.dtype))
+    outs = _differentiable(process(result))
+    if not outs:
+        return None
+    seeds = [_cotangent(t, job.seed + n).requires_grad_(order > 1) for n, t in enumerate(outs)]
+    first = torch.autograd.grad(outs, leaves, seeds, allow_unused=True, create_graph=order > 1)
+    if order == 1:
+        return list(first)
+    live = [g for g in first if g is not None and g.requires_grad]
+    if not live:
+        return None
+    again = [_cotangent(g, job.seed + 100 + n) for n, g in enumerate(live)]
+    return list(torch.autograd.grad(live, [*leaves, *seeds], again, allow_unused=True))
+
+
+def _lampion_grads(job: Job, fn: Any, call: Call, process: Any, mask: Any, order: int) -> Any:
+    c = convert.Converter(job.device)
+    args = c([call.input, list(call.args), call.kwargs])
+    leaves = [t for t in convert.tensors(args, lampion.Tensor) if t.requires_grad]
+    result = fn(args[0], *args[1], **args[2])
+    if mask is not None:
+        result = lampion.where(c(mask), result, lampion.zeros((), dtype=result.dtype,
+                                                               device=result.device))
+    outs = [t for t in convert.tensors(c(process)(result), lampion.Tensor) if t.requires_grad]
+    if not outs:
+        raise compare.Difference("gradient", "the result does not require grad")
+    seeds = [c(_cotangent(_shape(t), job.seed + n)).requires_grad_(order > 1)
+             for n, t in enumerate(outs)]
+    first = lampion.autograd.grad(outs, leaves, seeds, allow_unused=True, create_graph=order > 1)
+    if order == 1:
+        return list(first)
+    live = [g for g in first if g is not None and g.requires_grad]
+    if not live:
+        raise compare.Difference("gradient", "the gradients do not require grad")
+    again = [c(_cotangent(_shape(g), job.seed + 100 + n)) for n, g in enumerate(live)]
+    return list(lampion.autograd.grad(live, [*leaves, *seeds], again, allow_unused=True))
+
+
+def _shape(t: Any) -> torch.Tensor:
+    """An empty PyTorch tensor of the shape and dtype of one of lampion's."""
+    return torch.empty(tuple(t.shape), dtype=convert.dtype_back(t.dtype), device="meta")
+
+
+def forward_mode(job: Job) -> Outcome:
+    """Directional derivatives by dual numbers."""
+    out = Outcome()
+    fn = _missing(job, out)
+    if fn is None:
+        return out
+    if job.op.name in entries.RANDOM or job.op.name in entries.UNINITIALIZED:
+        return out
+    for k, sample in entries.samples(job.op, job.dtype, job.count, job.seed, grad=True):
+        if is_random(job.op, sample):
+            continue
+        call = fresh(sample)
+        mask = masked_out(job.op, sample)
+        process = getattr(sample, "output_process_fn_grad", None) or (lambda x: x)
+        if not _differentiable([call.input, list(call.args), call.kwargs]):
+            continue
+        try:
+            want = _torch_duals(job, call, process)
+        except Exception:
+            continue
+
+        def body(call: Any = call, process: Any = process, want: Any = want,
+                 mask: Any = mask) -> None:
+            got = _lampion_duals(job, fn, call, process)
+            if len(got) != len(want):
+                raise compare.Difference("structure", f"{len(got)} tangents, not {len(want)}")
+            for n, (a, b) in enumerate(zip(want, got)):
+                if _both_nothing(a, b, f"tangent {n}"):
+                    continue
+                if mask is not None and a.shape == mask.shape:
+                    a = torch.where(mask, a, torch.zeros((), dtype=a.dtype))
+                    b = lampion.where(convert.Converter(job.device)(mask), b,
+                                      lampion.zeros((), dtype=b.dtype, device=b.device))
+                compare.same(a, b, None, f"tangent {n}")
+
+        out.attempt(k, body)
+    return out
+
+
+def _torch_duals(job: Job, call: Call, process: Any) -> Any:
+    import torch.autograd.forward_ad as fw
+
+    with fw.dual_level():
+        count = iter(range(10**6))
+        dual = call.map(lambda t: fw.make_dual(t.detach(), _cotangent(t, job.seed + next(count)))
+                        if t.requires_grad else t)
+        result = process(job.op.op(dual.input, *dual.args, **dual.kwargs))
+        return [_plain(fw.unpack_dual(t).tangent) for t in convert.tensors(result)
+                if t.dtype.is_floating_point or t.dtype.is_complex]
+
+
+def _plain(t: Any) -> Any:
+    return None if t is None else t.detach().clone()
+
+
+def _lampion_duals(job: Job, fn: Any, call: Call, process: Any) -> Any:
+    import importlib
+
+    fw = importlib.import_module("lampion.autograd.forward_ad")
+    c = convert.Converter(job.device)
+    with fw.dual_level():
+        count = iter(range(10**6))
+        args = c([call.input, list(call.args), call.kwargs])
+        args = convert.map_tensors(
+            lambda t: fw.make_dual(t.detach(), c(_cotangent(_shape(t), job.seed + next(count))))
+            if t.requires_grad else t, args, lampion.Tensor)
+        result = c(process)(fn(args[0], *args[1], **args[2]))
+        return [fw.unpack_dual(t).tangent for t in convert.tensors(result, lampion.Tensor)
+                if t.dtype.is_floating_point or t.dtype.is_complex]
+
+
+def vmap(job: Job) -> Outcome:
+    """The op under vmap over two equal examples equals the op on each; the batch dim of the
+    tensors is 0, and for a second call the last."""
+    out = Outcome()
+    fn = _missing(job, out)
+    if fn is None:
+        return out
+    if job.op.name in entries.RANDOM or job.op.name in entries.UNINITIALIZED:
+        return out
+    for k, sample in entries.samples(job.op, job.dtype, job.count, job.seed):
+        call = fresh(sample)
+        flat = convert.tensors([call.input, list(call.args), call.kwargs])
+        if not flat:
+            continue
+        for dim in (0, -1):
+            try:
+                want = _batched(torch, job.op.op, call, flat, dim)
+            except Exception:  # PyTorch cannot
+                continue
+
+            def body(call: Any = call, dim: int = dim, want: Any = want) -> None:
+                c = convert.Converter(job.device)
+                args = Call(c(call.input), [c(a) for a in call.args],
+                            {n: c(v) for n, v in call.kwargs.items()})
+                tensors = convert.tensors([args.input, list(args.args), args.kwargs],
+                                          lampion.Tensor)
+                got = _batched(lampion, fn, args, tensors, dim)
+                mask = masked_out(job.op, call)
+                if mask is not None:
+                    want = torch.where(mask, want, torch.zeros((), dtype=want.dtype))
+                    got = lampion.where(c(mask), got, lampion.zeros((), dtype=got.dtype,
+                                                                     device=got.device))
+                compare.same(want, got)
+
+            out.attempt(f"{k}/{dim}", body)
+    return out
+
+
+def _batched(lib: Any, fn: Any, call: Call, flat: list[Any], dim: int) -> Any:
+    """vmap of a call over two copies of each tensor, stacked at `dim`."""
+    import importlib
+
+    func = importlib.import_module(f"{lib.__name__}.func")
+    kind = lib.Tensor
+
+    def run(*leaves: Any) -> Any:
+        rest = iter(leaves)
+        args = convert.map_tensors(lambda _: next(rest),
+                                   [call.input, list(call.args), call.kwargs], kind)
+        return fn(args[0], *args[1], **args[2])
+
+    stacked = [lib.stack([t.detach(), t.detach()], dim) for t in flat]
+    return func.vmap(run, in_dims=dim)(*stacked)
