@@ -28,9 +28,10 @@ from .overlap import check_overlap
 from .runtime.devices import resolve
 
 # Namespace of all generated functions. `modes` counts active layers (autocast, tracing, saved
-# tensor hooks...) in any thread: while it is not 0 every call takes the slow path.
-NS: dict[str, Any] = {"modes": 0, "new": object.__new__, "mode": mode, "record": record,
-                      "clock": clock, "getframe": sys._getframe, "ref": ref}
+# tensor hooks...) in any thread: while it is not 0 every call takes the slow path. `levels` counts
+# function transforms that are running; their tensors reach the slow path by their metas.
+NS: dict[str, Any] = {"modes": 0, "levels": 0, "new": object.__new__, "mode": mode,
+                      "record": record, "clock": clock, "getframe": sys._getframe, "ref": ref}
 layers: list[Callable[..., Any]] = []
 _numbers = (bool, int, float)
 
@@ -397,8 +398,21 @@ def slow(op: R.Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return call(op, values)
 
 
+def stands(values: Sequence[Any]) -> bool:
+    """Whether a tensor among the arguments belongs to a function transform."""
+    for v in values:
+        if isinstance(v, (list, tuple)):
+            if any(t.meta.virtual for t in v if hasattr(t, "data_")):
+                return True
+        elif hasattr(v, "data_") and v.meta.virtual:
+            return True
+    return False
+
+
 def call(op: R.Op, values: list[Any]) -> Any:
     """Plan (cached) and run a bound call without overrides or layers."""
+    if stands(values):
+        return NS["transformed"](op, values)
     if op.kind == "view":
         return call_view(op, values)  # type: ignore[arg-type]
     values = convert(op, values)
@@ -566,7 +580,7 @@ def override(op: R.Op, values: Sequence[Any], out: Any = None, inplace: bool = F
     for v in values:
         for t in (v if isinstance(v, (list, tuple)) else (v,)):
             m = getattr(t, "meta", None)
-            if (type(m) is Meta and m.override is not None) or (
+            if (type(m) is Meta and m.override is not None and not m.virtual) or (
                     m is None and hasattr(type(t), "__torch_function__")):
                 found.append(t)
     if not found or NS["no_override"].depth:
@@ -666,6 +680,8 @@ def slow_inplace(op: R.Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     handled = NS["through_layers"](op, op.name + "_", target, values)
     if handled is not NotImplemented:
         return handled
+    if NS["levels"] and stands(values):
+        return NS["transformed_inplace"](op, op.name + "_", values)
     values = convert(op, values)
     check_leaf(target, op.name + "_")
     key, metas = plan_key(op, values)

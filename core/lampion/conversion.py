@@ -116,7 +116,8 @@ class Move(Node):
     @staticmethod
     def run(input: Tensor, where: device) -> Tensor:
         """The op: copy `input` to device `where`."""
-        out = across(input.detach(), where)
+        out = NS["transformed_apply"](input, lambda t: Move.run(t, where)) \
+            if input.meta.virtual else across(input.detach(), where)
         if input.node is not None and mode.enabled:
             out.node = _new(Move)
             out.node.edges, out.node.saved = (input.node,), ()
@@ -166,6 +167,8 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
                         f"{type(src).__name__}")
     callpath.check_leaf(self, "copy_")
     op = R.REGISTRY["convert"]
+    if self.meta.virtual or src.meta.virtual:
+        return NS["transformed_copy"](self, src)
     if self.meta.overlapping:
         P.check_write(op, self.meta, self.meta.dtype, self.meta.shape)
     try:
@@ -199,6 +202,8 @@ def fill_(self: Tensor, value: Any) -> Tensor:
                                f"{value.meta.ndim} dimensions.")
         return copy_(self, value)
     callpath.check_leaf(self, "fill_")
+    if self.meta.virtual:
+        return NS["transformed_copy"](self, NS["filled"](self.meta.plain, value))
     m = self.meta.plain
     P.check_write(R.REGISTRY["full"], m, dt.scalar_dtype(value) if m.dtype.kind == "c"
                   else m.dtype, m.shape)

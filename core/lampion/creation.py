@@ -346,6 +346,7 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
     return _finish(r, requires_grad, out)
 
 
+NS["filled"] = filled
 _likes: dict[Any, Any] = {}
 
 
@@ -367,6 +368,8 @@ def empty_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gr
                memory_format: Any = None, layout: Any = None, pin_memory: bool = False) -> Tensor:
     """An uninitialised tensor with the shape, dtype, device and dim order of `input`."""
     r = empty_meta(like(input.meta, dtype, device, memory_format))
+    if input.meta.virtual:
+        r = NS["transformed_fresh"](input, r)
     return r.requires_grad_() if requires_grad else r
 
 
@@ -374,6 +377,8 @@ def zeros_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gr
                memory_format: Any = None, layout: Any = None, pin_memory: bool = False) -> Tensor:
     """Zeros with the shape, dtype, device and dim order of `input`."""
     r = filled(like(input.meta, dtype, device, memory_format), 0)
+    if input.meta.virtual:
+        r = NS["transformed_fresh"](input, r)
     return r.requires_grad_() if requires_grad else r
 
 
@@ -381,6 +386,8 @@ def ones_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gra
               memory_format: Any = None, layout: Any = None, pin_memory: bool = False) -> Tensor:
     """Ones with the shape, dtype, device and dim order of `input`."""
     r = filled(like(input.meta, dtype, device, memory_format), 1)
+    if input.meta.virtual:
+        r = NS["transformed_fresh"](input, r)
     return r.requires_grad_() if requires_grad else r
 
 
@@ -391,6 +398,8 @@ def full_like(input: Any, fill_value: Any, *, dtype: Any = None, device: Any = N
     m = like(input.meta, dtype, device, memory_format)
     check_fits(fill_value, m.dtype)
     r = filled(m, fill_value)
+    if input.meta.virtual:
+        r = NS["transformed_fresh"](input, r)
     return r.requires_grad_() if requires_grad else r
 
 
@@ -574,8 +583,9 @@ def new_tensor(self: Tensor, data: Any, *, dtype: Any = None, device: Any = None
 def _new(make: Any, name: str) -> Any:
     def method(self: Tensor, *size: Any, dtype: Any = None, device: Any = None,
                **options: Any) -> Tensor:
-        return make(*size, dtype=dtype or self.meta.dtype,
-                    device=self.meta.device if device is None else device, **options)
+        r = make(*size, dtype=dtype or self.meta.dtype,
+                 device=self.meta.device if device is None else device, **options)
+        return NS["transformed_fresh"](self, r) if self.meta.virtual else r
 
     method.__name__ = name
     method.__doc__ = f"`{name[4:]}` with this tensor's dtype and device unless given."
@@ -585,13 +595,15 @@ def _new(make: Any, name: str) -> Any:
 def new_full(self: Tensor, size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
              requires_grad: bool = False, **_: Any) -> Tensor:
     """`full` with this tensor's dtype and device unless given."""
-    return full(size, fill_value, requires_grad=requires_grad, **_options(self, dtype, device))
+    r = full(size, fill_value, requires_grad=requires_grad, **_options(self, dtype, device))
+    return NS["transformed_fresh"](self, r) if self.meta.virtual else r
 
 
 def new_empty_strided(self: Tensor, size: Any, stride: Any, dtype: Any = None, device: Any = None,
                       **options: Any) -> Tensor:
     """`empty_strided` with this tensor's dtype and device unless given."""
-    return empty_strided(size, stride, **_options(self, dtype, device), **options)
+    r = empty_strided(size, stride, **_options(self, dtype, device), **options)
+    return NS["transformed_fresh"](self, r) if self.meta.virtual else r
 
 
 for _name, _method in (

@@ -225,7 +225,7 @@ def overridden(x: Any, fn: Any, args: tuple[Any, ...]) -> Any:
         return NotImplemented
     for v in (args[-1], x):
         m = getattr(v, "meta", None)
-        if m is not None and getattr(m, "override", None) is not None:
+        if m is not None and getattr(m, "override", None) is not None and not m.virtual:
             return type(v).__torch_function__(fn, (type(v),), args, {})
     return NotImplemented
 

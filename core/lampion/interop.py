@@ -17,6 +17,7 @@ import numpy as np
 from .base import dtype as dt
 from .base.layout import strided
 from .base.meta import meta
+from .callpath import NS
 from .conversion import raw_copy
 from .ops import plans as P
 from .runtime.devices import resolve
@@ -26,6 +27,8 @@ from .tensor import Tensor, empty_meta, make_tensor
 
 def host_array(t: Tensor) -> Any:
     """A NumPy array of a tensor's values; shares memory if the host can see the storage."""
+    if t.meta.virtual:
+        t = NS["transformed_read"](t, "numpy")
     m = t.meta
     backend = P.backend_of(m.device)
     strides = tuple(s * m.dtype.itemsize for s in m.strides)

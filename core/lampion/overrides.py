@@ -73,7 +73,7 @@ def get_default_nowrap_functions() -> frozenset[Any]:
 
 def _takes_part(x: Any) -> bool:
     if isinstance(x, Tensor):
-        return x.meta.override is not None
+        return x.meta.override is not None and not x.meta.virtual
     return hasattr(type(x), "__torch_function__")
 
 

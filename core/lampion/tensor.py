@@ -337,9 +337,14 @@ class Tensor:
 
     def detach(self) -> "Tensor":
         """This tensor's values without its history (shares memory)."""
+        m = self.meta
+        if m.override is not None:
+            if m.virtual:
+                return NS["transformed_detach"](self)
+            m = m.override
         r = _new(Tensor)
         # no view of self: what is written to it is no part of self's history
-        r.data_, r.meta, r.node, r.kids, r.root = self.data_, self.meta.plain, None, None, None
+        r.data_, r.meta, r.node, r.kids, r.root = self.data_, m, None, None, None
         return r
 
     def detach_(self) -> "Tensor":
@@ -352,17 +357,17 @@ class Tensor:
     @property
     def data(self) -> "Tensor":
         """The values without history; writes are not seen by autograd."""
-        r = _new(Tensor)
-        r.data_, r.meta, r.node = self.data_, self.meta.plain, None
-        r.root = r.kids = None
-        return r
+        return self.detach()
 
     @data.setter
     def data(self, other: "Tensor") -> None:
         if not isinstance(other, Tensor):
             raise TypeError(f"Variable data has to be a tensor, but got {type(other).__name__}")
         self.data_ = other.data_
-        self.meta = other.meta.plain if self.meta.override is None else other.meta.overriding()
+        if self.meta.override is None or other.meta.virtual:
+            self.meta = other.meta if other.meta.virtual else other.meta.plain
+        else:
+            self.meta = other.meta.overriding()
         clock[0] += 1
         self.data_.base.epoch = clock[0]  # a graph that saved the old values must not use these
 
@@ -385,7 +390,8 @@ class Tensor:
             try:
                 return read(self.data_)[0]  # a storage that shows its bytes to the host
             except TypeError:
-                pass
+                if m.virtual:
+                    return NS["transformed_read"](self, "item").item()
         raw = P.backend_of(m.device).copy_to_host(self.data_, m.dtype.itemsize)
         if read is not None:
             return read(raw)[0]
@@ -393,7 +399,8 @@ class Tensor:
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
-        return self.detach().host().tolist()
+        t = NS["transformed_read"](self, "tolist") if self.meta.virtual else self
+        return t.detach().host().tolist()
 
     def host(self) -> Any:
         """A NumPy array of the values; shares memory where the host can see it."""
@@ -422,6 +429,8 @@ class Tensor:
         if self.meta.numel != 1:
             word = "no values" if self.meta.numel == 0 else "more than one value"
             raise RuntimeError(f"Boolean value of Tensor with {word} is ambiguous")
+        if self.meta.virtual:
+            return bool(NS["transformed_read"](self, "bool").item())
         return bool(self.item())
 
     def __int__(self) -> int:
@@ -479,7 +488,8 @@ class Tensor:
         """This tensor as an instance of a Tensor subclass (shares memory and history)."""
         r = _new(cls)
         r.data_, r.node, r.root, r.kids = self.data_, self.node, self.root, None
-        r.meta = self.meta.overriding() if overrides_ops(cls) else self.meta.plain
+        r.meta = self.meta if self.meta.virtual else (
+            self.meta.overriding() if overrides_ops(cls) else self.meta.plain)
         if r.root is not None:  # a view like this one: in-place writes to the base concern it
             r.root.kids = [*(r.root.kids or ()), weakref.ref(r)]
         return r

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import functional, graph
+from . import forward_ad, functional, graph
 from .anomaly import detect_anomaly, set_detect_anomaly
 from .api import backward, grad
 from .function import Function, once_differentiable
@@ -16,7 +16,7 @@ from .modes import (
                     set_grad_enabled,
 )
 
-__all__ = ["functional", "graph", "Function", "once_differentiable", "detect_anomaly",
+__all__ = ["forward_ad", "functional", "graph", "Function", "once_differentiable", "detect_anomaly",
            "set_detect_anomaly",
            "gradcheck", "gradgradcheck",
            "backward", "grad", "no_grad", "enable_grad", "inference_mode", "set_grad_enabled",

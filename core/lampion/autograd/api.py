@@ -123,7 +123,7 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
     if not create_graph:
         previous, mode.enabled = mode.enabled, False
         try:
-            got = [g if g is None or g.node is None else g.detach() for g in got]
+            got = [g if g is None or g.node is None else node.bare(g) for g in got]
         finally:
             mode.enabled = previous
     return tuple(got)

@@ -315,6 +315,15 @@ class Function:
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """Run `forward` and record the call. Returns what `forward` returns."""
+        if any([hasattr(a, "data_") and a.meta.virtual for a in args]):  # noqa: C419 (faster)
+            from ..transforms.custom import apply
+
+            return apply(cls, args)
+        return cls._run(args)[0]
+
+    @classmethod
+    def _run(cls, args: tuple[Any, ...]) -> tuple[Any, FunctionCtx, tuple[Any, ...]]:
+        """(result of `apply`, its ctx, what `save_for_backward` was given)."""
         node = cls._backward_cls()
         ctx = node.ctx
         tensors = [a if hasattr(a, "data_") else None for a in args]
@@ -330,8 +339,9 @@ class Function:
         finally:
             mode.enabled = previous
         outs = output if isinstance(output, tuple) else (output,)
+        saved = tuple(ctx.to_save)
         done = _finish(node, tensors, outs, recording)
-        return tuple(done) if isinstance(output, tuple) else done[0]
+        return tuple(done) if isinstance(output, tuple) else done[0], ctx, saved
 
 
 def _finish(node: BackwardNode, tensors: list[Any], outs: tuple[Any, ...],

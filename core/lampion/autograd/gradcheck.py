@@ -32,21 +32,20 @@ def gradcheck(func: Callable[..., Any], inputs: Any, *, eps: float = 1e-6, atol:
     two backward passes may differ. `fast_mode` is accepted; every entry is compared in any case,
     one output at a time, so that the other outputs' gradients are absent.
     GradcheckError (or False, with raise_exception=False) if they disagree; ValueError for inputs
-    without requires_grad and for check_forward_ad, which has nothing to check.
+    without requires_grad. `check_forward_ad` compares the tangents of forward mode as well.
 
     >>> import lampion
     >>> x = lampion.randn(3, dtype=lampion.float64, requires_grad=True)
     >>> lampion.autograd.gradcheck(lampion.sin, (x,))
     True
     """
-    if check_forward_ad or check_batched_forward_grad:
-        raise ValueError("gradcheck: forward-mode derivatives are not offered, so they cannot be "
-                         "checked")
     args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     try:
         _check_inputs(args)
         if check_backward_ad:
             _check_backward(func, args, eps, atol, rtol, nondet_tol, check_grad_dtypes)
+        if check_forward_ad:
+            _check_forward(func, args, eps, atol, rtol, check_grad_dtypes)
     except GradcheckError:
         if raise_exception:
             raise
@@ -66,12 +65,7 @@ def gradgradcheck(func: Callable[..., Any], inputs: Any, grad_outputs: Any = Non
     Differentiates inputs and `grad_outputs` (drawn at random if not given) through the backward
     of `func`; the options are those of `gradcheck`.
     """
-    if check_fwd_over_rev:
-        raise ValueError("gradgradcheck: forward-mode derivatives are not offered, so they cannot "
-                         "be checked")
     args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    if not check_rev_over_rev:
-        return True
     if grad_outputs is None:
         seeds = tuple(_random_like(o, gen_non_contig_grad_outputs)
                       for o in _outputs(func(*args)))
@@ -89,7 +83,8 @@ def gradgradcheck(func: Callable[..., Any], inputs: Any, grad_outputs: Any = Non
     return gradcheck(first, args + seeds, eps=eps, atol=atol, rtol=rtol,
                      raise_exception=raise_exception, nondet_tol=nondet_tol,
                      check_undefined_grad=check_undefined_grad,
-                     check_grad_dtypes=check_grad_dtypes)
+                     check_grad_dtypes=check_grad_dtypes, check_forward_ad=check_fwd_over_rev,
+                     check_backward_ad=check_rev_over_rev, check_batched_grad=check_batched_grad)
 
 
 def _wanted(t: Any) -> bool:
@@ -169,6 +164,39 @@ def _check_zero(func: Any, args: tuple[Any, ...], wanted: list[Any], eps: float)
             if change.size and np.abs(change).max() > 0:
                 raise GradcheckError(f"Numerical gradient for function expected to be zero, but "
                                      f"it is not, with respect to input {k}")
+
+
+def _check_forward(func: Any, args: tuple[Any, ...], eps: float, atol: float, rtol: float,
+                   dtypes: bool) -> None:
+    """The tangent of every output for a unit tangent of every input coordinate."""
+    from . import forward_ad
+
+    outs = _outputs(func(*args))
+    for j, t in enumerate(args):
+        if not _wanted(t):
+            continue
+        numeric = _numeric(func, args, t, eps)
+        steps = [1.0, 1j] if t.is_complex() else [1.0]
+        flat = np.zeros(t.numel(), np.complex128 if t.is_complex() else np.float64)
+        for row, (k, s) in enumerate((k, s) for k in range(flat.size) for s in steps):
+            flat[:] = 0
+            flat[k] = s
+            v = t.detach().new_tensor(flat.tolist()).reshape(t.shape)
+            with forward_ad.dual_level():
+                dual = [forward_ad.make_dual(a, v) if i == j else a for i, a in enumerate(args)]
+                found = [forward_ad.unpack_dual(o).tangent for o in _outputs(func(*dual))]
+                for i, (o, d) in enumerate(zip(outs, found)):
+                    _compare_tangent(o, d, numeric[i][row], i, j, atol, rtol, dtypes)
+
+
+def _compare_tangent(o: Any, d: Any, n: Any, i: int, j: int, atol: float, rtol: float,
+                     dtypes: bool) -> None:
+    if d is not None and dtypes and d.dtype is not o.dtype:
+        raise GradcheckError("Forward AD does not return tangents of the output's dtype")
+    a = np.zeros(n.shape) if d is None else np.asarray(d.detach().host()).ravel()
+    if not np.allclose(a, n, rtol, atol, equal_nan=True):
+        raise GradcheckError(f"Jacobian computed with forward mode mismatch for output {i} with "
+                             f"respect to input {j},\nnumerical:{n}\nanalytical:{a}\n")
 
 
 def _ones(o: Any) -> Any:

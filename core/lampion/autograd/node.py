@@ -229,6 +229,12 @@ class Select(Node):
 _new = object.__new__
 
 
+def bare(t: Any) -> Any:
+    """A tensor without its history; `detach` of a tensor of a function transform also cuts those
+    of the tensors below it."""
+    return make_tensor(t.data_, t.meta.plain, None)
+
+
 def record(plan: Any, edges: tuple[Any, ...], args: tuple[Any, ...], outs: tuple[Any, ...],
            needs: Any = True) -> Node:
     """Make the node of a call. `outs` are its result tensors, `needs` the key of its pack."""
@@ -427,7 +433,7 @@ def composed_vjp(op: Any, node: Node, grads: list[Any]) -> list[Any]:
 
     def attach(t: Any) -> Any:
         edge = node.edges[len(wanted)]
-        fresh = R.REGISTRY["alias"].fn(t) if create and t.node is not None else t.detach()
+        fresh = R.REGISTRY["alias"].fn(t) if create and t.node is not None else bare(t)
         if edge is not None and fresh.node is None:
             fresh.requires_grad_()
         wanted.append(fresh if edge is not None else None)

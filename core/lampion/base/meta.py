@@ -24,7 +24,7 @@ class Meta:
     """
 
     __slots__ = ("dtype", "shape", "strides", "device", "ndim", "numel", "nbytes", "span",
-                 "contiguous", "overlapping", "override", "__weakref__")
+                 "contiguous", "overlapping", "override", "virtual", "__weakref__")
 
     def __init__(self, dtype: dtype, shape: tuple[int, ...], strides: tuple[int, ...],
                  device: device) -> None:
@@ -38,6 +38,7 @@ class Meta:
         self.overlapping = may_overlap(shape, strides)
         # the twin of an overriding meta (see `overriding`), or None for an ordinary one
         self.override: Meta | None = None
+        self.virtual = False  # whether it is such a twin, of a tensor that stands for others
 
     def overriding(self) -> "Meta":
         """A twin that no plan cache ever holds: tensors whose class overrides ops carry it, so
@@ -46,6 +47,13 @@ class Meta:
             return self
         twin = Meta(self.dtype, self.shape, self.strides, self.device)
         twin.override = self
+        return twin
+
+    def standing(self) -> "Meta":
+        """The twin for a tensor of a function transform, which has no memory of its own: its
+        calls miss every plan cache as well, and the call path hands them to the transform."""
+        twin = self.plain.overriding()
+        twin.virtual = True
         return twin
 
     @property

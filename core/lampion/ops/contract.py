@@ -109,6 +109,7 @@ def conj(t):
 class gemm:
     """Product of (batches of) matrices, either one transposed first; batch dims broadcast."""
 
+    linear = ("input", "other")
     where = ()
     out = False
     save = ("input", "other")
@@ -198,6 +199,7 @@ class matmul:
     Size([2])
     """
 
+    linear = ("input", "other")
     where = ("", "linalg")
     method = True
     save = ("input", "other")
@@ -264,6 +266,7 @@ class _Renamed:
 class mm:
     """Product of two matrices (n, m) and (m, p). RuntimeError unless both are 2-d."""
 
+    linear = ("input", "mat2")
     method = True
     save = ("input", "mat2")
     through = product_through
@@ -284,6 +287,7 @@ class mm:
 class bmm:
     """Products of two batches of matrices (b, n, m) and (b, m, p)."""
 
+    linear = ("input", "mat2")
     method = True
     save = ("input", "mat2")
     through = product_through
@@ -305,6 +309,7 @@ class bmm:
 class mv:
     """Product of a matrix (n, m) and a vector (m,)."""
 
+    linear = ("input", "vec")
     method = True
     save = ("input", "vec")
     through = product_through
@@ -324,6 +329,7 @@ class mv:
 class dot:
     """Sum of the products of two vectors of one length (no conjugation: see vdot)."""
 
+    linear = ("input", "tensor")
     method = True
     save = ("input", "tensor")
     through = product_through
@@ -347,6 +353,7 @@ class linear:
     Size([2, 4])
     """
 
+    linear = ("input bias", "weight")
     where = ("nn.functional",)
     out = False
     save = ("input", "weight")

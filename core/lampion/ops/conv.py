@@ -121,6 +121,7 @@ class conv_forward:
     """Cross-correlation of (n, c, *space) with (o, c / groups, *kernel). `padding` and `right` are
     the zeros before and after each space dim; all geometry is one number per dim."""
 
+    linear = ("input bias", "weight")
     where = ()
     out = False
     save = ("input", "weight")
@@ -180,6 +181,7 @@ class conv_backward_data:
     """Gradient of `conv_forward` for its input, of space `size`: also the transposed
     convolution."""
 
+    linear = ("grad", "weight")
     where = ()
     out = False
     save = ("grad", "weight")
@@ -279,6 +281,7 @@ def _weight_vjp(ctx, g):
 class conv_backward_weight:
     """Gradient of `conv_forward` for its weight, whose space is `kernel`."""
 
+    linear = ("input", "grad")
     where = ()
     out = False
     save = ("input", "grad")
@@ -414,6 +417,7 @@ def _declare(rank):
     op = f"conv{rank}d"
 
     class block:
+        linear = ("input bias", "weight")
         where = ("", "nn.functional")
         out = False
         name = op

@@ -24,6 +24,7 @@ def _sizes(space, kernel, stride, padding, dilation):
 class im2col:
     """(n, c, h, w) to (n, c * kernel, windows)."""
 
+    linear = ("input",)
     where = ()
     out = False
 
@@ -62,6 +63,7 @@ class im2col:
 class col2im:
     """(n, c * kernel, windows) summed into (n, c, *size)."""
 
+    linear = ("input",)
     where = ()
     out = False
 

@@ -69,6 +69,7 @@ class index_get:
     The index dims stay in place if `dims` are adjacent, else they come first.
     """
 
+    linear = ("input",)
     where = ()
     out = False
     save = ("indices",)
@@ -104,6 +105,7 @@ class index_get:
 class index_sum:
     """Zeros of `shape` with `values` added at the positions that `index_get` would read."""
 
+    linear = ("values",)
     where = ()
     out = False
     save = ("indices",)
@@ -193,6 +195,7 @@ class gather:
     [[1, 1], [4, 3]]
     """
 
+    linear = ("input",)
     method = True
     save = ("index",)
     explain = checks.explain_by(gather_ranges)
@@ -233,6 +236,7 @@ class index_select:
     IndexError for an index outside [0, size).
     """
 
+    linear = ("input",)
     method = True
     save = ("index",)
     explain = checks.explain_by(select_ranges, "index out of range in self: index_select() got "
@@ -300,6 +304,7 @@ def take_ranges(call):
 class take_flat:
     """Elements of a vector at indices of any shape."""
 
+    linear = ("input",)
     where = ()
     out = False
     save = ("index",)
@@ -360,6 +365,7 @@ class embedding:
     IndexError for an index outside [0, N).
     """
 
+    linear = ("weight",)
     out = False
     save = ("indices",)
     explain = checks.explain_by(embedding_ranges, "index out of range in self: embedding() got "
@@ -400,6 +406,7 @@ class embedding:
 class embedding_backward:
     """Gradient of `embedding`: rows added where they came from, in the order of the indices."""
 
+    linear = ("grad",)
     where = ()
     out = False
     save = ("indices",)

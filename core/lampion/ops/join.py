@@ -53,6 +53,7 @@ class cat:
     RuntimeError if the other dims differ.
     """
 
+    linear = ("tensors",)
     aliases = ("concat", "concatenate")
 
     def normalize(tensors, dim):
@@ -122,6 +123,7 @@ def join_program(call, d, shapes, widths):
 class stack:
     """Tensors of one shape along a new dim."""
 
+    linear = ("tensors",)
     def normalize(tensors, dim):
         if not tensors:
             raise RuntimeError("stack expects a non-empty TensorList")

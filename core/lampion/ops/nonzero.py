@@ -169,6 +169,7 @@ def argwhere(input):
 class pick_true:
     """The elements of input where a contiguous mask of its shape is True, in order."""
 
+    linear = ("input",)
     where = ()
     out = False
     save = ("mask", "counts")
@@ -196,6 +197,7 @@ class pick_true:
 class place_true:
     """Zeros of the mask's shape with values, in order, where the mask is True."""
 
+    linear = ("values",)
     where = ()
     out = False
     save = ("mask", "counts")

@@ -138,6 +138,7 @@ def strip_call(out, d, around, lengths, side, mode):
 class pad_by:
     """Padding whose values come from the input: "reflect", "replicate" or "circular"."""
 
+    linear = ("input",)
     where = ()
     out = False
 
@@ -175,6 +176,7 @@ class pad_by:
 class pad_by_backward:
     """Gradient of `pad_by`: padded entries added back to where they came from."""
 
+    linear = ("grad",)
     where = ()
     out = False
 

@@ -123,6 +123,26 @@ def elementwise_plan(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[s
                      outputs: Sequence[Meta] | None = None) -> Plan:
     """Plan an elementwise call. `operands` are Metas, or Python types for numbers; `outputs`
     fixes the results (in-place, out=), which must have the broadcast shape."""
+    call, compute = elementwise_call(op, operands, attrs, outputs)
+    names = [(p.name, op.fixed.get(p.name, compute)) for p in op.operands]
+
+    def lower() -> Any:
+        return lowering.elementwise(op.name, op.trace(attrs), names, call.inputs, call.outputs,
+                                    compute)
+
+    launch, chosen = choose(op, call, lower)
+    if launch is None:
+        from ..runtime.fallback import fallback_launch
+
+        launch, chosen = fallback_launch(op, call, chosen, choose, lower)
+    if op.divisor and compute.kind in "ui":
+        launch = guard_division(op, call, launch)
+    return _elementwise(op, call, attrs, compute, launch, chosen)
+
+
+def elementwise_call(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[str, Any],
+                     outputs: Sequence[Meta] | None = None) -> tuple[OpCall, dtype]:
+    """(the checked call with its result metas, its compute dtype)."""
     tensors = [m for m in operands if isinstance(m, Meta)]
     where = common_device(op, tensors)
     if op.check is not None:
@@ -144,21 +164,26 @@ def elementwise_plan(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[s
                    (dt.float64 if p.kind == R.SCALAR and m is float else slot)
                    for p, m in zip(op.operands, operands))
     args = {p.name: m for p, m in zip(op.operands, operands)} | attrs
-    call = OpCall(op.name, inputs, args, tuple(outputs), where)
-    names = [(p.name, op.fixed.get(p.name, compute)) for p in op.operands]
+    return OpCall(op.name, inputs, args, tuple(outputs), where), compute
 
-    def lower() -> Any:
-        return lowering.elementwise(op.name, op.trace(attrs), names, inputs, call.outputs, compute)
 
-    launch, chosen = choose(op, call, lower)
-    if launch is None:
-        from ..runtime.fallback import fallback_launch
-
-        launch, chosen = fallback_launch(op, call, chosen, choose, lower)
-    if op.divisor and compute.kind in "ui":
-        launch = guard_division(op, call, launch)
+def _elementwise(op: R.ElementwiseOp, call: OpCall, attrs: dict[str, Any], compute: dtype,
+                 launch: Launch | None, chosen: str) -> Plan:
     plan = Plan(op, call, launch, chosen)
     plan.packs = _Packs(lambda needs: _elementwise_pack(op, attrs, needs, compute.kind == "c"))
+    return plan
+
+
+def shadow_plan(op: R.ElementwiseOp | R.KernelOp, metas: Sequence[Any]) -> Plan:
+    """The plan of a call that other calls carry out (those of a function transform): it checks
+    the arguments, knows the result metas and how to record, and has no launcher."""
+    if isinstance(op, R.ElementwiseOp):
+        operands = [m for m, p in zip(metas, op.params) if p.kind != R.ATTR]
+        attrs = {p.name: m for m, p in zip(metas, op.params) if p.kind == R.ATTR}
+        call, compute = elementwise_call(op, operands, attrs)
+        return _elementwise(op, call, attrs, compute, None, "of a function transform")
+    plan = Plan(op, kernel_call(op, metas), None, "of a function transform")
+    plan.packs = _Packs(lambda needs: _kernel_pack(op))
     return plan
 
 
@@ -342,6 +367,22 @@ def kernel_plan(op: R.KernelOp, values: Sequence[Any], outputs: Sequence[Meta] |
     """Plan a kernel op. `values` are the bound arguments with Metas for tensors and Python types
     for numbers. A plan without `launch` means: use the op's composition. With `update`, plan the
     in-place form; kernels for it are registered under the op's name and an underscore."""
+    call = kernel_call(op, values, outputs)
+    rule = update or op.lower
+    lower = None if rule is None else (lambda: rule(call))
+    launch, chosen = choose(op, call, lower, "_" if update else "")
+    if launch is None and op.compose is None and not update:
+        from ..runtime.fallback import fallback_launch
+
+        launch, chosen = fallback_launch(op, call, chosen, choose)
+    plan = Plan(op, call, launch, chosen if launch is not None else "composed of other ops")
+    plan.packs = _Packs(lambda needs: _kernel_pack(op))
+    return plan
+
+
+def kernel_call(op: R.KernelOp, values: Sequence[Any],
+                outputs: Sequence[Meta] | None = None) -> OpCall:
+    """The call of a kernel op with its result metas; `values` as in `kernel_plan`."""
     args = {p.name: v for p, v in zip(op.params, values)}
     inputs: list[Any] = []
     for p, v in zip(op.params, values):
@@ -360,17 +401,7 @@ def kernel_plan(op: R.KernelOp, values: Sequence[Any], outputs: Sequence[Meta] |
     if outputs is None:
         outputs = [meta(s[0], s[1], s[2] if len(s) > 2 else None, where)
                    for s in op.meta(*values)]
-    call = OpCall(op.name, tuple(inputs), args, tuple(outputs), where)
-    rule = update or op.lower
-    lower = None if rule is None else (lambda: rule(call))
-    launch, chosen = choose(op, call, lower, "_" if update else "")
-    if launch is None and op.compose is None and not update:
-        from ..runtime.fallback import fallback_launch
-
-        launch, chosen = fallback_launch(op, call, chosen, choose)
-    plan = Plan(op, call, launch, chosen if launch is not None else "composed of other ops")
-    plan.packs = _Packs(lambda needs: _kernel_pack(op))
-    return plan
+    return OpCall(op.name, tuple(inputs), args, tuple(outputs), where)
 
 
 def _kernel_pack(op: R.KernelOp) -> Callable[..., Any]:

@@ -173,6 +173,7 @@ def _declare_mean(rank):
                                call.divisor_override if rank > 1 else None)
 
     class block:
+        linear = ("input",)
         where = PLACES
         out = False
         name = op

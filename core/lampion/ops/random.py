@@ -440,6 +440,7 @@ class drop_elements:
     gradient draws the same words again, so that no mask is kept.
     """
 
+    linear = ("input",)
     where = ()
     out = False
 

@@ -24,6 +24,7 @@ from .registry import REGISTRY, composite, kernel_op
 class reverse_dims:
     """A copy with some dims in reverse order; `dims` is a tuple of dims in range."""
 
+    linear = ("input",)
     where = ()
     out = False
 
@@ -104,6 +105,7 @@ def roll(input, shifts, dims=None):
 class roll_dims:
     """A copy in which every dim of `dims` is shifted round by its own number of places."""
 
+    linear = ("input",)
     where = ()
     out = False
 
@@ -185,6 +187,7 @@ def _triangle_lower(keep):
 class tril:
     """The lower triangle of matrices, zeros elsewhere; `diagonal` moves the border right."""
 
+    linear = ("input",)
     method = True
     inplace = True
     meta = _triangle_meta("tril")
@@ -198,6 +201,7 @@ class tril:
 class triu:
     """The upper triangle of matrices, zeros elsewhere; `diagonal` moves the border right."""
 
+    linear = ("input",)
     method = True
     inplace = True
     meta = _triangle_meta("triu")
@@ -259,6 +263,7 @@ def region_of(m, rule, *args):
 class overlay:
     """A contiguous copy of `input` with `src` at a region given by strides and an offset."""
 
+    linear = ("input src",)
     where = ()
     out = False
 

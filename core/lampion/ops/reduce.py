@@ -76,6 +76,7 @@ class sum:
         c(2, 3), 0
         v([1, inf, nan])
     """
+    linear = ("input",)
     method = True
 
     def meta(input, dim, keepdim, dtype):
@@ -131,6 +132,7 @@ class mean:
         i(2, 3), 0, dtype=float64
         c(2, 3), 0
     """
+    linear = ("input",)
     method = True
 
     def meta(input, dim, keepdim, dtype):

@@ -203,6 +203,7 @@ class ElementwiseOp(Op):
     detour: "Detour | None" = None
     _traces: dict[Any, tuple[Expr, ...]] = field(default_factory=dict, repr=False)
     _backward: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _forward: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def operands(self) -> tuple[Param, ...]:
@@ -237,6 +238,16 @@ class ElementwiseOp(Op):
             found = self._backward[key] = _derive_backward(self, attrs, needs, is_complex)
         return found
 
+    def forward(self, attrs: dict[str, Any], moving: tuple[bool, ...], is_complex: bool,
+                ) -> "Forward":
+        """The derived op that computes the outputs' tangents from those of the operands that have
+        one (`moving`)."""
+        key = (tuple(attrs.items()), moving, is_complex)
+        found = self._forward.get(key)
+        if found is None:
+            found = self._forward[key] = _derive_forward(self, attrs, moving, is_complex)
+        return found
+
 
 @dataclass(frozen=True)
 class Backward:
@@ -260,34 +271,13 @@ def output_number(name: str) -> int:
 
 def _derive_backward(op: ElementwiseOp, attrs: dict[str, Any], needs: tuple[bool, ...],
                      is_complex: bool) -> Backward:
-    def settle(roots: Any) -> list[Expr]:
-        return E.resolve(roots, dt.complex64) if is_complex else E.without_complex(roots)
-
-    outs = settle(op.trace(attrs))
     operands = op.operands
-    wanted = [k for k, p in enumerate(operands)
-              if p.kind != SCALAR and p.name not in op.fixed and needs[k]]
+    wanted = _differentiable(op, needs)
     # names carry the order of the derivative: a derived op has operands named like these
     g, o = f"g{op.order}_", f"out{op.order}_"
-    seeds = [E.var(f"{g}{k}") for k in range(len(outs))]
-    if op.gradient is not None:
-        given = op.gradient(*seeds, *[E.var(f"{o}{k}") for k in range(len(outs))],
-                            *[E.var(p.name) for p in operands], **attrs)
-        given = given if isinstance(given, tuple) else (given,)
-        for k in wanted:
-            if given[k] is NotImplemented:
-                raise RuntimeError(f"the derivative for '{operands[k].name}' of {op.qualname} is "
-                                   "not implemented")
-        adjoints = settle([E.wrap(0 if given[k] is None else given[k]) for k in wanted])
-    else:
-        adjoints = derive.vjp(outs, [derive.conj(s) for s in seeds] if is_complex else seeds,
-                              [operands[k].name for k in wanted])
-        # reverse mode of g -> conj(conj(g) f') for holomorphic f
-        if is_complex:
-            adjoints = [a if E.is_const(a, 0) else derive.conj(a) for a in adjoints]
-        leaves = {e: E.var(f"{o}{k}") for k, e in enumerate(outs)
-                  if e.op not in ("var", "const")}
-        adjoints = E.substitute(adjoints, leaves)
+    seeds = [E.var(f"{g}{k}") for k in range(op.noutputs)]
+    adjoints = _gradients(op, attrs, seeds, wanted, is_complex)
+    outs = op.trace(attrs)
     zero = tuple(k for k, a in zip(wanted, adjoints) if E.is_const(a, 0))
     same = tuple((k, output_number(a.value)) for k, a in zip(wanted, adjoints)
                  if a.op == "var" and a in seeds)
@@ -312,13 +302,100 @@ def _derive_backward(op: ElementwiseOp, attrs: dict[str, Any], needs: tuple[bool
     return Backward(derived, saved, grads, tuple(k for k, _ in live), same, zero)
 
 
+def _settled(roots: Sequence[Expr], is_complex: bool) -> list[Expr]:
+    """Expressions without what depends on whether numbers are complex."""
+    return E.resolve(roots, dt.complex64) if is_complex else E.without_complex(roots)
+
+
+def _differentiable(op: ElementwiseOp, needs: tuple[bool, ...]) -> list[int]:
+    """The operands among those asked for that take part in differentiation."""
+    return [k for k, p in enumerate(op.operands)
+            if p.kind != SCALAR and p.name not in op.fixed and needs[k]]
+
+
+def _gradients(op: ElementwiseOp, attrs: dict[str, Any], seeds: list[Expr], wanted: list[int],
+               is_complex: bool) -> list[Expr]:
+    """The gradients of the operands `wanted` for output gradients `seeds`, over the operands and
+    the outputs (`out{order}_k`). RuntimeError where the op declares that there is none."""
+    outs = _settled(op.trace(attrs), is_complex)
+    operands, o = op.operands, f"out{op.order}_"
+    if op.gradient is not None:
+        given = op.gradient(*seeds, *[E.var(f"{o}{k}") for k in range(len(outs))],
+                            *[E.var(p.name) for p in operands], **attrs)
+        given = given if isinstance(given, tuple) else (given,)
+        for k in wanted:
+            if given[k] is NotImplemented:
+                raise RuntimeError(f"the derivative for '{operands[k].name}' of {op.qualname} is "
+                                   "not implemented")
+        return _settled([E.wrap(0 if given[k] is None else given[k]) for k in wanted], is_complex)
+    adjoints = derive.vjp(outs, [derive.conj(s) for s in seeds] if is_complex else seeds,
+                          [operands[k].name for k in wanted])
+    # reverse mode of g -> conj(conj(g) f') for holomorphic f
+    if is_complex:
+        adjoints = [a if E.is_const(a, 0) else derive.conj(a) for a in adjoints]
+    leaves = {e: E.var(f"{o}{k}") for k, e in enumerate(outs)
+              if e.op not in ("var", "const")}
+    return E.substitute(adjoints, leaves)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A derived tangent op. `op` takes, in order, the operands named in `saved` (an operand or
+    "outN_0"...), then the tangents of the operands `moving` (positions); it returns one value per
+    entry of `targets` (output numbers). `same` are (output, operand) whose tangent is that of the
+    operand itself; outputs named in neither have no tangent."""
+
+    op: ElementwiseOp | None
+    saved: tuple[str, ...]
+    moving: tuple[int, ...]
+    targets: tuple[int, ...]
+    same: tuple[tuple[int, int], ...]
+
+
+def _derive_forward(op: ElementwiseOp, attrs: dict[str, Any], moving: tuple[bool, ...],
+                    is_complex: bool) -> Forward:
+    """Gradients are linear in their seed: the transpose of that map takes tangents forward."""
+    operands, wanted = op.operands, _differentiable(op, moving)
+    g, o, t = f"g{op.order}_", f"out{op.order}_", f"t{op.order}_"
+    seeds = [E.var(f"{g}{k}") for k in range(op.noutputs)]
+    tangents = [E.var(f"{t}{operands[k].name}") for k in wanted]
+    # an adjoint is the conjugate of a gradient (see ir/derive.py)
+    turn = derive.conj if is_complex else (lambda e: e)
+    adjoints = _settled([a if E.is_const(a, 0) else turn(a) for a in _gradients(
+        op, attrs, [turn(s) for s in seeds], wanted, is_complex)], is_complex)
+    results = derive.vjp(adjoints, tangents, [f"{g}{k}" for k in range(op.noutputs)])
+    same = tuple((k, wanted[tangents.index(e)]) for k, e in enumerate(results)
+                 if e.op == "var" and e in tangents)
+    live = [(k, e) for k, e in enumerate(results)
+            if not E.is_const(e, 0) and not (e.op == "var" and e in tangents)]
+    if not live:
+        return Forward(None, (), (), (), same)
+    used = set(E.variables([e for _, e in live]))
+    saved = tuple(n for n in [p.name for p in operands] + [f"{o}{k}" for k in range(op.noutputs)]
+                  if n in used)
+    movers = tuple(k for k, e in zip(wanted, tangents) if e.value in used)
+    scalars = {p.name for p in operands if p.kind == SCALAR}
+    params = tuple(Param(n, SCALAR if n in scalars else TENSOR_OR_NUMBER) for n in saved)
+    params += tuple(Param(f"{t}{operands[k].name}", TENSOR_OR_NUMBER) for k in movers)
+    params += (Param("out_dtypes", ATTR),)
+    exprs = tuple(e for _, e in live)
+    derived = ElementwiseOp(
+        name=f"{op.name}_jvp", kind="elementwise", params=params, out=False, where=(),
+        namespace=op.namespace, fixed={n: d for n, d in op.fixed.items() if n in saved},
+        body=lambda *_, **__: exprs, noutputs=len(exprs), promote="grad", order=op.order + 1)
+    return Forward(derived, saved, movers, tuple(k for k, _ in live), same)
+
+
 @dataclass
 class KernelOp(Op):
     """An op given by a class block.
 
     The block's functions take the bound arguments by name order: `meta(*args)` returns a list of
     (dtype, shape) or (dtype, shape, strides); `lower(call)` a Program; `vjp(ctx, *grads)` one
-    gradient per tensor argument; `compose(*args)` a definition in other ops for devices that can
+    gradient per tensor argument; `linear` names the arguments that the op is linear in, jointly
+    within one string and separately between several ("input bias", "weight"), from which its
+    tangents follow; `jvp(ctx, *tangents)` gives the tangents of the results where neither that
+    nor the vjp of the vjp will do; `compose(*args)` a definition in other ops for devices that can
     neither lower nor have a kernel. `save` names what `vjp` needs: arguments, "out", "out1".
     `through(call)` re-reads the call as one of another op (an OpCall over the same inputs and
     outputs under other metas), whose kernels then serve it; None if it cannot.
@@ -330,6 +407,7 @@ class KernelOp(Op):
     lower: Callable[[OpCall], Any] | None = field(default=None, repr=False)
     vjp: Callable[..., Any] | None = field(default=None, repr=False)
     jvp: Callable[..., Any] | None = field(default=None, repr=False)
+    linear: tuple[str, ...] = ()
     compose: Callable[..., Any] | None = field(default=None, repr=False)
     through: Callable[[OpCall], OpCall | None] | None = field(default=None, repr=False)
     normalize: Callable[..., Any] | None = field(default=None, repr=False)
@@ -497,11 +575,12 @@ _COMMON = ("method", "inplace", "out", "where", "aliases", "differentiable", "sa
 def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
     """Declare an op by a class block with `meta`, `lower` and/or `compose`, `vjp`, `save`."""
     def deco(cls: type) -> Op:
-        parts = _block(cls, _COMMON + ("meta", "lower", "vjp", "jvp", "compose", "through",
-                                       "normalize", "save", "noutputs", "update", "explain",
-                                       "diff_outputs", "detour"))
+        parts = _block(cls, _COMMON + ("meta", "lower", "vjp", "jvp", "linear", "compose",
+                                       "through", "normalize", "save", "noutputs", "update",
+                                       "explain", "diff_outputs", "detour"))
         parts.setdefault("name", cls.__name__)
         parts["save"] = tuple(parts.get("save", ()))
+        parts["linear"] = tuple(parts.get("linear", ()))
         if "differentiable" not in parts:
             parts["differentiable"] = "vjp" in parts or "compose" in parts
         return register(KernelOp(kind="kernel", params=parse_signature(signature),

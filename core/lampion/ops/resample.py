@@ -151,6 +151,7 @@ def device_tables(axes, backward, where):
 class resample:
     """Resize the last len(axes) dims by tables of taps."""
 
+    linear = ("input",)
     where = ()
     out = False
 

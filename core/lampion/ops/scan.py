@@ -52,6 +52,7 @@ def _scan_meta(title):
 class cumsum:
     """Running sum along `dim`; integers and bool give int64 unless dtype is given."""
 
+    linear = ("input",)
     method = True
     inplace = True
     samples = TOTALS

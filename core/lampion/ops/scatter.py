@@ -72,6 +72,7 @@ class index_put_at:
     """`input` with `values` (broadcast) combined in at advanced indices; `combine` is
     "set" or "sum"."""
 
+    linear = ("input values",)
     where = ()
     out = False
     save = ("indices",)

@@ -344,6 +344,7 @@ class window_max_index:
 class window_max_pick:
     """`source` at the maxima of `input`'s windows (both have one shape)."""
 
+    linear = ("source",)
     where = ()
     out = False
     save = ("input",)
@@ -365,6 +366,7 @@ class window_max_backward:
     """Gradient of `window_max`: each input position gets the gradients of the windows whose first
     maximum it is."""
 
+    linear = ("grad",)
     where = ()
     out = False
     save = ("input",)
@@ -472,6 +474,7 @@ class window_mean:
     """The sum of every window over a divisor: an integer, "padded" (its positions, those in the
     padding included) or "inside" (only those inside)."""
 
+    linear = ("input",)
     where = ()
     out = False
 
@@ -512,6 +515,7 @@ class window_mean:
 class window_mean_backward:
     """Gradient of `window_mean` for an input of this space."""
 
+    linear = ("grad",)
     where = ()
     out = False
 
