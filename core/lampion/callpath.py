@@ -599,22 +599,6 @@ def override(op: R.Op, values: Sequence[Any], out: Any = None, inplace: bool = F
                     f"__torch_function__: {[t.__name__ for t in types]}")
 
 
-class ViewPlan:
-    """A view's result meta and byte offset; `metas` and `call` serve its node."""
-
-    __slots__ = ("op", "call", "meta", "metas", "offset", "packs", "diff", "attrs")
-
-    def __init__(self, op: R.ViewOp, m: Meta, offset: int, args: dict[str, Any]) -> None:
-        from .runtime.backend import OpCall
-
-        self.op, self.meta, self.metas, self.offset = op, m, (m,), offset
-        source = args[op.params[0].name]
-        self.call = OpCall(op.name, (source,), args, self.metas, m.device)
-        self.attrs = args
-        self.diff = m.dtype.kind in "fc"
-        self.packs = {True: lambda args, outs: ()}
-
-
 def call_view(op: R.ViewOp, values: list[Any]) -> Any:
     """Make a view: strides and offset from the op's rule; raises what the rule raises."""
     source = values[0]
@@ -632,7 +616,7 @@ def call_view(op: R.ViewOp, values: list[Any]) -> Any:
         shape, strides, offset = spec[:3]
         d = spec[3] if len(spec) > 3 else m.dtype
         start = int(offset * m.dtype.itemsize) if m.numel else 0  # no elements: no place either
-        p = ViewPlan(op, NS["meta"](d, shape, strides, m.device), start,
+        p = P.ViewPlan(op, NS["meta"](d, shape, strides, m.device), start,
                      {q.name: v for q, v in zip(op.params, [m, *rest])})
         if len(op.plans) > 20_000:
             op.plans.clear()

@@ -48,6 +48,20 @@ class Plan:
         self.cache: dict[Any, Any] = {}
 
 
+class ViewPlan:
+    """A view's result meta and byte offset; `metas` and `call` serve its node."""
+
+    __slots__ = ("op", "call", "meta", "metas", "offset", "packs", "diff", "attrs")
+
+    def __init__(self, op: R.ViewOp, m: Meta, offset: int, args: dict[str, Any]) -> None:
+        self.op, self.meta, self.metas, self.offset = op, m, (m,), offset
+        source = args[op.params[0].name]
+        self.call = OpCall(op.name, (source,), args, self.metas, m.device)
+        self.attrs = args
+        self.diff = m.dtype.kind in "fc"
+        self.packs = {True: lambda args, outs: ()}
+
+
 class _Packs(dict):
     """needs -> function(args, outs) -> saved tuple, built on first use."""
 

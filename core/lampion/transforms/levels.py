@@ -22,7 +22,7 @@ from ..autograd import node as N
 from ..autograd.node import AccumulateGrad, Select, record
 from ..autograd.state import mode
 from ..base.meta import Meta, meta
-from ..callpath import NS, ViewPlan
+from ..callpath import NS
 from ..conversion import CopyInto
 from ..ops import plans as P
 from ..ops import registry as R
@@ -278,7 +278,7 @@ def shadow(op: Any, args: Sequence[Any]) -> Any:
         p = shadows.get(key)
         if p is None:
             shape, strides, _, d = view_of(op, m, args[1:])
-            p = ViewPlan(op, meta(d, shape, strides, m.device), 0,
+            p = P.ViewPlan(op, meta(d, shape, strides, m.device), 0,
                          {q.name: v for q, v in zip(op.params, [m, *args[1:]])})
     else:
         key, metas = callpath.plan_key(op, args)
