@@ -341,7 +341,13 @@ NS["scalar_tensor"] = scalar_tensor
 _ = make_tensor
 
 
-@R.composite(method=True, out=False, where=())
+@R.composite(method=True, out=False, where=(), samples="""
+    f(2, 3), float64
+    f(3, 4).transposed, int32
+    i(3), dtype=float32
+    c(3), complex64
+    f(3, 2), i(1)
+""")
 def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Convert dtype and/or device: to(dtype), to(device), to(device, dtype), to(other); returns
     the tensor itself if nothing changes, unless copy=True."""

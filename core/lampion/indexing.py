@@ -650,7 +650,12 @@ def write_indices(y: Tensor, dims: list[int], indices: list[Any], value: Any) ->
     R.REGISTRY["index_put_at"].ifn(y, tuple(indices), tuple(dims), "set", True, value)
 
 
-@R.composite(method=True)
+@R.composite(method=True, samples="""
+    f(3, 4), (v([0, 2]), v([1, 3])), f(2)
+    f(3, 4).transposed, (v([1, 1, -1]),), f(4), True
+    f(2, 3, 4), (None, v([2, 0])), f(2, 2, 4)
+    i(4), (v([True, False, True, False]),), v(7)
+""")
 def index_put(input: Any, indices: Any, values: Any, accumulate: Any = False) -> Tensor:
     """A copy of `input` with values written (or added) at a tuple of index tensors."""
     basic, dims, found = parse(input, tuple(slice(None) if k is None else k for k in indices))
@@ -660,7 +665,10 @@ def index_put(input: Any, indices: Any, values: Any, accumulate: Any = False) ->
                                          "sum" if accumulate else "set", True, values)
 
 
-@R.composite(method=True, out=False, name="index_put_")
+@R.composite(method=True, out=False, name="index_put_", samples="""
+    f(3, 4), (v([0, 2]), v([1, 3])), f(2)
+    f(3, 4).transposed, (v([1, 1, -1]),), f(4), True
+""")
 def index_put_inplace(input: Any, indices: Any, values: Any, accumulate: Any = False) -> Tensor:
     """Write (or add) values at a tuple of index tensors."""
     _, dims, found = parse(input, tuple(slice(None) if k is None else k for k in indices))

@@ -269,7 +269,11 @@ def _threshold_grad(g, out, input, threshold, value):
     return select(input <= threshold, 0.0, g), None, None
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3), f(1)
+    f(2, 3, 2).transposed, f(3)
+    f(), f(1)
+""")
 def prelu(input, weight):
     """x where x > 0, else weight x; weight has one element, or one per channel (dim 1)."""
     m, w = input.meta, weight.meta

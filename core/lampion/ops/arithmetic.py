@@ -133,7 +133,11 @@ def sub(input, other):
     return input - other
 
 
-@composite(method=False)
+@composite(method=False, samples="""
+    f(2, 3), f(3)
+    i(3), 2, alpha=3
+    f(2), 1.5
+""")
 def rsub(input, other, *, alpha=1):
     """other - alpha * input."""
     if alpha == 1:
@@ -249,7 +253,10 @@ def neg(input):
     return -input
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3).transposed
+    i(3)
+""")
 def positive(input):
     """The input itself; RuntimeError for bool."""
     if input.meta.dtype.kind == "b":
@@ -354,7 +361,12 @@ def pow_general(input, exponent):
     return input ** exponent
 
 
-@composite(method=True, inplace=True)
+@composite(method=True, inplace=True, samples="""
+    f(2, 3, low=0.1, dtype=float64), f(3)
+    i(3, low=1), f(3, dtype=float64)
+    f(3, low=0.1, dtype=float64), 1.5
+    2, f(3, dtype=float64)
+""")
 def float_power(input, exponent):
     """input ** exponent in double precision."""
     wide = dt.float64
@@ -519,7 +531,10 @@ def ldexp(input, other):
     return input * by_type(c=E.op("pow", 2.0, other), other=E.exp2(other))
 
 
-@composite(method=True, inplace=True)
+@composite(method=True, inplace=True, differentiable=False, samples="""
+    f(2, 3), f(3)
+    v([0.0, 1, inf]), v([1.0, 1, 0])
+""")
 def nextafter(input, other):
     """The next number of the dtype after input in the direction of other."""
     d = dt.promote_types(input.meta.dtype, other.meta.dtype)
@@ -587,7 +602,11 @@ def heaviside(input, values):
 
 
 @elementwise(kinds="f", noutputs=2, returns=("mantissa", "exponent"),
-             promote=lambda d, attrs: [d, dt.int32])
+             promote=lambda d, attrs: [d, dt.int32], samples="""
+    f(2, 3)
+    v([0.0, inf, -8])
+    f(3, 4).transposed
+""")
 def frexp(input):
     """(mantissa, exponent) with input = mantissa * 2**exponent and 1/2 <= |mantissa| < 1."""
     single = _frexp_parts(input, dt.int32, dt.float32, 23, 0xFF, 126)
@@ -635,7 +654,11 @@ def where(condition: bool, input=None, other=None):
     return select(condition, input, other)
 
 
-@composite(name="where_method", method=True, out=False, where=(), aliases=("where",))
+@composite(name="where_method", method=True, out=False, where=(), aliases=("where",), samples="""
+    f(2, 3), b(3), f(2, 1)
+    f(3, 4).transposed, b(3, 4), 1.5
+    i(3), b(3), i(3)
+""")
 def where_method(self, condition, other):
     """This tensor where the condition holds, other elsewhere."""
     return where.fn(condition, self, other)
@@ -696,7 +719,10 @@ def gcd_steps(input, other):
     return a, b
 
 
-@composite(method=True, inplace=True)
+@composite(method=True, inplace=True, differentiable=False, samples="""
+    i(2, 3, low=-20, high=20), i(3, low=-20, high=20)
+    i(4), v([0, 0, 6, -3])
+""")
 def gcd(input, other):
     """The greatest common divisor of integers."""
     if input.meta.dtype.kind not in "ui" or other.meta.dtype.kind not in "ui":
@@ -709,7 +735,10 @@ def gcd(input, other):
             return a
 
 
-@composite(method=True, inplace=True)
+@composite(method=True, inplace=True, differentiable=False, samples="""
+    i(2, 3, low=-20, high=20), i(3, low=-20, high=20)
+    i(4), v([0, 0, 6, -3])
+""")
 def lcm(input, other):
     """The least common multiple of integers; 0 if either is 0."""
     d = gcd.fn(input, other)

@@ -178,7 +178,12 @@ def isclose_strict(input, other, rtol, atol):
     return E.eq(input, other) | (near & (distance < math.inf))
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, differentiable=False, samples="""
+    f(2, 3), f(3)
+    v([1.0, nan, inf]), v([1.00001, nan, inf]), equal_nan=True
+    v([1.0, nan, inf]), v([1.1, nan, -inf]), 0.2
+    i(3), i(3), 0.5, 2
+""")
 def isclose(input, other, rtol=1e-05, atol=1e-08, equal_nan=False):
     """Whether |input - other| <= atol + rtol * |other|; infinities only equal themselves."""
     a, b = input.meta.dtype, other.meta.dtype
@@ -197,13 +202,21 @@ def isclose(input, other, rtol=1e-05, atol=1e-08, equal_nan=False):
     return close | (isnan.fn(input) & isnan.fn(other)) if equal_nan else close
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, differentiable=False, samples="""
+    v([1.0, 2]), v([1.0, 2.000001])
+    v([1.0, nan]), v([1.0, nan])
+    v([1.0, nan]), v([1.0, nan]), equal_nan=True
+""")
 def allclose(input, other, rtol=1e-05, atol=1e-08, equal_nan=False):
     """Whether all elements are close (see isclose): a Python bool."""
     return bool(isclose.fn(input, other, rtol, atol, equal_nan).all())
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, differentiable=False, samples="""
+    f(2, 3), f(2, 3)
+    v([1, 2]), v([1, 2])
+    v([1, 2]), v([1])
+""")
 def equal(input, other):
     """Whether two tensors have the same shape and elements: a Python bool."""
     if input.meta.shape != other.meta.shape:

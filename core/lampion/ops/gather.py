@@ -196,6 +196,14 @@ class gather:
     """
 
     linear = ("input",)
+    samples = """
+        f(3, 4), 1, i(3, 2, low=0, high=3)
+        f(3, 4).transposed, -2, i(5, 4, low=0, high=2).transposed
+        f(2, 3, 4).strided, 0, i(1, 2, 3, low=0, high=1)
+        f(), 0, i(low=0, high=0)
+        f(3), 0, i(0, low=0, high=0)
+        i(3, 4), 0, i(2, 2, low=0, high=2)
+    """
     method = True
     save = ("index",)
     explain = checks.explain_by(gather_ranges)
@@ -237,6 +245,15 @@ class index_select:
     """
 
     linear = ("input",)
+    samples = """
+        f(3, 4), 0, i(5, low=0, high=2)
+        f(3, 4).transposed, -1, i(2, low=0, high=3)
+        f(2, 3, 4).strided, 1, i(2, low=0, high=2, dtype=int32)
+        f(), 0, i(1, low=0, high=0)
+        f(3), 0, i(low=0, high=2)
+        f(0, 3), 1, i(2, low=0, high=2)
+        b(3, 2), 0, i(4, low=0, high=2)
+    """
     method = True
     save = ("index",)
     explain = checks.explain_by(select_ranges, "index out of range in self: index_select() got "
@@ -279,7 +296,12 @@ class index_select:
         return (index_sum.fn(g, (index,), m.shape, (wrap_dim(ctx.dim, m.ndim),)), None)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3, 4), i(2, 3, low=-12, high=11)
+    f(3, 4).transposed, i(5, low=0, high=11)
+    f(3), i(0)
+    f(), i(low=0, high=0)
+""")
 def take(input, index):
     """The elements of the flattened input at `index` (int64, negative counts from the end)."""
     if index.meta.dtype is not dt.int64:
@@ -329,7 +351,11 @@ class take_flat:
         return (index_sum.fn(g, (ctx.index,), ctx.meta("input").shape, (0,)), None)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3, 4), i(3, 2, low=-4, high=3), 1
+    f(3, 4).transposed, i(1, 4, low=0, high=2), 0
+    f(3, 4), i(5, low=0, high=11)
+""")
 def take_along_dim(input, indices, dim=None):
     """`gather` with broadcasting and negative indices; without dim, on the flattened tensors."""
     if indices.meta.dtype is not dt.int64:
@@ -366,6 +392,14 @@ class embedding:
     """
 
     linear = ("weight",)
+    samples = """
+        f(5, 3), i(2, 4, low=0, high=4)
+        f(5, 3).transposed, i(6, low=0, high=4)
+        f(5, 3).fixed, i(6, low=0, high=4), 2
+        f(4, 2), i(low=0, high=3)
+        f(4, 2), i(0, low=0, high=3)
+        f(4, 2), i(3, low=0, high=3, dtype=int32)
+    """
     out = False
     save = ("indices",)
     explain = checks.explain_by(embedding_ranges, "index out of range in self: embedding() got "

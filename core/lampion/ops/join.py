@@ -54,6 +54,15 @@ class cat:
     """
 
     linear = ("tensors",)
+    samples = """
+        [f(2, 3), f(1, 3)]
+        [f(2, 3).transposed, f(2, 1).offset, f(2, 2)], -1
+        [f(0), f(2)]
+        [f(2), i(3)]
+        [b(2), b(1)], 0
+        [f(2, 2, 3).strided, f(2, 0, 3)], 1
+        (c(2), c(1))
+    """
     aliases = ("concat", "concatenate")
 
     def normalize(tensors, dim):
@@ -124,6 +133,14 @@ class stack:
     """Tensors of one shape along a new dim."""
 
     linear = ("tensors",)
+    samples = """
+        [f(2, 3), f(2, 3)]
+        [f(2, 3).transposed, f(2, 3).strided], -1
+        [f(), f(), f()]
+        [f(0, 2), f(0, 2)], 1
+        [i(2), f(2)]
+    """
+
     def normalize(tensors, dim):
         if not tensors:
             raise RuntimeError("stack expects a non-empty TensorList")
@@ -162,7 +179,12 @@ class stack:
 
 # ---- splitting  --------------------------------------------------------------------------------
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(5, 3), 2
+    f(3, 5).transposed, (1, 4), -1
+    f(0), 0
+    f(4), 4
+""")
 def split(input, split_size_or_sections, dim=0):
     """Views of consecutive parts: of one size (the last may be smaller), or of given sizes."""
     m = input.meta
@@ -185,7 +207,10 @@ def split(input, split_size_or_sections, dim=0):
                  or [part(input, d, 0, 0, 1)])
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(5, 3), (2, 3)
+    f(3, 5).transposed, [0, 1, 4], -1
+""")
 def split_with_sizes(input, split_sizes, dim=0):
     """Views of consecutive parts of given sizes, which must add up to the dim."""
     d = wrap_dim(dim, input.meta.ndim)
@@ -203,7 +228,11 @@ def split_with_sizes(input, split_sizes, dim=0):
     return tuple(out)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(5, 3), 2
+    f(3, 5).transposed, 4, -1
+    f(0, 2), 3
+""")
 def chunk(input, chunks, dim=0):
     """At most `chunks` views of equal size (the last may be smaller)."""
     m = input.meta
@@ -218,7 +247,14 @@ def chunk(input, chunks, dim=0):
     return split.fn(input, size, d)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(5, 3), 3
+    f(3, 5).transposed, (1, 3), -1
+    f(5), (3, 1, 9)
+    f(4), v([1, 2])
+    f(4), sections=2
+    f(4), indices=(1,)
+""")
 def tensor_split(input, indices_or_sections=None, dim=0, *, indices=None, sections=None):
     """Views split into a number of nearly equal parts, or before the given indices."""
     m = input.meta
@@ -243,7 +279,7 @@ def tensor_split(input, indices_or_sections=None, dim=0, *, indices=None, sectio
     return tuple(out)
 
 
-def _split_along(name, least, dim_of):
+def _split_along(name, least, dim_of, samples):
     def fn(input, indices_or_sections):
         m = input.meta
         if m.ndim < least:
@@ -260,15 +296,30 @@ def _split_along(name, least, dim_of):
 
     fn.__name__ = name
     fn.__doc__ = f"Split into views as numpy.{name} does."
-    return composite(fn, method=True, out=False)
+    return composite(fn, method=True, out=False, samples=samples)
 
 
-hsplit = _split_along("hsplit", 1, lambda m: 0 if m.ndim == 1 else 1)
-vsplit = _split_along("vsplit", 2, lambda m: 0)
-dsplit = _split_along("dsplit", 3, lambda m: 2)
+hsplit = _split_along("hsplit", 1, lambda m: 0 if m.ndim == 1 else 1, """
+    f(2, 4), 2
+    f(4), (1, 3)
+    f(3, 4).transposed, (2,)
+""")
+vsplit = _split_along("vsplit", 2, lambda m: 0, """
+    f(4, 2), 2
+    f(4, 3).transposed, (1, 3)
+""")
+dsplit = _split_along("dsplit", 3, lambda m: 2, """
+    f(2, 1, 4), 2
+    f(2, 3, 4).transposed, (1,)
+""")
 
 
-@composite(method=False, out=False)
+@composite(method=False, out=False, samples="""
+    f()
+    f(2, 3)
+    f(), f(2)
+    [f(), i(2)]
+""")
 def atleast_1d(*tensors):
     """Tensors with at least 1 dim (one tensor, or a list of them)."""
     return _each(tensors, lambda t: t.reshape((1,)) if not t.meta.ndim else t)
@@ -292,13 +343,22 @@ def _each(tensors, rule):
     return tuple([rule(t) for t in tensors])
 
 
-@composite(method=False, out=False)
+@composite(method=False, out=False, samples="""
+    f()
+    f(3)
+    f(2, 3), f(3)
+""")
 def atleast_2d(*tensors):
     """Tensors with at least 2 dims, new ones in front."""
     return _each(tensors, _two)
 
 
-@composite(method=False, out=False)
+@composite(method=False, out=False, samples="""
+    f()
+    f(3)
+    f(2, 3)
+    f(2, 3, 4), f(3)
+""")
 def atleast_3d(*tensors):
     """Tensors with at least 3 dims."""
     return _each(tensors, _three)
@@ -310,26 +370,39 @@ def _some(name, tensors):
     return tensors
 
 
-@composite
+@composite(samples="""
+    [f(2), f(3)]
+    [f(2, 3).transposed, f(2, 1)]
+    [f(), f()]
+""")
 def hstack(tensors):
     """Join along dim 1 (dim 0 for vectors)."""
     parts = atleast_1d.fn(list(_some("hstack", tensors)))
     return cat.fn(parts, 0 if parts[0].meta.ndim == 1 else 1)
 
 
-@composite(aliases=("row_stack",))
+@composite(aliases=("row_stack",), samples="""
+    [f(3), f(3)]
+    (f(2, 3).transposed, f(3))
+""")
 def vstack(tensors):
     """Join along dim 0, vectors as rows."""
     return cat.fn(atleast_2d.fn(list(_some("vstack", tensors))), 0)
 
 
-@composite
+@composite(samples="""
+    [f(3), f(3)]
+    [f(2, 3), f(2, 3).transposed]
+""")
 def dstack(tensors):
     """Join along dim 2."""
     return cat.fn(atleast_3d.fn(list(_some("dstack", tensors))), 2)
 
 
-@composite
+@composite(samples="""
+    [f(3), f(3, 2)]
+    [f(), f()]
+""")
 def column_stack(tensors):
     """Join along dim 1, vectors as columns."""
     parts = [t.reshape((t.meta.numel, 1)) if t.meta.ndim <= 1 else t
@@ -338,25 +411,31 @@ def column_stack(tensors):
 
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="f(5, 3), 2")
 def unsafe_split(input, split_size, dim=0):
     """`split` (the name is PyTorch's: results are views here too)."""
     return split.fn(input, split_size, dim)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="f(5, 3), 2, 1")
 def unsafe_chunk(input, chunks, dim=0):
     """`chunk` (the name is PyTorch's: results are views here too)."""
     return chunk.fn(input, chunks, dim)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(4, 3), 0, 1, 2
+    f(4, 3).transposed, -1, -2, 1
+""")
 def narrow_copy(input, dim, start, length):
     """A copy of `narrow`."""
     return input.narrow(dim, start, length).clone()
 
 
-@composite
+@composite(samples="""
+    f(4, 3), 0, 1
+    f(4, 3).transposed, -1, -2
+""")
 def select_copy(input, dim, index):
     """A copy of `select`."""
     return V.select.fn(input, dim, index).clone()

@@ -49,7 +49,15 @@ def check_fill(input, mask, value):
     return value
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3, 4), b(3, 4), 2.0
+    f(3, 4).transposed, b(4), f()
+    i(5), b(5), 3
+    b(3), b(3), True
+    c(3), b(3), 1
+    f(2, 1).fixed, b(3), -inf
+    f(0), b(0), 1
+""")
 def masked_fill(input, mask, value):
     """`input` with one value where mask (broadcast) is True.
 
@@ -62,7 +70,11 @@ def masked_fill(input, mask, value):
     return masked_fill_number.fn(input, mask, value)
 
 
-@composite(method=True, out=False, where=(), name="masked_fill_")
+@composite(method=True, out=False, where=(), name="masked_fill_", samples="""
+    f(3, 4), b(3, 4), 2.0
+    f(3, 4).transposed, b(4), f()
+    i(5).strided, b(5), 3
+""")
 def masked_fill_inplace(input, mask, value):
     """In-place `masked_fill`."""
     value = check_fill(input, mask, value)

@@ -44,7 +44,13 @@ class full:
         return n.program()
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3)
+    f(3, 4).transposed
+    f(2, 3, 4).strided
+    f(2, 3).expanded
+    i(0, 3)
+""")
 def clone(input, *, memory_format=None):
     """A copy with its own memory; dense strides are kept unless a memory format is asked for."""
     wanted = getattr(memory_format, "name", "preserve")
@@ -55,7 +61,12 @@ def clone(input, *, memory_format=None):
     return channels_last(input, memory_format, always=True)
 
 
-@composite(method=True, out=False, where=())
+@composite(method=True, out=False, where=(), samples="""
+    f(2, 3)
+    f(3, 4).transposed
+    f(2, 3).expanded
+    b(2, 3).strided
+""")
 def contiguous(input, memory_format=None):
     """This tensor if it is contiguous (in the format), else a contiguous copy."""
     wanted = getattr(memory_format, "name", "contiguous")

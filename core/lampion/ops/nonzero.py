@@ -147,7 +147,15 @@ def coordinates_of(x, rows):
     return fill_nonzero.fn(x, counts, count_nonzero_host(counts), m.shape, rows)
 
 
-@composite(method=True)
+@composite(method=True, differentiable=False, samples="""
+    v([[0.0, 1, 0], [2, 0, nan]])
+    b(3, 4).transposed
+    i(2, 3, 2, low=0, high=1), as_tuple=True
+    f(0, 3)
+    v(2.0)
+    v(0.0)
+    v(3.0), as_tuple=True
+""")
 def nonzero(input, *, as_tuple=False):
     """Coordinates of the elements that are not 0: shape (count, ndim), row-major order; with
     `as_tuple`, one vector per dim."""
@@ -159,7 +167,11 @@ def nonzero(input, *, as_tuple=False):
     return coordinates_of(input, False)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, differentiable=False, samples="""
+    v([[0.0, 1, 0], [2, 0, nan]])
+    b(3, 4).transposed
+    v(2.0)
+""")
 def argwhere(input):
     """Coordinates of the elements that are not 0, shape (count, ndim)."""
     return nonzero.fn(input)
@@ -250,7 +262,13 @@ def masked_pick(input, mask):
     return pick_true.fn(input, mask, counts, count_nonzero_host(counts))
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3, 4), b(3, 4)
+    f(3, 4).transposed, b(4)
+    f(2, 1), b(3)
+    i(0), b(0)
+    f(), v(True)
+""")
 def masked_select(input, mask):
     """The elements of input where mask (broadcast) is True, as a vector."""
     if mask.meta.dtype is not dt.bool_:

@@ -46,7 +46,15 @@ class reverse_dims:
         return (reverse_dims.fn(g, ctx.dims),)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3), 0
+    f(3, 4).transposed, (0, -1)
+    f(2, 3, 4).strided, -2
+    f(2, 3).expanded, 1, 0
+    f(3), ()
+    i(0, 3), 0
+    f(), ()
+""")
 def flip(input, *dims):
     """A copy with the given dims in reverse order.
 
@@ -59,7 +67,10 @@ def flip(input, *dims):
     return reverse_dims.fn(input, wrap_dims(dims, input.meta.ndim, op="flip"))
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3)
+    i(2, 3).transposed
+""")
 def fliplr(input):
     """Columns in reverse order (dim 1)."""
     if input.meta.ndim < 2:
@@ -67,7 +78,10 @@ def fliplr(input):
     return flip.fn(input, 1)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3)
+    f(4).offset
+""")
 def flipud(input):
     """Rows in reverse order (dim 0)."""
     if input.meta.ndim < 1:
@@ -75,7 +89,14 @@ def flipud(input):
     return flip.fn(input, 0)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3), 1
+    f(3, 4).transposed, (1, -2), (0, -1)
+    f(5), 7, 0
+    f(2, 3), (1, 1), (0, 0)
+    f(0, 3), 1, 0
+    f(2, 3).strided, 0
+""")
 def roll(input, shifts, dims=None):
     """Elements moved by `shifts` along `dims`, those that leave come in at the other end; without
     dims, on the flattened tensor."""
@@ -138,7 +159,12 @@ class roll_dims:
         return (roll_dims.fn(g, back, ctx.dims),)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3)
+    f(2, 3).transposed, 2
+    f(2, 3, 4), -1, (0, 2)
+    f(2, 3), 4, (1, 0)
+""")
 def rot90(input, k=1, dims=(0, 1)):
     """Rotated by 90 degrees k times, from the first dim of `dims` towards the second."""
     dims = tuple(dims)
@@ -188,6 +214,14 @@ class tril:
     """The lower triangle of matrices, zeros elsewhere; `diagonal` moves the border right."""
 
     linear = ("input",)
+    samples = """
+        f(3, 4)
+        f(3, 4).transposed, 1
+        f(2, 3, 3).strided, -1
+        f(0, 3)
+        i(3, 3)
+        b(3, 3)
+    """
     method = True
     inplace = True
     meta = _triangle_meta("tril")
@@ -202,6 +236,14 @@ class triu:
     """The upper triangle of matrices, zeros elsewhere; `diagonal` moves the border right."""
 
     linear = ("input",)
+    samples = """
+        f(3, 4)
+        f(3, 4).transposed, 1
+        f(2, 3, 3).strided, -1
+        f(0, 3)
+        i(3, 3)
+        b(3, 3)
+    """
     method = True
     inplace = True
     meta = _triangle_meta("triu")
@@ -211,7 +253,12 @@ class triu:
         return (g.triu(ctx.diagonal),)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3)
+    f(2, 3).transposed, 1
+    f(2, 3), -1, 0, -2
+    i(0)
+""")
 def diag_embed(input, offset=0, dim1=-2, dim2=-1):
     """The last dim as a diagonal of dims `dim1`, `dim2` of the result, zeros elsewhere."""
     m = input.meta
@@ -226,7 +273,11 @@ def diag_embed(input, offset=0, dim1=-2, dim2=-1):
     return place.fn(input, shape, tuple(strides), start)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3)
+    f(3, 4).transposed, 1
+    f(3), -2
+""")
 def diag(input, diagonal=0):
     """A square matrix with a vector on its diagonal, or the diagonal of a matrix (a view)."""
     if input.meta.ndim == 1:
@@ -237,7 +288,11 @@ def diag(input, diagonal=0):
                        f"{input.meta.ndim}D")
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(3)
+    f(2, 2).transposed, -1
+    f()
+""")
 def diagflat(input, offset=0):
     """A square matrix with the flattened input on its diagonal."""
     return diag_embed.fn(input.reshape((-1,)), offset)
@@ -285,13 +340,22 @@ class overlay:
         return gi, gs if gs.meta.dtype is src.dtype else gs.to(src.dtype)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(3, 4), f(4), 0, 1
+    f(3, 4).transposed, f(3), -1, -2
+    i(2, 2), i(2), 0, 0
+""")
 def select_scatter(input, src, dim, index):
     """A copy of input with src at input.select(dim, index)."""
     return _into_view(input, src, V.select.view, dim, index)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(4, 3), f(2, 3), 0, 1, 3
+    f(4, 3).transposed, f(4, 2).transposed, dim=-1, step=2
+    f(4), f(1), 0, -1
+    f(3), f(0), 0, 2, 1
+""")
 def slice_scatter(input, src, dim=0, start=None, end=None, step=1):
     """A copy of input with src at input[start:end:step] along dim."""
     d = wrap_dim(dim, input.meta.ndim)
@@ -301,13 +365,20 @@ def slice_scatter(input, src, dim=0, start=None, end=None, step=1):
     return _into_view(input, src, V.slice_dim.view, d, a, max(a, b), step)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(3, 4), f(3)
+    f(2, 3, 4).transposed, f(4, 2), 1, 0, 1
+    f(3, 3), f(2), -1
+""")
 def diagonal_scatter(input, src, offset=0, dim1=0, dim2=1):
     """A copy of input with src on a diagonal."""
     return _into_view(input, src, V.diagonal.view, offset, dim1, dim2)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(3, 4), f(2, 2), (2, 2), (1, 2)
+    f(12), f(3), (3,), (2,), 1
+""")
 def as_strided_scatter(input, src, size, stride, storage_offset=None):
     """A copy of input with src at input.as_strided(size, stride, storage_offset)."""
     out = input.clone()
@@ -316,7 +387,12 @@ def as_strided_scatter(input, src, size, stride, storage_offset=None):
     return out
 
 
-@composite(method=True, out=False, name="fill_diagonal_", where=())
+@composite(method=True, out=False, name="fill_diagonal_", where=(), samples="""
+    f(3, 4), 5.0
+    f(7, 3), 2.0, True
+    f(3, 3, 3), -1
+    i(4, 4).transposed, 3
+""")
 def fill_diagonal_inplace(input, fill_value, wrap=False):
     """Write one number on the main diagonal; with `wrap`, tall matrices go on below."""
     m = input.meta
@@ -338,7 +414,10 @@ def fill_diagonal_inplace(input, fill_value, wrap=False):
     return input
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3)
+    c(2, 2, 3).transposed
+""")
 def adjoint(input):
     """The conjugate transpose of matrices."""
     if input.meta.ndim < 2:
@@ -350,7 +429,12 @@ def adjoint(input):
 
 # ---- repeats  ----------------------------------------------------------------------------------
 
-@composite(method=True, out=False, where=())
+@composite(method=True, out=False, where=(), samples="""
+    f(2, 3), 2, 2
+    f(2, 3).transposed, (2, 1, 3)
+    f(), 3
+    f(2), 0
+""")
 def repeat(input, *repeats):
     """The tensor repeated `repeats[d]` times along each dim; new dims come in front."""
     counts = sizes(repeats, "repeat")
@@ -369,14 +453,24 @@ def repeat(input, *repeats):
     return REGISTRY["duplicate"].fn(x, contiguous=True).reshape(out)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3), (2,)
+    f(2, 3).transposed, 2, 1
+    f(2), (2, 2)
+""")
 def tile(input, *dims):
     """Like `repeat`, missing leading counts being 1."""
     counts = sizes(dims, "tile")
     return repeat.fn(input, (1,) * (input.meta.ndim - len(counts)) + counts)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(2, 3), 2
+    f(2, 3).transposed, 3, 1
+    f(3, 2), v([1, 0, 2]), 0
+    v([1, 0, 2])
+    f(2, 2), v([2]), dim=-1
+""")
 def repeat_interleave(input, repeats=None, dim=None, *, output_size=None):
     """Each entry of `dim` repeated: a number of times, or repeats[k] times. With one tensor
     argument, its indices repeated that often."""
@@ -421,7 +515,10 @@ def _many(tensors):
     return tensors
 
 
-@composite(method=False, out=False)
+@composite(method=False, out=False, samples="""
+    f(3, 1), f(2)
+    f(), f(2, 3).transposed
+""")
 def broadcast_tensors(*tensors):
     """Views of all tensors at their common shape."""
     tensors = _many(tensors)
@@ -429,7 +526,11 @@ def broadcast_tensors(*tensors):
     return tuple([t.expand(*shape) for t in tensors])
 
 
-@composite(method=False, out=False)
+@composite(method=False, out=False, samples="""
+    f(2), f(3), indexing="ij"
+    f(2), f(3), f(1), indexing="xy"
+    f(), f(2), indexing="ij"
+""")
 def meshgrid(*tensors, indexing=None):
     """Coordinate grids of vectors: result k varies along dim k ("ij") or as in plots ("xy")."""
     tensors = _many(tensors)
@@ -461,7 +562,11 @@ def meshgrid(*tensors, indexing=None):
     return tuple(out)
 
 
-@composite(method=False, out=False)
+@composite(method=False, out=False, samples="""
+    f(2), f(3)
+    f(2)
+    i(2), i(1), i(2)
+""")
 def cartesian_prod(*tensors):
     """All combinations of elements of vectors, one a row."""
     tensors = _many(tensors)
@@ -474,7 +579,12 @@ def cartesian_prod(*tensors):
     return REGISTRY["stack"].fn([g.reshape((-1,)) for g in grids], 1)
 
 
-@composite(method=False, out=False)
+@composite(method=False, out=False, samples="""
+    f(4)
+    f(3), 3
+    f(3), 2, True
+    i(2), 3
+""")
 def combinations(input, r=2, with_replacement=False):
     """All r-element combinations of a vector's elements, one a row, in lexicographic order."""
     if input.meta.ndim != 1:
@@ -489,7 +599,10 @@ def combinations(input, r=2, with_replacement=False):
     return input.index_select(0, index.reshape((-1,))).reshape((len(rows), r))
 
 
-@composite(method=False, out=False)
+@composite(method=False, out=False, samples="""
+    f(2, 3), f(1, 2)
+    f(2), f(), f(2, 2).transposed
+""")
 def block_diag(*tensors):
     """A matrix with the given ones (0-d and 1-d as rows) along its diagonal."""
     tensors = _many(tensors)
@@ -507,7 +620,11 @@ def block_diag(*tensors):
     return cat.fn(out, 0)
 
 
-@composite(method=False, out=False)
+@composite(method=False, out=False, samples="""
+    f(3)
+    f(3), 4, True
+    i(3), 2
+""")
 def vander(x, N=None, increasing=False):
     """Columns of powers of a vector."""
     if x.meta.ndim != 1:

@@ -532,7 +532,8 @@ def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
         method=method, inplace=(method if inplace is None else inplace) and noutputs == 1,
         where=tuple(where), body=fn,
         promote=promote, kinds=kinds, fixed=stay, noutputs=noutputs, namespace=_namespace,
-        differentiable=options.pop("differentiable", promote not in ("bool",)), **options))
+        differentiable=options.pop("differentiable", promote != "bool" and (
+            "f" in kinds or "c" in kinds)), **options))
 
 
 _KINDS: dict[Any, str] = {Scalar: SCALAR, Attr: ATTR}

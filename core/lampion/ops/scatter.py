@@ -266,7 +266,15 @@ def _source(src, value):
     return src
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3, 4), 1, v([[0, 3], [2, 1], [1, 0]]), f(3, 4)
+    f(3, 4).transposed, -2, v([[0, 2, 1, 1], [2, 0, 0, 2]]), value=1.5
+    f(3), 0, v([1, 1, 2]), f(3), reduce="add"
+    f(3).fixed, 0, v([1, 1, 2]), f(3).fixed, reduce="multiply"
+    f(3), 0, i(0), f(0)
+    f(), 0, v(0), f()
+    i(4), 0, v([3, 0]), i(2)
+""")
 def scatter(input, dim, index, src=None, *, value=None, reduce=None):
     """`input` with src[i][j] (or one number) written at [index[i][j]][j] for dim 0; `reduce` may
     be "add" or "multiply". IndexError for an index outside [0, size).
@@ -277,19 +285,31 @@ def scatter(input, dim, index, src=None, *, value=None, reduce=None):
     return scatter_at.fn(input, dim, index, _scatter_op(reduce), _source(src, value))
 
 
-@composite(method=True, out=False, name="scatter_", where=())
+@composite(method=True, out=False, name="scatter_", where=(), samples="""
+    f(3, 4), 1, v([[0, 3], [2, 1], [1, 0]]), f(3, 4)
+    f(3), 0, v([1, 1, 2]), f(3), reduce="add"
+    f(4), 0, v([1, 2]), value=3
+""")
 def scatter_inplace(input, dim, index, src=None, *, value=None, reduce=None):
     """In-place `scatter`."""
     return scatter_at.ifn(input, dim, index, _scatter_op(reduce), _source(src, value))
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3, 4), 1, i(3, 6, low=0, high=3), f(3, 6)
+    f(3, 4).transposed, -2, i(5, 3, low=0, high=2), f(5, 4).transposed
+    f(), 0, v(0), f()
+    i(4), 0, i(9, low=0, high=3), i(9)
+""")
 def scatter_add(input, dim, index, src):
     """`input` with src[i][j] added at [index[i][j]][j] for dim 0."""
     return scatter_at.fn(input, dim, index, "sum", src)
 
 
-@composite(method=True, out=False, name="scatter_add_", where=())
+@composite(method=True, out=False, name="scatter_add_", where=(), samples="""
+    f(3, 4), 1, i(3, 6, low=0, high=3), f(3, 6)
+    i(4).offset, 0, i(9, low=0, high=3), i(9)
+""")
 def scatter_add_inplace(input, dim, index, src):
     """In-place `scatter_add`."""
     return scatter_at.ifn(input, dim, index, "sum", src)
@@ -315,7 +335,17 @@ def identity(op, d):
     return {"sum": 0, "mean": 0, "prod": 1, "max": lowest(d), "min": highest(d)}[op]
 
 
-@composite(method=True, inplace=True)
+@composite(method=True, inplace=True, samples="""
+    f(3, 4), 1, i(3, 6, low=0, high=3), f(3, 6), "sum"
+    f(3, 4).transposed, 0, i(5, 4, low=0, high=2), f(5, 4), "mean"
+    f(4), 0, i(6, low=0, high=2), f(6), "amax", include_self=False
+    f(4), 0, i(6, low=0, high=2), f(6), "amin"
+    f(4), 0, i(6, low=0, high=2), f(6), "prod"
+    f(4), 0, i(6, low=0, high=2), f(6), "mean", include_self=False
+    f(4), 0, i(6, low=0, high=2), f(6), "prod", include_self=False
+    i(4), 0, i(6, low=0, high=2), i(6), "amax"
+    i(4), 0, i(6, low=0, high=2), i(6), "mean"
+""")
 def scatter_reduce(input, dim, index, src, reduce, *, include_self=True):
     """Values of src reduced ("sum", "prod", "mean", "amax", "amin") into the places of `input`
     that `index` names; without `include_self`, the old value there does not count."""
@@ -376,28 +406,41 @@ def _scaled(source, alpha):
     return source if alpha == 1 else source * alpha
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3, 4), 0, i(5, low=0, high=2), f(5, 4)
+    f(3, 4).transposed, -1, i(2, low=0, high=3), f(3, 2), alpha=2
+    f(), 0, i(1, low=0, high=0), f()
+    i(3), 0, i(4, low=0, high=2), i(4)
+""")
 def index_add(input, dim, index, source, *, alpha=1):
     """`input` with alpha * source[k] added to entry index[k] of `dim`."""
     d = _line("index_add", input, dim, index, source)
     return _put_line("fn", "sum", input, d, index, _scaled(source, alpha))
 
 
-@composite(method=True, out=False, name="index_add_", where=())
+@composite(method=True, out=False, name="index_add_", where=(), samples="""
+    f(3, 4), 0, i(5, low=0, high=2), f(5, 4)
+    i(3).offset, 0, i(4, low=0, high=2), i(4), alpha=3
+""")
 def index_add_inplace(input, dim, index, source, *, alpha=1):
     """In-place `index_add`."""
     d = _line("index_add", input, dim, index, source)
     return _put_line("ifn", "sum", input, d, index, _scaled(source, alpha))
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3, 4), 0, v([2, 0]), f(2, 4)
+    f(3, 4).transposed, -1, v([1, 3, 0]), f(3, 3)
+    i(3), 0, v([1]), i(1)
+""")
 def index_copy(input, dim, index, source):
     """`input` with source[k] written over entry index[k] of `dim`."""
     d = _line("index_copy", input, dim, index, source)
     return _put_line("fn", "set", input, d, index, source)
 
 
-@composite(method=True, out=False, name="index_copy_", where=())
+@composite(method=True, out=False, name="index_copy_", where=(),
+           samples="f(3, 4), 0, v([2, 0]), f(2, 4)")
 def index_copy_inplace(input, dim, index, source):
     """In-place `index_copy`."""
     d = _line("index_copy", input, dim, index, source)
@@ -413,7 +456,11 @@ def _fill_value(input, value):
     return value
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3, 4), 0, v([2, 0]), 1.5
+    f(3, 4).transposed, -1, v([1, -4]), f()
+    i(3), 0, i(0), 2
+""")
 def index_fill(input, dim, index, value):
     """`input` with one number at the entries of `dim` named by `index`."""
     d = _line("index_fill", input, dim, index, None)
@@ -428,14 +475,23 @@ def index_fill(input, dim, index, value):
     return _put_line("fn", "set", input, d, index, value, True)
 
 
-@composite(method=True, out=False, name="index_fill_", where=())
+@composite(method=True, out=False, name="index_fill_", where=(), samples="""
+    f(3, 4), 0, v([2, 0]), 1.5
+    i(3, 2).transposed, 1, v([1]), 7
+""")
 def index_fill_inplace(input, dim, index, value):
     """In-place `index_fill`."""
     d = _line("index_fill", input, dim, index, None)
     return _put_line("ifn", "set", input, d, index, _fill_value(input, value), True)
 
 
-@composite(method=True, inplace=True)
+@composite(method=True, inplace=True, samples="""
+    f(3, 4), 0, i(5, low=0, high=2), f(5, 4), "amax"
+    f(3, 4).transposed, 1, i(5, low=0, high=3), f(3, 5), "mean"
+    f(3), 0, i(5, low=0, high=1), f(5), "prod"
+    f(3), 0, i(5, low=0, high=1), f(5), "amin", include_self=False
+    f(3), 0, i(5, low=0, high=1), f(5), "mean", include_self=False
+""")
 def index_reduce(input, dim, index, source, reduce, *, include_self=True):
     """Entries of source reduced ("prod", "mean", "amax", "amin") into entry index[k] of `dim`."""
     if reduce not in ("prod", "mean", "amax", "amin"):
@@ -449,13 +505,20 @@ def index_reduce(input, dim, index, source, reduce, *, include_self=True):
     return scatter_reduce.fn(input, d, lines, source, reduce, include_self=include_self)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3, 4), v([[11, 0], [5, -2]]), f(2, 2)
+    f(3, 4).transposed, v([1, 1, 2]), f(3), True
+    i(3), v([2]), i(1)
+""")
 def put(input, index, source, accumulate=False):
     """`input` with source written (or added) at positions of the flattened tensor."""
     return put_flat(input, index, source, accumulate).reshape(input.meta.shape)
 
 
-@composite(method=True, out=False, name="put_", where=())
+@composite(method=True, out=False, name="put_", where=(), samples="""
+    f(3, 4), v([[11, 0], [5, -2]]), f(2, 2)
+    f(3, 4).transposed, v([1, 1, 2]), f(3), True
+""")
 def put_inplace(input, index, source, accumulate=False):
     """In-place `put`."""
     return input.copy_(put.fn(input, index, source, accumulate))
@@ -476,7 +539,12 @@ def put_flat(input, index, source, accumulate):
                            True, source.reshape((-1,)))
 
 
-@composite(method=True, inplace=True, out=False)
+@composite(method=True, inplace=True, out=False, samples="""
+    f(3, 4), b(3, 4), f(12)
+    f(3, 4).transposed, b(4), f(4, 3).transposed
+    i(5), b(5), i(5)
+    f(3), v([False, False, False]), f(3)
+""")
 def masked_scatter(input, mask, source):
     """`input` with the True places of `mask` taking the elements of source in order."""
     if mask.meta.dtype is not dt.bool_:

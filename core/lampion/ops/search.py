@@ -55,7 +55,14 @@ def comparable(a, b):
     return (convert(a, dt.uint8), convert(b, dt.uint8)) if a.dtype.kind == "b" else (a, b)
 
 
-@composite
+@composite(differentiable=False, samples="""
+    v([1.0, 2, 2, 5]), v([[0.0, 2], [5, 9]])
+    v([1.0, 2, 2, 5]), v([2.0, 5]), right=True, out_int32=True
+    v([[1, 3, 5], [2, 4, 6]]), v([[3], [3]]), side="left"
+    v([5.0, 1, 2]), v([2.0, nan]), sorter=v([1, 2, 0])
+    v([1.0, 2]), 1.5
+    f(0), f(3)
+""")
 def searchsorted(sorted_sequence, input, *, out_int32=False, right=False, side=None, sorter=None):
     """Positions at which values would be inserted into sorted lines (the last dim).
 
@@ -92,7 +99,11 @@ def searchsorted(sorted_sequence, input, *, out_int32=False, right=False, side=N
     return search_lines.fn(seq.detach(), input.detach(), right or side == "right", out_int32)
 
 
-@composite
+@composite(differentiable=False, samples="""
+    f(3, 4), v([-1.0, 0, 1])
+    i(3).offset, v([-1, 0, 1]), right=True, out_int32=True
+    v([0.0, 1, nan]), v([0.0, 1])
+""")
 def bucketize(input, boundaries, *, out_int32=False, right=False):
     """The number of the bucket of each value, between sorted boundaries."""
     if boundaries.meta.ndim != 1:
@@ -101,7 +112,13 @@ def bucketize(input, boundaries, *, out_int32=False, right=False):
     return searchsorted.fn(boundaries, input, out_int32=out_int32, right=right)
 
 
-@composite
+@composite(differentiable=False, samples="""
+    i(3, 4), v([1, 2, -3])
+    v([1.0, 2, 3]), v([2.0]), invert=True
+    i(5), i(12)
+    i(3), i(0)
+    v([1, 2]), 2
+""")
 def isin(elements, test_elements, *, assume_unique=False, invert=False):
     """Whether each element is among the test elements (bool)."""
     if not hasattr(elements, "meta"):
@@ -158,7 +175,13 @@ def nothing(input, shape, want_inverse, want_counts):
                   if want_inverse else None, none if want_counts else None)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, differentiable=False, samples="""
+    v([3, 1, 3, 2])
+    v([[2.0, 1], [2, 3]]), return_inverse=True, return_counts=True
+    i(4, 2, low=0, high=1), return_inverse=True, return_counts=True, dim=0
+    f(0), return_counts=True
+    b(5)
+""")
 def unique(input, sorted=True, return_inverse=False, return_counts=False, dim=None):
     """The distinct elements in order (or slices of `dim`), with the place of each input element
     among them and their counts if asked for."""
@@ -175,7 +198,11 @@ def unique(input, sorted=True, return_inverse=False, return_counts=False, dim=No
     return answer(v.index_select(0, starts), inverse, counts)
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, differentiable=False, samples="""
+    v([1, 1, 2, 2, 1])
+    v([[1.0, 1], [2, 1]]), True, True
+    v([[1, 1], [1, 1], [2, 1]]), return_counts=True, dim=0
+""")
 def unique_consecutive(input, return_inverse=False, return_counts=False, dim=None):
     """The first of every run of equal elements (or slices of `dim`)."""
     x = input.detach()
@@ -218,7 +245,13 @@ def unique_slices(x, dim, want_inverse, want_counts, in_order):
 
 # ---- counting  ---------------------------------------------------------------------------------
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, differentiable=False, samples="""
+    v([0, 2, 2, 5])
+    v([1, 1, 3]), f(3)
+    v([1, 1]), minlength=6
+    i(0)
+    i(4, dtype=int32, low=0, high=3), f(4, dtype=float64)
+""")
 def bincount(input, weights=None, minlength=0):
     """How often (or with what total weight) each non-negative integer occurs.
 
@@ -263,7 +296,11 @@ def bounds_of(x, low, high, name, margin=1):
     return (low - margin, high + margin) if low == high else (low, high)
 
 
-@composite(method=True)
+@composite(method=True, differentiable=False, samples="""
+    f(20), 5
+    f(4, 5).transposed, 4, -1, 1
+    v([1.0, 1]), 3
+""")
 def histc(input, bins=100, min=0, max=0):
     """Counts of `bins` equal bins between min and max (of the values, if both are equal)."""
     if bins <= 0:
@@ -282,7 +319,12 @@ def histc(input, bins=100, min=0, max=0):
 histogram_result = named("histogram", ("hist", "bin_edges"))
 
 
-@composite(method=True)
+@composite(method=True, differentiable=False, samples="""
+    f(20), 5
+    f(4, 5).transposed, 4, range=(-1.0, 1.0)
+    f(9), v([-1.0, 0, 0.5, 2]), weight=f(9, low=0)
+    f(9), 3, density=True
+""")
 def histogram(input, bins, *, range=None, weight=None, density=False):
     """(hist, bin_edges) over equal bins or over given edges; the last bin holds its right edge."""
     x = input.detach().reshape((-1,))

@@ -50,6 +50,18 @@ class sort:
     [1, 2, 0]
     """
 
+    samples = """
+        f(2, 5)
+        f(5, 3).transposed, 0, True
+        f(2, 3, 4).strided, 1
+        f(2, 90), 1
+        i(4, 5, low=0, high=2), stable=True
+        i(3, 40, low=0, high=5), 1, True
+        v([[nan, 1, 1, -inf], [2, nan, 2, 0]]), 1
+        f()
+        f(0, 3), 0
+        b(6)
+    """
     method = True
     noutputs = 2
     returns = ("values", "indices")
@@ -175,13 +187,21 @@ def take_pairs(x, values, d, n, size, slots):
     return k.call(slots)
 
 
-@composite(method=True)
+@composite(method=True, differentiable=False, samples="""
+    f(2, 5)
+    f(5, 3).transposed, 0, True
+    i(4, 5, low=0, high=2), stable=True
+    f()
+""")
 def argsort(input, dim=-1, descending=False, stable=False):
     """The indices that sort a dim."""
     return sort.fn(input.detach(), dim, descending)[1]
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(5, 2)
+    i(3, 4).transposed
+""")
 def msort(input):
     """The entries of dim 0 in order."""
     return sort.fn(input, 0)[0]
@@ -191,6 +211,15 @@ def msort(input):
 class topk:
     """(values, indices) of the k largest (or smallest) entries of a dim, in order."""
 
+    samples = """
+        f(2, 5), 2
+        f(5, 3).transposed, 3, 0, False
+        f(2, 90), 4
+        i(3, 4), 1, -1
+        f(3), 0
+        f(), 1
+        v([1.0, nan, 3, 2]), 2
+    """
     method = True
     noutputs = 2
     returns = ("values", "indices")
@@ -278,7 +307,12 @@ def line(input, dim, op):
     return d, n
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 5), 2
+    f(5, 3).transposed, 4, 0, True
+    i(4, 5, low=0, high=3), 3
+    f(), 1
+""")
 def kthvalue(input, k, dim=-1, keepdim=False):
     """(values, indices) of the k-th smallest entry of a dim, k from 1."""
     d, n = line(input, dim, "kthvalue")
@@ -302,7 +336,14 @@ def _median_of_all(input, result):
     return _median(input.reshape((-1,)), 0, False, result)[0]
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 5)
+    f(4, 3).transposed, 0
+    f(2, 3, 4).strided, 1, True
+    i(4)
+    f(), 0
+    v([[1.0, nan, 2], [3, 1, 2]]), 1
+""")
 def median(input, dim=None, keepdim=False):
     """The median (the lower of two); NaN if there is one. With `dim`, (values, indices)."""
     if dim is None:
@@ -310,7 +351,12 @@ def median(input, dim=None, keepdim=False):
     return _median(input, dim, keepdim, median_result)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 5)
+    f(4, 3).transposed, 0
+    v([[1.0, nan, 2], [3, 1, 2], [nan, nan, nan]]), 1, True
+    i(4), 0
+""")
 def nanmedian(input, dim=None, keepdim=False):
     """The median of what is not NaN. With `dim`, (values, indices)."""
     if dim is None:
@@ -318,7 +364,12 @@ def nanmedian(input, dim=None, keepdim=False):
     return _median(input, dim, keepdim, nanmedian_result)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 3)
+    i(4, 6, low=0, high=2).transposed, 0
+    i(3, 5, low=0, high=2), -1, True
+    f()
+""")
 def mode(input, dim=-1, keepdim=False):
     """(values, indices) of the most frequent entry of a dim, the smallest of several."""
     d, n = line(input, dim, "mode")
@@ -396,13 +447,26 @@ def _by_rank(input, q, dim, keepdim, interpolation, skip_nan):
     return out.reshape(lead) if not q.meta.ndim else out.reshape((q.meta.numel, *lead))
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 5), 0.3
+    f(5, 3).transposed, 0.5, 0, True
+    f(4, 3), v([0.0, 0.25, 1]), 1
+    f(7), 0.4, interpolation="lower"
+    f(7), 0.4, interpolation="higher"
+    f(7), 0.41, interpolation="nearest"
+    f(7), 0.4, 0, interpolation="midpoint"
+    v([[1.0, nan, 2], [3, 1, 2]]), 0.5, 1
+""")
 def quantile(input, q, dim=None, keepdim=False, *, interpolation="linear"):
     """The q-th quantiles (0 to 1) of a dim or of all elements; NaN where there is a NaN."""
     return _quantile(input, q, dim, keepdim, interpolation, False, "quantile")
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(2, 5), 0.3
+    f(5, 3).transposed, 0.5, 0, True
+    v([[1.0, nan, 2], [3, 1, 2]]), v([0.5, 0.9]), 1
+""")
 def nanquantile(input, q, dim=None, keepdim=False, *, interpolation="linear"):
     """`quantile` of what is not NaN."""
     return _quantile(input, q, dim, keepdim, interpolation, True, "nanquantile")

@@ -382,13 +382,20 @@ def _conj_grad(g, out, input):
     return conj(g)
 
 
-@composite(method=False, out=False)
+@composite(method=False, out=False, samples="""
+    f(3)
+    c(2, 3)
+    c(3, 4).transposed
+""")
 def real(input):
     """The real part: a view of a complex tensor, a real tensor itself."""
     return REGISTRY["complex_part"].fn(input, 0) if input.meta.dtype.kind == "c" else input
 
 
-@composite(method=False, out=False)
+@composite(method=False, out=False, samples="""
+    c(2, 3)
+    c(3, 4).transposed
+""")
 def imag(input):
     """The imaginary part of a complex tensor, as a view. RuntimeError for real tensors."""
     if input.meta.dtype.kind != "c":
@@ -396,31 +403,39 @@ def imag(input):
     return REGISTRY["complex_part"].fn(input, 1)
 
 
-@composite(name="conj", method=True, inplace=True, out=False, aliases=("conj_physical",))
+@composite(name="conj", method=True, inplace=True, out=False, aliases=("conj_physical",),
+           samples="""
+    c(2, 3)
+    c(3, 4).transposed
+    f(3)
+""")
 def conj_(input):
     """The complex conjugate; real tensors are returned as they are."""
     return conj_values.fn(input) if input.meta.dtype.kind == "c" else input
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="""
+    f(3)
+    c(2, 3).transposed
+""")
 def resolve_conj(input):
     """The tensor itself: lampion computes conjugates at once."""
     return input
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, samples="f(3)")
 def resolve_neg(input):
     """The tensor itself: lampion computes negatives at once."""
     return input
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, differentiable=False, samples="c(3)")
 def is_conj(input):
     """Whether a conjugation is pending: never."""
     return False
 
 
-@composite(method=True, out=False)
+@composite(method=True, out=False, differentiable=False, samples="f(3)")
 def is_neg(input):
     """Whether a negation is pending: never."""
     return False

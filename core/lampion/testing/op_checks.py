@@ -190,9 +190,9 @@ def _compare(got: Any, want: Any, sample: S.Sample, device: str, where: str) -> 
 
 def _expected_dtype(want: Any, sample: S.Sample) -> str:
     """The dtype that a reference's result stands for (see `check_values`)."""
-    asked = sample.kwargs.get("dtype")
-    if isinstance(asked, dtype):
-        return asked.name
+    for asked in (*sample.args, *sample.kwargs.values()):
+        if isinstance(asked, dtype):
+            return asked.name
     if want.dtype not in (np.float64, np.complex128):
         return want.dtype.name
     ds = [getattr(lampion, t.dtype) for t in sample.tensors()]
