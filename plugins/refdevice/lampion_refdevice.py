@@ -22,7 +22,7 @@ from lampion.base.device import device
 from lampion.base.errors import OutOfMemoryError
 from lampion.ir import interpret
 from lampion.ir.expr import Expr, walk
-from lampion.ir.kernel import ArgReduce, Kernel, Reduce, Scan, Scatter, Stage, Store, coefficient
+from lampion.ir.kernel import Kernel, Scan, Scatter, Stage, Store, coefficient
 from lampion.runtime import backend as contract
 from lampion.runtime.backend import Capabilities, KernelImpl, Launch, OpCall, Storage
 
@@ -123,13 +123,8 @@ class Evaluation:
                 self.store(s, local)
             elif isinstance(s, Scatter):
                 self.scatter(s, local)
-            elif isinstance(s, ArgReduce):
-                rows, where = self.rows(s.value, local), self.rows(s.position, local)
-                best = interpret._first_extreme(s.op, rows)[..., None]
-                self.refs[s.name] = np.take_along_axis(where, best, -1)[..., 0]
-                self.refs[s.name + "_value"] = np.take_along_axis(rows, best, -1)[..., 0]
-            elif isinstance(s, Reduce):
-                self.refs[s.name] = interpret.reduce_last(s.op, self.rows(s.value, local))
+            else:
+                self.refs |= interpret.reduced(s, lambda e: self.rows(e, local))
 
     def rows(self, e: Expr, refs: dict[str, np.ndarray]) -> np.ndarray:
         """A value with all ranges flattened into the last axis."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..base import dtype as dt
 from ..base.dtype import dtype
+from .cfamily_helpers import identity
 from .expr import Expr, walk
 from .kernel import ArgReduce, Kernel, Reduce, Scan, Scatter, Stage, Store
 
@@ -82,20 +83,8 @@ class _Run:
                 self.store(s, shape, inside)
                 continue
             assert isinstance(s, (Reduce, ArgReduce))
-            value = np.broadcast_to(self.get(s.value, inside), shape)
-            flat = value.reshape(tuple(self.grid) + (-1,))
-            if isinstance(s, ArgReduce):
-                where = np.broadcast_to(self.get(s.position, inside), shape).reshape(flat.shape)
-                best = _first_extreme(s.op, flat)
-                self.refs[s.name] = np.take_along_axis(where, best[..., None], -1)[..., 0]
-                self.refs[s.name + "_value"] = np.take_along_axis(flat, best[..., None], -1)[..., 0]
-            elif s.imag is not None:
-                other = np.broadcast_to(self.get(s.imag, inside), shape).reshape(flat.shape)
-                total = np.prod(flat + 1j * other, axis=-1)
-                self.refs[s.name] = total.real.astype(flat.dtype)
-                self.refs[s.name + ".imag"] = total.imag.astype(flat.dtype)
-            else:
-                self.refs[s.name] = reduce_last(s.op, flat)
+            self.refs |= reduced(s, lambda e: np.broadcast_to(
+                self.get(e, inside), shape).reshape(tuple(self.grid) + (-1,)))
         assert all(np.shape(v) == tuple(self.grid) for v in self.refs.values()), g
 
     def store(self, s: Store, shape: tuple[int, ...], refs: Mapping[str, Array]) -> None:
@@ -161,10 +150,25 @@ def combine(op: str, a: Array, b: Array) -> Array:
     return f(a, b).astype(a.dtype)
 
 
+def reduced(s: Reduce | ArgReduce, rows: Callable[[Expr], Array]) -> dict[str, Array]:
+    """What a reduction gives, by name; `rows(e)` are values with all ranges in the last axis."""
+    v = rows(s.value)
+    if isinstance(s, ArgReduce):
+        best = _first_extreme(s.op, v)[..., None]
+        return {s.name: np.take_along_axis(rows(s.position), best, -1)[..., 0],
+                s.name + "_value": np.take_along_axis(v, best, -1)[..., 0]}
+    if s.imag is None:
+        return {s.name: reduce_last(s.op, v)}
+    total = np.prod(v + 1j * rows(s.imag), axis=-1)
+    return {s.name: total.real.astype(v.dtype), s.name + ".imag": total.imag.astype(v.dtype)}
+
+
 def reduce_last(op: str, v: Array) -> Array:
     """Reduce the last axis in the values' own type (16 and 32-bit floats through float64)."""
     kind, n = v.dtype.kind, v.shape[-1]
     if op in ("max", "min"):
+        if n == 0:
+            return np.full(v.shape[:-1], identity(op, dt.by_name(v.dtype.name)), v.dtype)
         return (np.max if op == "max" else np.min)(v, axis=-1)
     if kind == "b":
         return v.any(-1) if op in ("sum", "or") else v.all(-1)
