@@ -24,6 +24,7 @@ from .base.layout import (
     preserve_format,
     strided,
 )
+from .base.meta import broadcast_shapes as common_shape
 from .base.meta import meta
 from .callpath import NS
 from .from_data import check_fits, from_data, from_numbers, upload
@@ -31,14 +32,14 @@ from .ops import plans as P
 from .ops import registry as R
 from .runtime.devices import _default as _chosen
 from .runtime.devices import resolve
-from .tensor import Tensor, empty_meta, make_tensor
+from .tensor import Size, Tensor, empty_meta, make_tensor
 
 __all__ = [
     "tensor", "as_tensor", "asarray", "scalar_tensor", "frombuffer", "empty", "zeros",
     "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like", "empty_strided",
     "empty_permuted", "arange", "range", "linspace", "logspace", "eye", "tril_indices",
     "triu_indices", "contiguous_format", "preserve_format", "channels_last", "channels_last_3d",
-    "strided", "layout", "memory_format"]
+    "strided", "layout", "memory_format", "broadcast_shapes"]
 
 _new_tensor = object.__new__
 
@@ -184,6 +185,19 @@ def _integer(n: Any, name: str) -> int:
         raise TypeError(f"{name}(): argument 'size' (position 1) must be tuple of ints, not "
                         f"{type(n).__name__}")
     return int(n.__index__())
+
+
+def broadcast_shapes(*shapes: Any) -> Size:
+    """The shape that all of `shapes` (sizes or single numbers) broadcast to. RuntimeError if there
+    is none, ValueError for a negative size.
+
+    >>> broadcast_shapes((2, 1), (3,), 1)
+    lampion.Size([2, 3])
+    """
+    given = [(s,) if isinstance(s, int) else tuple(s) for s in shapes]
+    if any(n < 0 for s in given for n in s):
+        raise ValueError(f"broadcast_shapes: negative length in {given}")
+    return Size(common_shape(*given))
 
 
 _fills: dict[Any, Any] = {}

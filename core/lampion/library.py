@@ -15,15 +15,16 @@ from .ops import registry as _registry
 
 FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special", "facts",
             "reduce", "scan", "softmax", "statistics", "norm", "loss", "views", "movement",
-            "region", "gather", "scatter", "masked", "nonzero", "join", "rearrange", "pad",
-            "sort", "search", "create", "random", "contract", "conv", "windows", "pool",
-            "attention", "products", "einsum", "fold", "resample")
+            "region", "gather", "scatter", "masked", "nonzero", "join", "copies", "rearrange",
+            "pad", "sort", "search", "create", "random", "contract", "conv", "windows", "pool",
+            "attention", "products", "einsum", "fold", "resample", "masked_reduce", "segments",
+            "native")
 for _family in FAMILIES:
     importlib.import_module(f".ops.{_family}", __package__)
 
 _MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func",
             "config", "plugins", "ops", "testing", "random", "serialization",
-            "overrides", "cli", "demos", "return_types")
+            "overrides", "cli", "demos", "return_types", "masked")
 
 # Functions of the top level whose module is only imported when one of them is used.
 _FUNCTIONS = {"save": "serialization", "load": "serialization"}

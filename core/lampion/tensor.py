@@ -546,7 +546,7 @@ autograd_node.make_tensor = make_tensor
 OPERATORS: dict[str, tuple[str, bool]] = {
     "__add__": ("add", False), "__radd__": ("add", True), "__sub__": ("sub", False),
     "__rsub__": ("sub", True), "__mul__": ("mul", False), "__rmul__": ("mul", True),
-    "__truediv__": ("div", False), "__rtruediv__": ("div", True),
+    "__truediv__": ("div", False), "__rtruediv__": ("div", True), "__rdiv__": ("div", True),
     "__floordiv__": ("floor_divide", False), "__rfloordiv__": ("floor_divide", True),
     "__mod__": ("remainder", False), "__rmod__": ("remainder", True),
     "__pow__": ("pow", False), "__rpow__": ("pow", True),

@@ -423,19 +423,24 @@ def unsafe_chunk(input, chunks, dim=0):
     return chunk.fn(input, chunks, dim)
 
 
-@composite(method=True, samples="""
-    f(4, 3), 0, 1, 2
-    f(4, 3).transposed, -1, -2, 1
-""")
-def narrow_copy(input, dim, start, length):
-    """A copy of `narrow`."""
-    return input.narrow(dim, start, length).clone()
-
-
 @composite(samples="""
-    f(4, 3), 0, 1
-    f(4, 3).transposed, -1, -2
+    [f(2, 5), f(2, 3)], 1, 2
+    [f(4, 3)], 0, 3
 """)
-def select_copy(input, dim, index):
-    """A copy of `select`."""
-    return V.select.fn(input, dim, index).clone()
+def _chunk_cat(tensors, dim, num_chunks):
+    """Each tensor cut along `dim` into `num_chunks` parts (padded with zeros), parts of one number
+    flattened and joined: shape (..., num_chunks, all the rest)."""
+    if num_chunks < 1:
+        raise RuntimeError(f"_chunk_cat expects positive num_chunks, got {num_chunks}")
+    if not tensors:
+        raise RuntimeError("_chunk_cat expects a non-empty input tensor list")
+    d = wrap_dim(dim, tensors[0].meta.ndim)
+    parts = []
+    for t in tensors:
+        m = t.meta
+        missing = -m.shape[d] % num_chunks
+        if missing:
+            zeros = t.new_zeros(m.shape[:d] + (missing,) + m.shape[d + 1:])
+            t = cat.fn([t, zeros], d)
+        parts.append(t.reshape(m.shape[:d] + (num_chunks, -1)))
+    return cat.fn(parts, d + 1)

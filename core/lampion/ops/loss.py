@@ -510,3 +510,42 @@ def _with_probabilities(input, target, weight, reduction, label_smoothing):
     if reduction == "mean":
         return rows.sum() / max(input.meta.numel // c, 1)
     return reduced(rows, reduction)
+
+
+@composite(where=("nn.functional",), out=False, samples="""
+    f(3, 4), f(5, 4), i(3, low=0, high=4), linear_bias=f(5)
+    f(3, 4), f(5, 2, 4), i(3, 2, low=0, high=4), reduction="none"
+    f(3, 4), f(5, 4), f(3, 5, low=0.0, high=1.0), label_smoothing=0.1
+    f(4), f(5, 4), i(low=0, high=4), weight=f(5, low=0.5, high=2.0).fixed, reduction="sum"
+    f(3, 4), f(5, 4), v([2, 1, 4]), ignore_index=1
+""")
+def linear_cross_entropy(input, linear_weight, target, *, linear_bias=None, weight=None,
+                         reduction="mean", ignore_index=None, label_smoothing=0.0):
+    """cross_entropy of the logits linear(input, linear_weight, linear_bias).
+
+    input (N, in) or (in); linear_weight (C, in), or (C, d1, ..., in) for logits of shape
+    (N, C, d1, ...); target as for cross_entropy. `ignore_index` (-100 if None) is for class targets
+    only. RuntimeError for shapes that do not fit.
+    """
+    x, w = input.meta.shape, linear_weight.meta.shape
+    if len(x) not in (1, 2):
+        raise RuntimeError(f"expected input with dimensionality 1 or 2, got {len(x)}")
+    if len(w) < 2:
+        raise RuntimeError("expected linear_weight with dimensionality at least 2, got "
+                           f"{len(w)}")
+    if x[-1] != w[-1]:
+        raise RuntimeError("expected equal input and linear_weight last dimensions (in_features), "
+                           f"got {x[-1]} and {w[-1]}, respectively")
+    if linear_bias is not None and linear_bias.meta.shape != w[:-1]:
+        raise RuntimeError(f"expected linear_bias shape {w[:-1]}, got {linear_bias.meta.shape}")
+    if len(w) > 2 and len(x) == 1:
+        raise RuntimeError(f"K-dimensional loss defined by linear_weight shape {w} requires "
+                           f"batched input, (N, {x[-1]}), got unbatched input with shape {x}")
+    shape = x[:-1] + w[:-1]
+    if ignore_index is not None and target.meta.shape == shape:
+        raise RuntimeError("ignore_index cannot be specified when target contains probabilities")
+    bias = None if linear_bias is None else linear_bias.reshape((-1,))
+    logits = REGISTRY["linear"].fn(input, linear_weight.reshape((-1, w[-1])), bias)
+    return cross_entropy.fn(logits.reshape(shape), target, weight, reduction=reduction,
+                            ignore_index=-100 if ignore_index is None else ignore_index,
+                            label_smoothing=label_smoothing)

@@ -87,3 +87,13 @@ def channels_last(input, memory_format, always):
         return input
     back = (0, m.ndim - 1, *range(1, m.ndim - 1))
     return duplicate.fn(rows, contiguous=True).permute(back)
+
+
+@composite(samples="""
+    f(2, 3), 1.5
+    f(3, 4).transposed, f()
+    i(0, 2), 3
+""")
+def fill(input, value):
+    """A tensor like `input` with one value (a number or a 0-d tensor) everywhere."""
+    return duplicate.fn(input).fill_(value)

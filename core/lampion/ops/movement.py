@@ -252,6 +252,25 @@ def ravel(input):
     return input.reshape((-1,))
 
 
+@composite(out=False, where=(), name="slice", samples="""
+    f(4, 5)
+    f(4, 5).transposed, 1, 1, 4
+    f(4, 5), 0, None, None, 2
+    f(4, 5), -1, -3, 99
+""")
+def slice_range(input, dim=0, start=None, end=None, step=1):
+    """input[start:end:step] along `dim`, as a view. IndexError for a bad dim, RuntimeError for a
+    step that is not positive."""
+    m = input.meta
+    if not m.ndim:
+        raise RuntimeError("slice() cannot be applied to a 0-dim tensor.")
+    if step <= 0:
+        raise RuntimeError("slice step must be positive")
+    d = wrap_dim(dim, m.ndim)
+    a, b, _ = slice(start, end, step).indices(m.shape[d])
+    return V.slice_dim.fn(input, d, a, max(a, b), step)
+
+
 @composite(method=True, out=False, samples="""
     f(4, 3), 0, 1, 2
     f(4, 3).transposed, -1, -2, 1

@@ -13,7 +13,7 @@ import numpy as np
 from ..base import dtype as dt
 from ..ir import expr as E
 from ..runtime.lowering import Nest
-from .registry import composite, kernel_op
+from .registry import REGISTRY, composite, kernel_op
 
 CHUNK = 4096
 MOST_CHUNKS = 256
@@ -279,3 +279,48 @@ def masked_select(input, mask):
     if mask.meta.shape != shape:
         mask = mask.expand(*shape)
     return masked_pick.fn(input if input.meta.shape == shape else input.expand(*shape), mask)
+
+
+@composite(method=True, differentiable=False, samples="""
+    v([[0, 1, 0, 2], [0, 0, 0, 0], [3, 0, 0, 0]]), size=3
+    f(2, 3).transposed, size=8, fill_value=7
+    f(2, 3), size=2
+    f(2, 3), size=0
+    f(), size=2
+""")
+def nonzero_static(input, *, size, fill_value=-1):
+    """The first `size` rows of `nonzero`, followed by rows of `fill_value` if there are fewer."""
+    if size < 0:
+        raise RuntimeError("nonzero_static: 'size' must be an non-negative integer")
+    rows = nonzero.fn(input)
+    have, ndim = rows.meta.shape
+    if have >= size:
+        return rows.narrow(0, 0, size).contiguous()
+    rest = rows.new_full((size - have, ndim), fill_value)
+    return REGISTRY["cat"].fn([rows, rest], 0)
+
+
+@composite(out=False, differentiable=False, samples="""
+    i(2, 3, low=0, high=23), (2, 3, 4)
+    i(dtype=int32, low=0, high=5), 6
+""")
+def unravel_index(indices, shape):
+    """Positions in the flattened tensor as coordinates in one of `shape`: a tuple of int64
+    tensors, one for each dim. TypeError unless the indices are integers, ValueError for a negative
+    size.
+
+    >>> [t.item() for t in unravel_index(tensor(4), (3, 2))]
+    [2, 0]
+    """
+    if indices.meta.dtype.kind not in "ui":
+        raise TypeError(f"expected 'indices' to be integer dtype, but got {indices.meta.dtype!r}")
+    if not isinstance(shape, (int, list, tuple)):
+        raise TypeError(f"expected 'shape' to be int or sequence of ints, but got {type(shape)}")
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(n < 0 for n in shape):
+        raise ValueError(f"'shape' cannot have negative values, but got {shape}")
+    rest, out = indices.to(dt.int64), []
+    for n in reversed(shape):
+        out.append(rest % n)
+        rest = rest // n
+    return tuple(reversed(out))

@@ -55,13 +55,13 @@ class reverse_dims:
     i(0, 3), 0
     f(), ()
 """)
-def flip(input, *dims):
+def flip(input, *args, dims=None):
     """A copy with the given dims in reverse order.
 
     >>> flip(tensor([1, 2, 3]), 0).tolist()
     [3, 2, 1]
     """
-    dims = sizes(dims, "flip")
+    dims = sizes(args if dims is None else (dims,), "flip")
     if not dims:
         return input.clone()
     return reverse_dims.fn(input, wrap_dims(dims, input.meta.ndim, op="flip"))
@@ -435,9 +435,9 @@ def adjoint(input):
     f(), 3
     f(2), 0
 """)
-def repeat(input, *repeats):
+def repeat(input, *args, repeats=None):
     """The tensor repeated `repeats[d]` times along each dim; new dims come in front."""
-    counts = sizes(repeats, "repeat")
+    counts = sizes(args if repeats is None else (repeats,), "repeat")
     m = input.meta
     lead = len(counts) - m.ndim
     if lead < 0:
@@ -458,9 +458,9 @@ def repeat(input, *repeats):
     f(2, 3).transposed, 2, 1
     f(2), (2, 2)
 """)
-def tile(input, *dims):
+def tile(input, *args, dims=None):
     """Like `repeat`, missing leading counts being 1."""
-    counts = sizes(dims, "tile")
+    counts = sizes(args if dims is None else (dims,), "tile")
     return repeat.fn(input, (1,) * (input.meta.ndim - len(counts)) + counts)
 
 

@@ -545,14 +545,72 @@ class logsumexp:
         o = n.output(out, reduced_strides(out, x.shape, dims, call.keepdim))
         a = n.input(x)
         n.start()
-        top = n.reduce("max", convert(a(), acc))
+        size = convert(a(), acc)
+        top = n.reduce("max", E.real(size) if acc.kind == "c" else size)
         at = E.select(E.abs_(top) < float("inf"), top, 0.0)  # an infinite maximum is the result
         total = n.reduce("sum", E.exp(convert(a(), acc) - at))
         n.store(o, E.log(total) + at, inner=False)
         return n.program()
 
     def vjp(ctx, g):
+        from .contract import conj
+
         m = ctx.meta("input")
         dims = wrap_dims(ctx.dim, m.ndim)
         y = expand_reduced(ctx.out, m, dims, ctx.keepdim)
-        return (expand_reduced(g, m, dims, ctx.keepdim) * (ctx.input - y).exp(),)
+        return (expand_reduced(g, m, dims, ctx.keepdim) * conj((ctx.input - y).exp()),)
+
+
+@composite(method=True, out=False, where=(), samples="""
+    f(2, 3), (1, 3)
+    f(4, 2, 3).transposed, 2, 1
+    f(2, 3), (2, 3)
+    f(2, 3), ()
+""")
+def sum_to_size(input, *args, size=None):
+    """Sum over the dims that broadcasting from `size` would have added or stretched.
+
+    RuntimeError if `size` does not broadcast to the input's shape.
+
+    >>> lampion.ones(2, 3).sum_to_size(1, 3).tolist()
+    [[2.0, 2.0, 2.0]]
+    """
+    given = args if size is None else (size,)
+    wanted = tuple(given[0]) if given and hasattr(given[0], "__iter__") else given
+    shape = input.meta.shape
+    lead = len(shape) - len(wanted)
+    if lead < 0 or [n for n, have in zip(wanted, shape[lead:]) if n not in (1, have)]:
+        raise RuntimeError(f"size {{{list(wanted)}}} is not expandable to size {{{list(shape)}}}.")
+    return sum_to_shape(input, wanted) if wanted else sum.fn(input)
+
+
+@composite(method=True, differentiable=False, samples="""
+    i(3, 5)
+    f(3, 5), 1
+    i(3, 5, dtype=int32), (0, -1), keepdim=True
+    b(7, 2).transposed, 0
+    v([[1.5, nan], [-inf, 0.0]], dtype=float64), 0
+""")
+def hash_tensor(input, dim=(), *, keepdim=False, mode=0):
+    """Exclusive or (uint64) over `dim` (all dims if empty) of the elements' 64 bits: floating
+    ones as float64, the others as int64. RuntimeError for a `mode` other than 0."""
+    m = input.meta
+    if mode != 0:
+        raise RuntimeError(f"Unknown hash_tensor mode: {mode}")
+    if m.dtype.kind == "c":
+        raise NotImplementedError(f'"hash_tensor" is not implemented for {m.dtype!r}')
+    every = dim is None or (not isinstance(dim, int) and not dim)
+    dims = wrap_dims(None if every else dim, m.ndim, op="hash_tensor")
+    if every and not m.numel:
+        raise RuntimeError("hash_tensor: Expected reduction dim to be specified for "
+                           "input.numel() == 0. Specify the reduction dim with the 'dim' argument.")
+    need_elements("hash_tensor", m, dims)
+    bits = input.to(dt.float64).view(dt.int64) if m.dtype.kind == "f" else input.to(dt.int64)
+    kept = [d for d in range(m.ndim) if d not in dims]
+    rows = bits.permute(*dims, *kept).reshape((-1, *(m.shape[d] for d in kept)))
+    while rows.meta.shape[0] > 1:  # fold the upper half onto the lower
+        n = rows.meta.shape[0]
+        half = (n + 1) // 2
+        folded = rows.narrow(0, 0, n - half).bitwise_xor(rows.narrow(0, half, n - half))
+        rows = REGISTRY["cat"].fn([folded, rows.narrow(0, n - half, 2 * half - n)], 0)
+    return rows.reshape(reduced_shape(m.shape, dims, keepdim)).view(dt.uint64)

@@ -6,7 +6,7 @@ Floor 3.
 from __future__ import annotations
 
 from ..base import dtype as dt
-from ..base.meta import wrap_dim
+from ..base.meta import wrap_dim, wrap_dims
 from ..ir import expr as E
 from ..ir.kernel import Scan, Store
 from ..runtime.lowering import Nest, convert
@@ -271,3 +271,84 @@ def cumulative_trapezoid(y, x=None, *, dx=1, dim=-1):
         shape[dim] = -1
         widths = widths.reshape(*shape)
     return ((a + b) * widths * 0.5).cumsum(dim)
+
+
+@composite(out=False, samples="""
+    f(4, 5)
+    f(4, 5), edge_order=2
+    f(4, 5).transposed, dim=-1
+    f(4, 5), dim=(1, 0), edge_order=2
+    f(4, 5), spacing=0.5
+    f(4, 5), spacing=[2.0, -0.5]
+    f(4, 5), spacing=[0.5], dim=1
+    f(4, 5), spacing=[v([0.0, 0.5, 2.0, 3.0]), v([-2.0, -1.5, 0.0, 1.0, 4.0])]
+    f(3, 5), spacing=[v([0.0, 0.5, 2.0]), v([-2.0, -1.5, 0.0, 1.0, 4.0])], edge_order=2
+""")
+def gradient(input, *, spacing=None, dim=None, edge_order=1):
+    """Derivatives along each of `dim` (all dims if None) of a function given by its values.
+
+    `spacing` is a number, numbers for each dim, or a list of 1-d tensors of coordinates. Inner
+    points use the parabola through three neighbours, ends a difference (`edge_order` 1) or the
+    parabola (2). Returns a tuple of tensors of the input's shape. RuntimeError if a dim is shorter
+    than edge_order + 1.
+
+    >>> gradient(tensor([0., 1., 4., 9.]))[0].tolist()
+    [1.0, 2.0, 4.0, 5.0]
+    """
+    m = input.meta
+    if edge_order not in (1, 2):
+        raise RuntimeError("torch.gradient only supports edge_order=1 and edge_order=2.")
+    if m.dtype is dt.uint8:
+        raise RuntimeError("torch.gradient does not support uint8 input.")
+    if hasattr(spacing, "meta"):
+        raise TypeError("gradient(): argument 'spacing' must be a number, a list of numbers or a "
+                        "list of tensors, not Tensor")
+    dims = wrap_dims(None if dim is None else dim, m.ndim, op="gradient")
+    if isinstance(spacing, (list, tuple)):
+        steps = list(spacing)
+        if len(steps) != len(dims):
+            reason = ("'self.dim() = " if dim is None else "'len(dim) = ") + f"{len(dims)}'"
+            raise RuntimeError("torch.gradient expected spacing to be unspecified, a scalar, or a "
+                               f"list of length equal to {reason}, but got a list of length "
+                               f"{len(steps)}")
+    else:
+        steps = [1 if spacing is None else spacing] * len(dims)
+    if any(m.shape[d] < edge_order + 1 for d in dims):
+        raise RuntimeError("torch.gradient expected each dimension size to be at least "
+                           "edge_order+1")
+    return tuple([_gradient_along(input, d, h, edge_order) for d, h in zip(dims, steps)])
+
+
+def _gradient_along(y, d, step, edge_order):
+    """The derivative along one dim, whose points are `step` (a number) or the differences of
+    coordinates apart."""
+    n = y.meta.shape[d]
+    if hasattr(step, "meta"):
+        if step.meta.shape != (n,):
+            raise RuntimeError("torch.gradient expected each element of spacing to have one value "
+                               f"for each of the {n} points of dimension {d}, but got shape "
+                               f"{list(step.meta.shape)}")
+        shape = [1] * y.meta.ndim
+        shape[d] = n - 1
+        h = (step[1:] - step[:-1]).reshape(shape)
+        left, right = h.narrow(d, 0, n - 2), h.narrow(d, 1, n - 2)
+        a, b, c = (y.narrow(d, k, n - 2) for k in range(3))
+        inner = (-right / (left * (left + right)) * a + (right - left) / (left * right) * b
+                 + left / (right * (left + right)) * c)
+        first, last = h.narrow(d, 0, 1), h.narrow(d, n - 2, 1)
+        near, far = (h.narrow(d, 1, 1), h.narrow(d, n - 3, 1)) if n > 2 else (first, last)
+    else:
+        inner = (y.narrow(d, 2, n - 2) - y.narrow(d, 0, n - 2)) / (2 * step)
+        first = last = near = far = step
+
+    def end(at, toward, h, next_h):
+        """The derivative at an end: `toward` (1 or -1) points inwards."""
+        p, q = y.narrow(d, at, 1), y.narrow(d, at + toward, 1)
+        if edge_order == 1:
+            return (q - p) / (toward * h)
+        r = y.narrow(d, at + 2 * toward, 1)
+        slope = (-(2 * h + next_h) / (h * (h + next_h)) * p + (h + next_h) / (h * next_h) * q
+                 - h / (next_h * (h + next_h)) * r)
+        return slope * toward
+
+    return REGISTRY["cat"].fn([end(0, 1, first, near), inner, end(n - 1, -1, last, far)], d)

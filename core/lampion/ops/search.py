@@ -286,14 +286,14 @@ def bin_edges(low, high, name):
         raise RuntimeError(f"{name}: max must be larger than min")
 
 
-def bounds_of(x, low, high, name, margin=1):
-    """The range of a histogram: as given, or that of the values if both bounds are equal;
-    widened by `margin` on both sides if all values are equal."""
+def bounds_of(x, low, high, name):
+    """The range of histc: as given, or that of the values if both bounds are equal; widened by 1
+    on both sides if all values are equal."""
     low, high = (v.item() if hasattr(v, "item") else v for v in (low, high))
     if low == high and x.meta.numel:
         low, high = float(x.min().item()), float(x.max().item())
     bin_edges(low, high, name)
-    return (low - margin, high + margin) if low == high else (low, high)
+    return (low - 1, high + 1) if low == high else (low, high)
 
 
 @composite(method=True, differentiable=False, samples="""
@@ -316,7 +316,33 @@ def histc(input, bins=100, min=0, max=0):
     return x.new_zeros((bins,)).index_add(0, place, inside.to(x.meta.dtype))
 
 
+def edges_of(x, bins, span, name):
+    """Edges of bins as a tensor: those given, or `bins` equal ones over `span`, which is that of
+    the values if None, and one wide if they are all alike. RuntimeError if it is not finite."""
+    if hasattr(bins, "meta"):
+        return bins
+    if span is None:
+        span = (x.min().item(), x.max().item()) if x.meta.numel else (0.0, 1.0)
+    low, high = map(float, span)
+    bin_edges(low, high, name)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return REGISTRY["linspace_steps"].fn(bins + 1, low, high, (high - low) / bins,
+                                         dtype=x.meta.dtype, device=x.meta.device)
+
+
+def bins_of(x, edges):
+    """(number of the bin of each value, whether it is in one); the last bin has its right edge."""
+    n = edges.meta.numel - 1
+    place = search_lines.fn(edges.contiguous(), x.contiguous(), True, False) - 1
+    place = REGISTRY["where"].fn(x == edges[n:].expand(x.meta.shape), place.new_full((), n - 1),
+                                 place)
+    inside = (place >= 0) & (place < n)
+    return place.masked_fill(~inside, 0), inside
+
+
 histogram_result = named("histogram", ("hist", "bin_edges"))
+histogramdd_result = named("histogramdd", ("hist", "bin_edges"))
 
 
 @composite(method=True, differentiable=False, samples="""
@@ -328,22 +354,65 @@ histogram_result = named("histogram", ("hist", "bin_edges"))
 def histogram(input, bins, *, range=None, weight=None, density=False):
     """(hist, bin_edges) over equal bins or over given edges; the last bin holds its right edge."""
     x = input.detach().reshape((-1,))
-    if hasattr(bins, "meta"):
-        edges = bins
-    else:
-        low, high = bounds_of(x, *(range or (0, 0)), "histogram", 0.5)
-        edges = REGISTRY["linspace_steps"].fn(bins + 1, float(low), float(high),
-                                              (high - low) / bins, dtype=x.meta.dtype,
-                                              device=x.meta.device)
-    n = edges.meta.numel - 1
-    place = search_lines.fn(edges.contiguous(), x, True, False) - 1
-    last = edges[n:].expand(x.meta.shape[0])
-    place = REGISTRY["where"].fn(x == last, place.new_full((), n - 1), place)
-    inside = (place >= 0) & (place < n)
+    edges = edges_of(x, bins, range, "torch.histogram")
+    place, inside = bins_of(x, edges)
     w = x.new_ones(x.meta.shape) if weight is None else weight.detach().reshape((-1,))
-    hist = x.new_zeros((n,)).index_add(0, place.masked_fill(~inside, 0),
-                                       w * inside.to(w.meta.dtype))
+    hist = x.new_zeros((edges.meta.numel - 1,)).index_add(0, place, w * inside.to(w.meta.dtype))
     if density:
         hist = hist / (hist.sum() * (edges[1:] - edges[:-1]))
     return histogram_result(hist, edges)
 
+
+@composite(out=False, differentiable=False, samples="""
+    f(9, 2), 3
+    f(2, 5, 3).transposed, [2, 3, 1], density=True
+    f(9, 2), [2, 4], range=[-1.0, 1.0, 0.0, 2.0], weight=f(9, low=0.0)
+    f(9, 2), [v([-1.0, 0.0, 2.0]), v([-2.0, -1.0, 0.5, 1.0])]
+""")
+def histogramdd(input, bins, *, range=None, weight=None, density=False):
+    """(hist, bin_edges) of points whose coordinates are along the last dim of `input`.
+
+    `bins` is a number of equal bins, one for each coordinate, or a list of edges; `range` holds
+    the lower and upper end of each coordinate in turn. bin_edges is a tuple of vectors.
+    RuntimeError for shapes that do not fit.
+    """
+    m = input.meta
+    if m.ndim < 2:
+        raise RuntimeError("torch.histogramdd: input tensor should have at least 2 dimensions")
+    if m.dtype.kind != "f":
+        raise NotImplementedError(f'"histogramdd" is not implemented for {m.dtype!r}')
+    n = m.shape[-1]
+    counts = [bins] * n if isinstance(bins, int) else list(bins)
+    if len(counts) != n:
+        raise RuntimeError("histogramdd: The size of bins must be equal to the innermost dimension "
+                           "of the input.")
+    if range is not None and len(range) != 2 * n:
+        raise RuntimeError(f"torch.histogramdd: for a {n}-dimensional histogram range should have "
+                           f"{2 * n} elements, but got {len(range)}")
+    if weight is not None and weight.meta.shape != m.shape[:-1]:
+        raise RuntimeError("torch.histogramdd: if weight tensor is provided it should have the "
+                           "same shape as the input tensor excluding its innermost dimension, but "
+                           f"got input with shape {list(m.shape)} and weight with shape "
+                           f"{list(weight.meta.shape)}")
+    points = input.detach().reshape((-1, n))
+    edges, shape, flat, inside = [], [], None, None
+    for d, count in enumerate(counts):
+        x = points.select(1, d)
+        span = None if range is None else (range[2 * d], range[2 * d + 1])
+        line = edges_of(x, count, span, f"torch.histogramdd: dimension {d}")
+        place, within = bins_of(x, line)
+        bins_here = line.meta.numel - 1
+        flat = place if flat is None else flat * bins_here + place
+        inside = within if inside is None else inside & within
+        edges.append(line)
+        shape.append(bins_here)
+    w = points.new_ones((points.meta.shape[0],)) if weight is None else (
+        weight.detach().reshape((-1,)).to(m.dtype))
+    hist = points.new_zeros((math.prod(shape),)).index_add(0, flat, w * inside.to(w.meta.dtype))
+    hist = hist.reshape(shape)
+    if density:
+        hist = hist / hist.sum()
+        for d, line in enumerate(edges):
+            width = (line[1:] - line[:-1]).reshape((-1,) + (1,) * (n - 1 - d))
+            hist = hist / width
+    return histogramdd_result(hist, tuple(edges))

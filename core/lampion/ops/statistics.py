@@ -6,11 +6,13 @@ Floor 3.
 from __future__ import annotations
 
 import math
+import warnings
 
 from ..base import dtype as dt
 from ..base.meta import wrap_dim, wrap_dims
 from ..ir import expr as E
 from ..runtime.lowering import Nest, convert, reduced_strides
+from .contract import conj
 from .reduce import (
     expand_reduced,
     float_only,
@@ -317,4 +319,94 @@ def renorm(input, p, dim, maxnorm):
     return input * _where(size > maxnorm, maxnorm / (size + 1e-7), 1.0)
 
 
+# ---------------------------------------------------------------- covariance
 
+def _weights(name, w, count, kind, words):
+    """Check the weights of observations."""
+    if w.meta.ndim > 1:
+        raise RuntimeError(f"cov(): expected {name} to have one or fewer dimensions but got "
+                           f"{name} with {w.meta.ndim} dimensions")
+    if w.meta.dtype.kind not in kind:
+        raise RuntimeError(f"cov(): expected {name} to have {words} dtype but got {name} with "
+                           f"{w.meta.dtype!r} dtype")
+    if w.meta.numel != count:
+        raise RuntimeError(f"cov(): expected {name} to have the same numel as there are "
+                           f"observations in the input but got {w.meta.numel} != {count}")
+    if count and w.detach().min().item() < 0:
+        raise RuntimeError(f"cov(): {name} cannot be negative")
+    return w.reshape((-1,))
+
+
+@composite(method=True, out=False, samples="""
+    f(3, 5)
+    f(3, 5), correction=0
+    f(3, 5), fweights=v([1, 4, 2, 1, 1])
+    f(3, 5), aweights=f(5, low=0.1, high=2.0)
+    f(3, 5), fweights=v([1, 4, 2, 1, 1]), aweights=f(5, low=0.1, high=2.0), correction=2
+    f(5)
+    c(3, 5)
+    f(4, 3).transposed
+""")
+def cov(input, *, correction=1, fweights=None, aweights=None):
+    """Covariances of the variables in the rows of `input`; columns are observations.
+
+    Divides by the number of observations less `correction`. `fweights` counts how often each was
+    seen, `aweights` says how much it matters. RuntimeError for more than two dims or for weights
+    that do not fit.
+
+    >>> cov(tensor([[0., 1., 2.], [2., 1., 0.]])).tolist()
+    [[1.0, -1.0], [-1.0, 1.0]]
+    """
+    m = input.meta
+    if m.ndim > 2:
+        raise RuntimeError("cov(): expected input to have two or fewer dimensions but got an input "
+                           f"with {m.ndim} dimensions")
+    if m.dtype.kind == "b":
+        raise RuntimeError("cov(): bool dtype is not supported for input")
+    x = input if m.ndim == 2 else input.reshape((1, -1))
+    n = x.meta.shape[1]
+    w = None if fweights is None else _weights("fweights", fweights, n, "ui", "integral")
+    if aweights is not None:
+        matter = _weights("aweights", aweights, n, "f", "floating point")
+        w = matter if w is None else w * matter
+    if w is not None and n and not w.detach().sum().item():
+        raise RuntimeError("cov(): weights sum to zero, can't be normalized")
+    total = n if w is None else w.sum()
+    mean = (x if w is None else x * w).sum(1) / total
+    if aweights is not None and correction:
+        freedom = total - correction * (w * matter).sum() / total
+    else:
+        freedom = total - correction
+    if freedom <= 0:
+        warnings.warn("cov(): degrees of freedom is <= 0. Correction should be strictly less than "
+                      "the number of observations.", stacklevel=2)
+        freedom = 0
+    x = x - mean.unsqueeze(1)
+    c = x @ conj((x if w is None else x * w).t())
+    return (c / freedom).squeeze()
+
+
+@composite(method=True, out=False, samples="""
+    f(3, 5)
+    f(6).fixed
+    c(3, 5)
+    f(4, 3).transposed
+""")
+def corrcoef(input):
+    """Pearson's correlation coefficients of the variables in the rows of `input`, in [-1, 1].
+
+    >>> corrcoef(tensor([[0., 1., 2.], [2., 1., 0.]])).tolist()
+    [[1.0, -1.0], [-1.0, 1.0]]
+    """
+    if input.meta.ndim > 2:
+        raise RuntimeError("corrcoef(): expected input to have two or fewer dimensions but got an "
+                           f"input with {input.meta.ndim} dimensions")
+    c = cov.fn(input)
+    if not c.meta.ndim:
+        return c / c
+    spread = c.diagonal()
+    spread = (spread.real if c.meta.dtype.kind == "c" else spread).sqrt()
+    c = c / spread.unsqueeze(1) / spread
+    if c.meta.dtype.kind == "c":
+        return REGISTRY["complex"].fn(c.real.clip(-1, 1), c.imag.clip(-1, 1))
+    return c.clip(-1, 1)

@@ -150,7 +150,6 @@ REFERENCE = {
     "atleast_2d": _atleast(np.atleast_2d), "atleast_3d": _atleast(np.atleast_3d),
     "hstack": np.hstack, "vstack": np.vstack, "dstack": np.dstack,
     "column_stack": np.column_stack, "unsafe_split": _split, "unsafe_chunk": _chunk,
-    "narrow_copy": narrow, "select_copy": lambda x, dim, index: np.take(x, index, dim),
     "clone": np.copy, "contiguous": np.copy,
     "real": np.real, "imag": np.imag, "conj": np.conj,
     "resolve_conj": np.copy, "resolve_neg": np.copy,
