@@ -693,9 +693,12 @@ def _composite_with_out(op: R.Op) -> Any:
     """A composite with an out= argument: run, then write."""
     import functools
 
-    body = op.body  # type: ignore[attr-defined]
+    plain = body = op.body  # type: ignore[attr-defined]
+    if op.returns:
+        def body(*args: Any, **kwargs: Any) -> Any:
+            return callpath.result_tuple(op, plain(*args, **kwargs))
 
-    @functools.wraps(body)
+    @functools.wraps(plain)
     def fn(*args: Any, out: Any = None, **kwargs: Any) -> Any:
         if out is None:
             return body(*args, **kwargs)

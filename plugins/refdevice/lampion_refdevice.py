@@ -43,8 +43,8 @@ class RefBackend(contract.Backend):
         return [contract.DeviceInfo("ref", "NumPy reference device", {"numpy": np.__version__})]
 
     def capabilities(self, index: int) -> Capabilities:
-        # "kernel-ir": compile() accepts every kernel, so every op runs here.
-        return Capabilities(frozenset(dt.ALL), frozenset({"kernel-ir"}))
+        # "kernel-ir": compile() accepts every kernel. "host-functions": NumPy may do the rest.
+        return Capabilities(frozenset(dt.ALL), frozenset({"kernel-ir", "host-functions"}))
 
     # ---- memory: a Storage holds whatever handle we like; here, an array of bytes ---------------
 

@@ -31,7 +31,7 @@ class CpuBackend(Backend):
         self.memory = memory
         self.native = native
         self._capabilities = Capabilities(
-            frozenset(dt.ALL), frozenset(("kernel-ir", "host-memory")))
+            frozenset(dt.ALL), frozenset(("kernel-ir", "host-memory", "host-functions")))
 
     def devices(self) -> list[DeviceInfo]:
         from . import jit, onednn, pool
@@ -77,8 +77,8 @@ class CpuBackend(Backend):
         return ctypes.string_at(storage.ptr, nbytes)
 
     def host_view(self, storage: Any) -> memoryview | None:
-        n = storage.nbytes
-        return memoryview((ctypes.c_char * n).from_address(storage.ptr)).cast("B")
+        view: memoryview = self.native.host_buffer(storage)
+        return view
 
     def wrap_host(self, pointer: int, nbytes: int, owner: Any, device: device) -> Any:
         return self.native.wrap(pointer, nbytes, owner)

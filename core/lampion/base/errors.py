@@ -17,5 +17,10 @@ class DtypeError(NotImplementedError):
     """An op is not defined for this element type."""
 
 
+class LinAlgError(RuntimeError):
+    """A matrix without the property that an algorithm needs: singular, not positive-definite,
+    or one on which an iteration does not converge."""
+
+
 class PluginError(RuntimeError):
     """A plug-in could not be found, loaded or used; `__cause__` holds its own exception."""

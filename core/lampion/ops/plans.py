@@ -19,6 +19,7 @@ from ..base.meta import Meta, broadcast_shapes, meta
 from ..ir import expr as E
 from ..runtime import lowering
 from ..runtime.backend import KernelImpl, Launch, OpCall
+from ..runtime.host import host_launch
 from . import registry as R
 
 _LOGIC = frozenset(("and", "or", "xor", "not", "select", "var", "const", "eq", "ne", "lt", "le",
@@ -323,6 +324,10 @@ def choose(op: R.Op, call: OpCall, lower: Callable[[], Any] | None, form: str = 
                 return launch, "generated from the kernel IR"
         if missing:
             return None, f"device {call.device} has no {missing[0]!r}"
+    host = getattr(op, "host", None)
+    if host is not None and "host-functions" in backend.capabilities(
+            call.device.index or 0).features:
+        return host_launch(call, host(call), backend), "function of the host"
     return None, f"backend {backend.name!r} has no kernel for {op.qualname!r}"
 
 

@@ -10,13 +10,8 @@ import warnings
 
 from ..base.meta import broadcast_shapes
 from .contract import bmm, conj, dot, linear, matmul, mm, mv
-from .registry import REGISTRY, composite
-
-
-def op(name):
-    """The function of an op of another family."""
-    return REGISTRY[name].fn
-
+from .linalg_checks import eye, op
+from .registry import composite
 
 # ---------------------------------------------------------------- scaled sums of products
 
@@ -251,10 +246,9 @@ def matrix_power(input, n):
         raise RuntimeError("linalg.matrix_power: A must be batches of square matrices, but they "
                            f"are {m.shape[-2]} by {m.shape[-1]} matrices")
     if n == 0:
-        eye = op("eye")(m.shape[-1], dtype=m.dtype, device=m.device)
-        return eye.expand(m.shape).clone()
+        return eye(m, m.shape[-1]).expand(m.shape).clone()
     if n < 0:
-        input, n = op("inv")(input), -n
+        input, n = op("linalg_inv")(input), -n
     result = None
     while n:
         if n & 1:

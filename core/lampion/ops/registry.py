@@ -401,6 +401,7 @@ class KernelOp(Op):
     outputs under other metas), whose kernels then serve it; None if it cannot.
     `update(call)` is the Program of the in-place form, whose output slot already holds the first
     input. `explain(call, inputs)` raises the error for values that a Program's status refused.
+    `host(call)` gives the op as a function on NumPy arrays, outputs first (see runtime/host.py).
     """
 
     meta: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
@@ -413,6 +414,7 @@ class KernelOp(Op):
     normalize: Callable[..., Any] | None = field(default=None, repr=False)
     update: Callable[[OpCall], Any] | None = field(default=None, repr=False)
     explain: Callable[..., None] | None = field(default=None, repr=False)
+    host: Callable[[OpCall], Callable[..., None]] | None = field(default=None, repr=False)
     detour: "Detour | None" = None
     diff_outputs: int = 99  # how many of the outputs, from the first on, have gradients
     save: tuple[str, ...] = ()
@@ -578,7 +580,7 @@ def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
     def deco(cls: type) -> Op:
         parts = _block(cls, _COMMON + ("meta", "lower", "vjp", "jvp", "linear", "compose",
                                        "through", "normalize", "save", "noutputs", "update",
-                                       "explain", "diff_outputs", "detour"))
+                                       "explain", "host", "diff_outputs", "detour"))
         parts.setdefault("name", cls.__name__)
         parts["save"] = tuple(parts.get("save", ()))
         parts["linear"] = tuple(parts.get("linear", ()))

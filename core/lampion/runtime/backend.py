@@ -107,7 +107,8 @@ class Capabilities:
     """What a backend's devices can hold and do.
 
     `dtypes`: element types with arithmetic. `features`: free words; "kernel-ir" (compiles every
-    kernel), "host-memory" (storages are addressable by the host).
+    kernel), "host-memory" (storages are addressable by the host), "host-functions" (ops that are
+    functions on NumPy arrays, such as the LAPACK set, may run on the host's processor).
     """
 
     dtypes: frozenset[dtype]

@@ -1,0 +1,539 @@
+"""The LAPACK set as functions on NumPy arrays: the `host` parts of the linear algebra ops.
+
+Floor 3; imports base. NumPy is enough for eigenvalues and singular values; the factorizations that
+NumPy does not hand out (LU, LDL, reflectors, triangular solves) come from SciPy's LAPACK, imported
+when a kernel is first built. Results are stored by columns, so that LAPACK works in place in them;
+its wrappers are called directly, a microsecond each, and matrix by matrix over a batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from ..base.errors import LinAlgError, UnsupportedError
+
+_LETTERS = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
+_HERMITIAN = {"syevd": "heevd", "sytrf_h": "hetrf", "sytrs_h": "hetrs", "orgqr": "ungqr",
+              "ormqr": "unmqr"}
+
+
+@functools.cache
+def routine(name, dtype):
+    """A LAPACK (or BLAS) routine for a dtype, by its name without the letter. A real name stands
+    for its complex twin too; "_h" is the Hermitian one of two."""
+    try:
+        from scipy.linalg import blas, lapack
+    except ImportError as e:
+        raise UnsupportedError(
+            f"linear algebra on the host ({name}) needs SciPy's LAPACK, which cannot be imported "
+            f"({e}). Install it with: pip install scipy") from e
+    if dtype.kind == "c":
+        name = _HERMITIAN.get(name, name)
+    name = _LETTERS[dtype.name] + name.removesuffix("_h")
+    return getattr(lapack, name, None) or getattr(blas, name)
+
+
+# ---- errors ------------------------------------------------------------------------------------
+
+_FAILURES = {
+    "cholesky": "The factorization could not be completed because the input is not "
+                "positive-definite (the leading minor of order {info} is not positive-definite).",
+    "inv": "The diagonal element {info} is zero, the inversion could not be completed because the "
+           "input matrix is singular.",
+    "solve": "The solver failed because the input matrix is singular.",
+    "lu_factor": "U[{info},{info}] is zero and using it on lu_solve would result in a division by "
+                 "zero. If you still want to perform the factorization, consider calling "
+                 "linalg.lu(A, pivot) or linalg.lu_factor_ex(A, pivot)",
+    "ldl": "D[{info},{info}] is zero, so that ldl_solve would divide by it.",
+    "eig": "The algorithm failed to converge because the input matrix is ill-conditioned or has "
+           "too many repeated eigenvalues (error code: {info}).",
+    "svd": "The algorithm failed to converge because the input matrix is ill-conditioned or has "
+           "too many repeated singular values (error code: {info}).",
+    "finite": "The algorithm failed to converge because the input matrix contained non-finite "
+              "values.",
+    "lstsq": "The least squares problem could not be solved because the input matrix does not "
+             "have full rank (error code: {info}).",
+}
+
+
+def fail(kind, name, info, at):
+    """Raise the LinAlgError of a matrix; `at` is its number in a batch, or None."""
+    where = "" if at is None else f"(Batch element {at}): "
+    raise LinAlgError(f"{name}: {where}{_FAILURES[kind].format(info=info)}")
+
+
+def with_status(call, kind, name, run):
+    """A function on arrays from `run`, which takes all but the last output and returns LAPACK's
+    codes. That output receives them, and if the call has check_errors (true, or the name that the
+    error is to show) the first nonzero one becomes a LinAlgError."""
+    at = len(call.outputs) - 1
+    wanted = call.check_errors
+    name = wanted if isinstance(wanted, str) else name
+    single = not call.outputs[at].ndim
+
+    def checking(*arrays):
+        codes = run(*arrays[:at], *arrays[at + 1:])
+        infos = arrays[at]
+        infos[...] = codes if single else np.reshape(codes, infos.shape)
+        if wanted and np.any(codes):
+            first = 0 if single else int(np.flatnonzero(codes)[0])
+            fail(kind, name, codes if single else codes[first], None if single else first)
+
+    return checking
+
+
+# ---- batches -----------------------------------------------------------------------------------
+
+def nothing(*parts):
+    """What is done with matrices without elements, which LAPACK refuses."""
+    return 0
+
+
+def over(one, metas, ranks, empty=nothing):
+    """A function on whole arrays from `one`, which works on single matrices and returns LAPACK's
+    info; the function returns that, or a list of them for a batch. `metas` and `ranks` are the
+    arrays' and the number of their core dims, outputs first; batch dims of inputs broadcast.
+    `empty` takes the place of `one` where matrices have no elements."""
+    batch = metas[0].shape[:metas[0].ndim - ranks[0]]
+    if any(0 in m.shape[m.ndim - r:] for m, r in zip(metas, ranks)):
+        one = empty
+    if not batch:
+        return one
+    count = math.prod(batch)
+
+    def stack(a, rank):
+        core = a.shape[a.ndim - rank:]
+        if a.shape[:a.ndim - rank] != batch:
+            a = np.broadcast_to(a, batch + core)
+        return a.reshape(count, *core)
+
+    return lambda *arrays: [one(*parts) for parts in zip(*map(stack, arrays, ranks))]
+
+
+def blocked(n):
+    """A size of workspace with which LAPACK uses its blocked algorithms."""
+    return max(1, 64 * n)
+
+
+@functools.lru_cache(64)
+def _below(m, n):
+    return np.tri(m, n, -1, bool)
+
+
+def clear_below(a):
+    """Zero a matrix below its diagonal."""
+    m, n = a.shape
+    np.copyto(a, 0, where=_below(m, n) if m * n <= 4096 else np.tri(m, n, -1, bool))
+
+
+# ---- Cholesky, LU, LDL -------------------------------------------------------------------------
+
+def cholesky(call):
+    """(factor, info) from (A)."""
+    potrf, lower = routine("potrf", call.outputs[0].dtype), not call.upper
+
+    def one(factor, a):
+        factor[...] = a
+        return potrf(factor, lower, 1, 1)[1]
+
+    run = over(one, (call.outputs[0], *call.inputs), (2, 2))
+    return with_status(call, "cholesky", "linalg.cholesky_ex", run)
+
+
+def _factorize(d):
+    getrf = routine("getrf", d)
+
+    def one(factors, pivots, a):
+        factors[...] = a
+        _, p, info = getrf(factors, 1)
+        np.add(p, 1, pivots)
+        return info
+
+    return one
+
+
+def lu(call):
+    """(LU, pivots, info) from (A)."""
+    run = over(_factorize(call.outputs[0].dtype), (*call.outputs[:2], *call.inputs), (2, 1, 2))
+    return with_status(call, "lu_factor", "torch.linalg.lu_factor_ex", run)
+
+
+def lu_solve(call):
+    """(X) from (LU, pivots, B): A X = B or, with `adjoint`, A^H X = B."""
+    getrs, trans = routine("getrs", call.outputs[0].dtype), 2 if call.adjoint else 0
+
+    def one(x, factors, pivots, b):
+        x[...] = b
+        getrs(factors, pivots - 1, x, trans, 1)
+
+    return over(one, (*call.outputs, *call.inputs), (2, 2, 1, 2))
+
+
+def solve(call):
+    """(X, LU, pivots, info) from (A, B)."""
+    d = call.outputs[0].dtype
+    factorize, getrs = _factorize(d), routine("getrs", d)
+
+    def one(x, factors, pivots, a, b):
+        info = factorize(factors, pivots, a)
+        x[...] = b
+        getrs(factors, pivots - 1, x, 0, 1)
+        return info
+
+    def without_columns(x, factors, pivots, a, b):
+        return factorize(factors, pivots, a) if a.size else 0
+
+    run = over(one, (*call.outputs[:3], *call.inputs), (2, 2, 1, 2, 2), without_columns)
+    return with_status(call, "solve", "torch.linalg.solve_ex", run)
+
+
+def inverse(call):
+    """(inverse, info) from (A)."""
+    d = call.outputs[0].dtype
+    getrf, getri = routine("getrf", d), routine("getri", d)
+    work = blocked(call.outputs[0].shape[-1])
+
+    def one(x, a):
+        x[...] = a
+        _, p, info = getrf(x, 1)
+        return info or getri(x, p, work, 1)[1]
+
+    run = over(one, (call.outputs[0], *call.inputs), (2, 2))
+    return with_status(call, "inv", "linalg.inv_ex", run)
+
+
+def _parity(pivots):
+    """1 or -1 by the number of row exchanges."""
+    swaps = (pivots != np.arange(1, pivots.shape[-1] + 1)).sum(-1)
+    return 1 - 2 * (swaps & 1)
+
+
+def determinant(call):
+    """(det, LU, pivots) from (A)."""
+    factorize = over(_factorize(call.outputs[1].dtype), (*call.outputs[1:], *call.inputs),
+                     (2, 1, 2))
+
+    def run(det, factors, pivots, a):
+        factorize(factors, pivots, a)
+        det[...] = factors.diagonal(0, -2, -1).prod(-1) * _parity(pivots)
+
+    return run
+
+
+def log_determinant(call):
+    """(sign, logabsdet, LU, pivots) from (A)."""
+    factorize = over(_factorize(call.outputs[2].dtype), (*call.outputs[2:], *call.inputs),
+                     (2, 1, 2))
+
+    def run(sign, logabsdet, factors, pivots, a):
+        factorize(factors, pivots, a)
+        diagonal = factors.diagonal(0, -2, -1)
+        size = np.abs(diagonal)
+        with np.errstate(divide="ignore"):
+            logabsdet[...] = np.log(size).sum(-1)
+        sign[...] = (diagonal / np.where(size == 0, 1, size)).prod(-1) * _parity(pivots)
+
+    return run
+
+
+def permutation(call):
+    """(rows) from (pivots): rows[i] is the row of A that became row i of LU, or the inverse."""
+    def one(rows, pivots):
+        order = list(range(len(rows)))
+        for k, p in enumerate(pivots.tolist()):
+            order[k], order[p - 1] = order[p - 1], order[k]
+        rows[...] = np.argsort(order) if call.inverse else order
+
+    return over(one, (*call.outputs, *call.inputs), (1, 1), one)
+
+
+def ldl(call):
+    """(LD, pivots, info) from (A), of which the lower triangle is read."""
+    d = call.outputs[0].dtype
+    sytrf = routine("sytrf_h" if call.hermitian else "sytrf", d)
+    work = blocked(call.outputs[0].shape[-1])
+
+    def one(factors, pivots, a):
+        factors[...] = a
+        _, p, info = sytrf(factors, 1, work, 1)
+        pivots[...] = p
+        return info
+
+    run = over(one, (*call.outputs[:2], *call.inputs), (2, 1, 2))
+    return with_status(call, "ldl", "torch.linalg.ldl_factor_ex", run)
+
+
+def ldl_solve(call):
+    """(X) from (LD, pivots, B)."""
+    sytrs = routine("sytrs_h" if call.hermitian else "sytrs", call.outputs[0].dtype)
+
+    def one(x, factors, pivots, b):
+        x[...] = b
+        sytrs(factors, pivots, x, 1, 1)
+
+    return over(one, (*call.outputs, *call.inputs), (2, 2, 1, 2))
+
+
+def triangular(call):
+    """(X) from (A, B): A X = B, or X A = B unless `left`, with one triangle of A, whose diagonal
+    counts as ones if `unitriangular`."""
+    trsm = routine("trsm", call.outputs[0].dtype)
+    right, lower, unit = not call.left, not call.upper, bool(call.unitriangular)
+
+    def one(x, a, b):
+        x[...] = b
+        if a.flags.f_contiguous:
+            trsm(1, a, x, right, lower, 0, unit, 1)
+        else:  # the transpose of the other triangle of the transpose needs no copy
+            trsm(1, a.T, x, right, not lower, 1, unit, 1)
+
+    return over(one, (*call.outputs, *call.inputs), (2, 2, 2))
+
+
+# ---- orthogonal factors ------------------------------------------------------------------------
+
+def reflectors(call):
+    """(reflectors below R, tau) from (A)."""
+    geqrf, work = routine("geqrf", call.outputs[0].dtype), blocked(call.outputs[0].shape[-1])
+
+    def one(packed, tau, a):
+        packed[...] = a
+        tau[...] = geqrf(packed, work, 1)[1]
+
+    return over(one, (*call.outputs, *call.inputs), (2, 1, 2))
+
+
+def product_of_reflectors(call):
+    """(Q) from (reflectors, tau): the first columns of their product."""
+    orgqr, work = routine("orgqr", call.outputs[0].dtype), blocked(call.outputs[0].shape[-1])
+
+    def one(q, packed, tau):
+        q[...] = packed
+        orgqr(q, tau, work, 1)
+
+    def none(q, packed, tau):
+        q[...] = np.eye(*q.shape)
+
+    return over(one, (*call.outputs, *call.inputs), (2, 2, 1), none)
+
+
+def apply_reflectors(call):
+    """(product) from (reflectors, tau, other)."""
+    d = call.outputs[0].dtype
+    ormqr, work = routine("ormqr", d), blocked(max(call.outputs[0].shape[-2:]))
+    side = "L" if call.left else "R"
+    trans = ("C" if d.kind == "c" else "T") if call.transpose else "N"
+
+    def one(out, packed, tau, other):
+        out[...] = other
+        ormqr(side, trans, packed[:, :len(tau)], tau, out, work, 1)
+
+    def none(out, packed, tau, other):
+        out[...] = other
+
+    return over(one, (*call.outputs, *call.inputs), (2, 2, 1, 2), none)
+
+
+def qr(call):
+    """(Q, R) from (A) by `form`: "reduced", "complete" or "r" (Q is empty)."""
+    d, (m, n) = call.outputs[1].dtype, call.inputs[0].shape[-2:]
+    geqrf, orgqr = routine("geqrf", d), routine("orgqr", d)
+    k, work = min(m, n), blocked(max(m, n))
+    wants_q = call.form != "r"
+
+    def one(q, r, a):
+        tall = wants_q and m > n
+        packed = q[:, :n] if tall else r if r.shape == a.shape else np.empty_like(a, order="F")
+        packed[...] = a
+        tau = geqrf(packed, work, 1)[1]
+        if tall:
+            r[...] = 0
+            r[:n] = packed[:n]
+        elif packed is not r:
+            r[...] = packed[:k]
+        if wants_q:
+            if not tall:
+                q[...] = packed[:, :m]
+            orgqr(q, tau, work, 1)
+        clear_below(r)
+
+    def none(q, r, a):
+        r[...] = 0
+        if wants_q:
+            q[...] = np.eye(*q.shape)
+
+    ranks = (2 if wants_q else 1, 2, 2)
+    if not wants_q:  # there is one empty Q for all
+        inner = over(lambda r, a: one(None, r, a), (call.outputs[1], *call.inputs), (2, 2),
+                     lambda r, a: none(None, r, a))
+        return lambda q, r, a: inner(r, a)
+    return over(one, (*call.outputs, *call.inputs), ranks, none)
+
+
+# ---- eigenvalues and singular values -----------------------------------------------------------
+
+def eigh(call):
+    """(eigenvalues, eigenvectors) or (eigenvalues) from (A), of which one triangle is read."""
+    vectors = len(call.outputs) == 2
+    syevd, lower = routine("syevd", call.inputs[0].dtype), call.UPLO.upper() == "L"
+
+    def one(values, *rest):
+        v = rest[0] if vectors else np.empty_like(rest[0], order="F")
+        v[...] = rest[-1]
+        values[...], _, info = syevd(v, vectors, lower, overwrite_a=1)
+        return info
+
+    run = over(one, (*call.outputs, *call.inputs), (1, 2, 2) if vectors else (1, 2))
+    return converged("eig", "linalg.eigh" if vectors else "linalg.eigvalsh", run)
+
+
+def converged(kind, name, run):
+    """`run` with a LinAlgError for a nonzero code."""
+    def checking(*arrays):
+        codes = run(*arrays)
+        if np.any(codes):
+            many = isinstance(codes, list)
+            at = int(np.flatnonzero(codes)[0]) if many else None
+            info = codes[at] if many else codes
+            wrong = arrays[-1].reshape(-1, *arrays[-1].shape[-2:])[at or 0]
+            fail(kind if np.isfinite(wrong).all() else "finite", name, info, at)
+
+    return checking
+
+
+def eig(call):
+    """(eigenvalues, eigenvectors) or (eigenvalues) from (A)."""
+    vectors = len(call.outputs) == 2
+    name = "linalg.eig" if vectors else "linalg.eigvals"
+
+    def run(*arrays):
+        a = arrays[-1]
+        if not a.size:
+            return
+        try:
+            if vectors:
+                arrays[0][...], arrays[1][...] = np.linalg.eig(a)
+            else:
+                arrays[0][...] = np.linalg.eigvals(a)
+        except np.linalg.LinAlgError as e:
+            if not np.isfinite(a).all():
+                raise LinAlgError(f"{name}: input tensor should not contain infs or NaNs.") from e
+            raise LinAlgError(f"{name}: {e}") from e
+
+    return run
+
+
+def svd(call):
+    """(U, S, Vh) or (S) from (A)."""
+    vectors = len(call.outputs) == 3
+    gesdd = routine("gesdd", call.inputs[0].dtype)
+    full = int(vectors and bool(call.full_matrices))
+
+    def one(*arrays):
+        a = arrays[-1]
+        u, s, vh, info = gesdd(a, vectors, full)
+        if vectors:
+            arrays[0][...], arrays[1][...], arrays[2][...] = u, s, vh
+        else:
+            arrays[0][...] = s
+        return info
+
+    def none(*arrays):
+        if vectors:
+            arrays[0][...], arrays[2][...] = np.eye(*arrays[0].shape), np.eye(*arrays[2].shape)
+        return 0
+
+    ranks = (2, 1, 2, 2) if vectors else (1, 2)
+    return converged("svd", "linalg.svd" if vectors else "linalg.svdvals",
+                     over(one, (*call.outputs, *call.inputs), ranks, none))
+
+
+def pseudo_inverse(call):
+    """(pinv) from (A, atol, rtol): singular values up to max(atol, rtol * largest) count as 0."""
+    hermitian = call.hermitian
+
+    def run(out, a, atol, rtol):
+        if not a.size:
+            return
+        try:
+            if hermitian:
+                w, u = np.linalg.eigh(a)
+                v, s = u, np.abs(w)
+            else:
+                u, w, vh = np.linalg.svd(a, full_matrices=False)
+                v, s = np.conj(np.swapaxes(vh, -2, -1)), w
+        except np.linalg.LinAlgError as e:
+            kind = "svd" if np.isfinite(a).all() else "finite"
+            raise LinAlgError(f"linalg.pinv: {_FAILURES[kind].format(info=1)}") from e
+        bound = np.maximum(atol, rtol * s.max(-1))
+        with np.errstate(divide="ignore"):
+            inverse = np.where(s > bound[..., None], 1 / w, 0).astype(w.dtype)
+        out[...] = (v * inverse[..., None, :]) @ np.conj(np.swapaxes(u, -2, -1))
+
+    return run
+
+
+# ---- least squares -----------------------------------------------------------------------------
+
+def _driver(name, d, m, n, k, rcond):
+    """A function (a, b, with room for the solution) -> solution, rank, singular values, info."""
+    solver, size = routine(name, d), routine(f"{name}_lwork", d)
+    if name == "gels":
+        work = int(np.real(size(m, n, k)[0]))
+
+        def run(a, b):
+            _, x, info = solver(a, b, lwork=work)
+            return x, 0, (), info
+    elif name == "gelsy":
+        work = int(np.real(size(m, n, k, rcond)[0]))
+
+        def run(a, b):
+            _, x, _, rank, info = solver(a, b, np.zeros((n, 1), np.int32), rcond, work, 0, 0)
+            return x, rank, (), info
+    elif name == "gelsd":
+        sizes = [int(np.real(w)) for w in size(m, n, k, rcond)[:-1]]
+
+        def run(a, b):
+            x, s, rank, info = solver(a, b, *sizes, rcond, 0, 0)
+            return x, rank, s, info
+    else:
+        work = int(np.real(size(m, n, k, rcond)[0]))
+
+        def run(a, b):
+            _, x, s, rank, _, info = solver(a, b, rcond, work, 0, 0)
+            return x, rank, s, info
+    return run
+
+
+def lstsq(call):
+    """(solution, residuals, rank, singular values) from (A, B) by `driver`."""
+    a, b = call.inputs
+    (m, n), k = a.shape[-2:], b.shape[-1]
+    solver = _driver(call.driver, a.dtype, m, n, k, call.rcond) if m and n and k else None
+
+    def one(x, residuals, rank, s, a, b):
+        room = np.zeros((max(m, n), k), a.dtype, order="F")
+        room[:m] = b
+        solution, r, values, info = solver(a, room)
+        x[...] = solution[:n]
+        rest = solution[n:m]
+        residuals[...] = (rest * rest.conj()).real.sum(0)
+        rank[...] = r
+        s[...] = values if len(values) else 0
+        return info
+
+    def none(x, residuals, rank, s, a, b):
+        x[...], rank[...], s[...] = 0, 0, 0
+        residuals[...] = (b * b.conj()).real.sum(0) if m > n else 0
+        return 0
+
+    # the rank is one number per matrix: as a core dim of size 1 it can be written to
+    run = over(one, (*call.outputs, a, b), (2, 1, 1, 1, 2, 2), none)
+
+    def spread(x, residuals, rank, s, a, b):
+        return run(x, residuals, rank[..., None], s, a, b)
+
+    return converged("lstsq", "torch.linalg.lstsq", spread)

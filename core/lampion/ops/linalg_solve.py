@@ -1,0 +1,587 @@
+"""Linear equations: triangular and general solves, inverses, determinants, least squares.
+
+Floor 3. Batch dims broadcast. The primitives' `host` parts are LAPACK's (see `lapack.py`); vjps are
+tensor operations, so that they have derivatives of their own. Sources: Giles, "Collected matrix
+derivative results for forward and reverse mode AD" (2008); Golub and Pereyra, "The differentiation
+of pseudo-inverses and nonlinear least squares problems" (1973). A first derivative reuses the LU
+factors of the call; where the derivative is itself recorded, the equations are solved anew from A.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..base import dtype as dt
+from ..base.meta import broadcast_shapes
+from . import lapack
+from .linalg_checks import columns, eps, eye, inexact, matrices, op, same_dtype, square
+from .linalg_samples import positives, rectangles, squares, systems
+from .reduce import sum_to_shape
+from .registry import composite, kernel_op
+
+
+def to_shape(g, m):
+    """A gradient summed over what was broadcast."""
+    return g if g.meta.shape == m.shape else sum_to_shape(g, m.shape)
+
+
+def solvable(name, a, b, left=True):
+    """The shape of X in A X = B (or X A = B). RuntimeError if A and B do not fit."""
+    n = square(name, a)
+    matrices(name, b, "B")
+    if b.shape[-2 if left else -1] != n:
+        raise RuntimeError(f"{name}: Incompatible shapes of A and B for the equation "
+                           f"{'AX = B' if left else 'XA = B'} ({a.shape[-2]}x{a.shape[-1]} and "
+                           f"{b.shape[-2]}x{b.shape[-1]})")
+    try:
+        return (*broadcast_shapes(a.shape[:-2], b.shape[:-2]), *b.shape[-2:])
+    except RuntimeError as e:
+        raise RuntimeError(f"{name}: {e} (batch dims {list(a.shape[:-2])} of A and "
+                           f"{list(b.shape[:-2])} of B)") from None
+
+
+def vectors_of(a, b):
+    """Whether B is one right-hand side per matrix, without a dim for columns."""
+    return b.ndim == 1 or (a.ndim - 1 == b.ndim and b.shape == a.shape[:-1])
+
+
+# ---- triangles ---------------------------------------------------------------------------------
+
+@kernel_op("A: T, B: T, *, upper, left=True, unitriangular=False")
+class linalg_solve_triangular:
+    """X with A X = B (X A = B unless `left`) for upper or lower triangular A. The other triangle
+    is not read, nor the diagonal if `unitriangular`; a 0 on the diagonal gives inf or NaN."""
+
+    where = ("linalg",)
+    save = ("A", "out")
+    host = lapack.triangular
+
+    def samples(rng):
+        return [*systems(rng, upper=True), *systems(rng, upper=False, unitriangular=True)]
+
+    def meta(A, B, upper, left, unitriangular):
+        name = "linalg.solve_triangular"
+        same_dtype(name, A, B)
+        inexact(name, A)
+        shape = solvable(name, A, B, left)
+        return [(A.dtype, shape, columns(shape))]
+
+    def vjp(ctx, g):
+        a, x, left = ctx.A.mH, ctx.out, ctx.left
+        gb = linalg_solve_triangular.fn(a, g, upper=not ctx.upper, left=left,
+                                        unitriangular=ctx.unitriangular)
+        ga = None
+        if ctx.needs("A"):
+            ga = -(gb @ x.mH) if left else -(x.mH @ gb)
+            edge = 1 if ctx.unitriangular else 0
+            ga = to_shape(ga.triu(edge) if ctx.upper else ga.tril(-edge), ctx.meta("A"))
+        return ga, to_shape(gb, ctx.meta("B")) if ctx.needs("B") else None
+
+
+@composite(method=True, returns=("solution", "cloned_coefficient"),
+           samples=lambda rng: [type(s)(s.args[1], s.args[0]) for s in systems(rng)])
+def triangular_solve(b, A, upper=True, transpose=False, unitriangular=False):
+    """(X, a copy of A) with A X = b (the older form of `linalg.solve_triangular`)."""
+    for name, m in (("b", b.meta), ("A", A.meta)):
+        if m.ndim < 2:
+            raise RuntimeError(f"torch.triangular_solve: Expected {name} to have at least 2 "
+                               f"dimensions, but it has {m.ndim} dimensions instead")
+    a, upper = (A.mT, not upper) if transpose else (A, upper)
+    x = linalg_solve_triangular.fn(a, b, upper=bool(upper), unitriangular=unitriangular)
+    return x, A.expand(x.meta.shape[:-2] + A.meta.shape[-2:]).clone()
+
+
+@composite(method=True,
+           samples=lambda rng: [type(s)(s.args[1], s.args[0]) for s in systems(rng, positives)])
+def cholesky_solve(B, L, upper=False):
+    """X with A X = B, given the Cholesky factor of A."""
+    for name, m in (("b", B.meta), ("u", L.meta)):
+        if m.ndim < 2:
+            raise RuntimeError(f"{name} should have at least 2 dimensions, but has {m.ndim} "
+                               "dimensions instead")
+    factor = L.mH if upper else L
+    y = linalg_solve_triangular.fn(factor, B, upper=False)
+    return linalg_solve_triangular.fn(factor.mH, y, upper=True)
+
+
+@composite(method=True, samples=positives)
+def cholesky_inverse(input, upper=False):
+    """The inverse of A, given its Cholesky factor. LinAlgError for a 0 on the diagonal."""
+    m = input.meta
+    inexact("cholesky_inverse", m)
+    n = square("cholesky_inverse", m)
+    zero = (input.detach().diagonal(0, -2, -1) == 0).nonzero()
+    if zero.meta.shape[0]:
+        *batch, k = zero[0].tolist()
+        at = 0
+        for size, j in zip(m.shape, batch):
+            at = at * size + j
+        lapack.fail("inv", "cholesky_inverse", k + 1, at if batch else None)
+    half = linalg_solve_triangular.fn(input.mH if upper else input, eye(m, n), upper=False)
+    return half.mH @ half
+
+
+# ---- LU ----------------------------------------------------------------------------------------
+
+@kernel_op("LU: T, pivots: T, B: T, adjoint=False")
+class lu_substitute:
+    """X with A X = B (A^H X = B if `adjoint`), given the LU factors and pivots of A."""
+
+    where = ()
+    host = lapack.lu_solve
+
+    def samples(rng):
+        from .samples import Sample, T
+
+        return [Sample(s.args[0], T((3,), "int32", values=[2, 3, 3]), s.args[1], adjoint)
+                for s in systems(rng)[:1] for adjoint in (False, True)]
+
+    def meta(LU, pivots, B, adjoint):
+        shape = solvable("linalg.lu_solve", LU, B)
+        return [(B.dtype, shape, columns(shape))]
+
+    def compose(LU, pivots, B, adjoint):
+        from .linalg_factor import exchanged
+
+        step = linalg_solve_triangular.fn
+        batch = broadcast_shapes(LU.meta.shape[:-2], B.meta.shape[:-2])
+        B = B.expand(batch + B.meta.shape[-2:])
+        if adjoint:
+            y = step(LU.mH, B, upper=False)
+            return exchanged(step(LU.mH, y, upper=True, unitriangular=True), pivots, back=True)
+        y = step(LU, exchanged(B, pivots), upper=False, unitriangular=True)
+        return step(LU, y, upper=True)
+
+
+@composite(where=("linalg",))
+def linalg_lu_solve(LU, pivots, B, *, left=True, adjoint=False):
+    """X with A X = B (X A = B unless `left`; A^H for A if `adjoint`), given `lu_factor` of A."""
+    name = "linalg.lu_solve"
+    inexact(name, LU.meta)
+    same_dtype(name, LU.meta, B.meta, "LU")
+    if pivots.meta.dtype is not dt.int32:
+        raise RuntimeError(f"{name}: pivots should be a Tensor of scalar type torch.int32. Got "
+                           f"{pivots.meta.dtype!r}")
+    solvable(name, LU.meta, B.meta, left)
+    if pivots.meta.shape != LU.meta.shape[:-1]:
+        raise RuntimeError(f"{name}: Number of pivots per batch should be same as the dimension "
+                           "of the matrix")
+    if left:
+        return lu_substitute.fn(LU, pivots, B, bool(adjoint))
+    return lu_substitute.fn(LU, pivots, B.mH, not adjoint).mH
+
+
+@composite(method=True)
+def lu_solve(b, LU_data, LU_pivots):
+    """X with A X = b, given `lu_factor` of A (the older form of `linalg.lu_solve`)."""
+    return linalg_lu_solve.fn(LU_data, LU_pivots, b)
+
+
+# ---- general matrices --------------------------------------------------------------------------
+
+@kernel_op("A: T, B: T, *, check_errors=False")
+class solve_with_factors:
+    """(X, LU, pivots, info) with A X = B."""
+
+    where = ()
+    noutputs = 4
+    diff_outputs = 1
+    save = ("A", "out", "out1", "out2")
+    samples = systems
+    host = lapack.solve
+
+    def meta(A, B, check_errors):
+        shape = solvable("linalg.solve", A, B)
+        return [(B.dtype, shape, columns(shape)), (A.dtype, A.shape, columns(A.shape)),
+                (dt.int32, A.shape[:-1]), (dt.int32, A.shape[:-2])]
+
+    def vjp(ctx, g):
+        x = ctx.out
+        if x.node is None:
+            gb = lu_substitute.fn(ctx.out1, ctx.out2, g, True)
+        else:
+            gb = solve_with_factors.fn(ctx.A.mH, g)[0]
+        ga = to_shape(-(gb @ x.mH), ctx.meta("A")) if ctx.needs("A") else None
+        return ga, to_shape(gb, ctx.meta("B")) if ctx.needs("B") else None
+
+
+@composite(where=("linalg",), returns=("result", "info"), samples=systems)
+def linalg_solve_ex(A, B, *, left=True, check_errors=False):
+    """(X, info) with A X = B (X A = B unless `left`). B may be vectors, one per matrix. `info` is
+    0, or k if the pivot k (from 1) is 0; with `check_errors` that is a LinAlgError."""
+    name, a, b = "linalg.solve", A.meta, B.meta
+    inexact(name, a)
+    same_dtype(name, a, b)
+    square(name, a)
+    vector = vectors_of(a, b)
+    if vector:
+        if not left:
+            raise RuntimeError("linalg.solve: Vector broadcasting of the right hand side is not "
+                               "supported for left=False. In this case linalg.solve is equivalent "
+                               "to B / A.squeeze(-1)")
+        B = B.unsqueeze(-1)
+    if left:
+        x, _, _, info = solve_with_factors.fn(A, B, check_errors=check_errors)
+    else:
+        solvable(name, a, b, left)
+        x, _, _, info = solve_with_factors.fn(A.mT, B.mT, check_errors=check_errors)
+        x = x.mT
+    return (x.squeeze(-1) if vector else x), info
+
+
+@composite(where=("linalg",), samples=systems)
+def linalg_solve(A, B, *, left=True):
+    """X with A X = B (X A = B unless `left`); B may be vectors, one per matrix.
+
+    LinAlgError, naming the batch element, for a singular matrix.
+
+    >>> A, b = lampion.tensor([[2., 0.], [0., 4.]]), lampion.tensor([2., 8.])
+    >>> lampion.linalg.solve(A, b).tolist()
+    [1.0, 2.0]
+    """
+    return linalg_solve_ex.fn(A, B, left=left, check_errors="torch.linalg.solve")[0]
+
+
+@kernel_op("A: T, *, check_errors=False")
+class linalg_inv_ex:
+    """(inverse, info) of square matrices. `info` is 0, or k if the pivot k (from 1) is 0; with
+    `check_errors` that is a LinAlgError."""
+
+    where = ("linalg",)
+    noutputs = 2
+    diff_outputs = 1
+    returns = ("inverse", "info")
+    save = ("out",)
+    samples = squares
+    host = lapack.inverse
+
+    def meta(A, check_errors):
+        inexact("linalg.inv", A)
+        square("linalg.inv", A)
+        return [(A.dtype, A.shape, columns(A.shape)), (dt.int32, A.shape[:-2])]
+
+    def vjp(ctx, g):
+        x = ctx.out.mH
+        return (-(x @ g @ x),)
+
+
+@composite(where=("linalg",), samples=squares)
+def linalg_inv(A):
+    """The inverse of square matrices. LinAlgError, naming the batch element, for a singular one.
+
+    >>> lampion.linalg.inv(lampion.tensor([[2., 0.], [0., 4.]])).tolist()
+    [[0.5, 0.0], [0.0, 0.25]]
+    """
+    return linalg_inv_ex.fn(A, check_errors="linalg.inv")[0]
+
+
+@composite(method=True, samples=squares)
+def inverse(input):
+    """`linalg.inv`."""
+    return linalg_inv_ex.fn(input, check_errors="linalg.inv")[0]
+
+
+# ---- determinants ------------------------------------------------------------------------------
+
+def with_factors(m):
+    """Metas of the LU factors and pivots of a call."""
+    return [(m.dtype, m.shape, columns(m.shape)), (dt.int32, m.shape[:-1])]
+
+
+def times_identity(d, m):
+    """A number per matrix, on the diagonal of matrices like those of a meta."""
+    return d.unsqueeze(-1).unsqueeze(-1) * eye(m, m.shape[-1])
+
+
+@kernel_op("A: T")
+class det_with_factors:
+    """(det, LU, pivots)."""
+
+    where = ()
+    noutputs = 3
+    diff_outputs = 1
+    save = ("A", "out", "out1", "out2")
+    samples = squares
+    host = lapack.determinant
+
+    def meta(A):
+        inexact("linalg.det", A)
+        square("linalg.det", A)
+        return [(A.dtype, A.shape[:-2]), *with_factors(A)]
+
+    def vjp(ctx, g):
+        a, det = ctx.A, ctx.out
+        if bool((det.detach() == 0).any()):
+            return (adjugate(a, g),)
+        d = times_identity(g * det.conj(), a.meta)
+        if det.node is None:
+            return (lu_substitute.fn(ctx.out1, ctx.out2, d, True),)
+        return (solve_with_factors.fn(a.mH, d)[0],)
+
+
+def adjugate(a, g):
+    """g times the conjugate transpose of the adjugate of A, singular or not: from A = U S V^H,
+    det(U V^H)^* U diag(products of the other singular values) V^H."""
+    u, s, vh = op("linalg_svd")(a)
+    unit = det.fn(u) * det.fn(vh)
+    n = s.meta.shape[-1]
+    others = s.unsqueeze(-2).masked_fill(eye(s.meta, n) != 0, 1.0).prod(-1)
+    return (u * ((g * unit.conj()).unsqueeze(-1) * others).unsqueeze(-2)) @ vh
+
+
+@composite(method=True, where=("", "linalg"), samples=squares)
+def det(A):
+    """Determinants of square matrices; 0 for singular ones, whose gradient is exact too.
+
+    >>> lampion.linalg.det(lampion.tensor([[1., 2.], [3., 4.]])).item()
+    -2.0
+    """
+    return det_with_factors.fn(A)[0]
+
+
+@kernel_op("A: T")
+class slogdet_with_factors:
+    """(sign, log |det|, LU, pivots)."""
+
+    where = ()
+    noutputs = 4
+    diff_outputs = 2
+    save = ("A", "out", "out2", "out3")
+    samples = squares
+    host = lapack.log_determinant
+
+    def meta(A):
+        inexact("linalg.slogdet", A)
+        square("linalg.slogdet", A)
+        return [(A.dtype, A.shape[:-2]), (A.dtype.to_real(), A.shape[:-2]), *with_factors(A)]
+
+    def vjp(ctx, gs, gl):
+        # d log det = tr(A^-1 dA) = z; the log of the size moves by Re z, the sign by i sign Im z
+        a, sign, lu = ctx.A, ctx.out, ctx.out2
+        if a.meta.dtype.kind == "c":
+            gl = op("complex")(gl, -op("imag")(gs.conj() * sign))
+        d = times_identity(gl, a.meta)
+        if sign.node is not None:
+            return (solve_with_factors.fn(a.mH, d)[0],)
+        zero = lu.diagonal(0, -2, -1) == 0  # a singular matrix: the gradient of one close to it
+        tiny = zero.to(a.meta.dtype) * eps(a.meta.dtype)
+        return (lu_substitute.fn(lu + tiny.diag_embed(), ctx.out3, d, True),)
+
+
+@composite(method=True, where=("", "linalg"), returns=("sign", "logabsdet"), samples=squares)
+def slogdet(A):
+    """(sign, log |det|) of square matrices; (0, -inf) for singular ones."""
+    return slogdet_with_factors.fn(A)[:2]
+
+
+@composite(method=True, samples=positives)
+def logdet(input):
+    """The log of determinants: -inf for 0, NaN for negative ones of real matrices."""
+    inexact("logdet", input.meta)
+    square("logdet", input.meta)
+    sign, size = slogdet.fn(input)
+    if input.meta.dtype.kind == "c":
+        return size + sign.log()
+    return op("where")(sign == -1, math.nan, size)
+
+
+# ---- symmetric indefinite ----------------------------------------------------------------------
+
+@kernel_op("LD: T, pivots: T, B: T, *, hermitian=False")
+class linalg_ldl_solve:
+    """X with A X = B, given `linalg.ldl_factor` of A."""
+
+    where = ("linalg",)
+    differentiable = False
+    host = lapack.ldl_solve
+
+    def meta(LD, pivots, B, hermitian):
+        name = "torch.linalg.ldl_solve"
+        inexact(name, LD)
+        same_dtype(name, LD, B, "LD")
+        shape = solvable(name, LD, B)
+        if B.ndim < LD.ndim - 1:
+            raise RuntimeError(f"{name}: Expected B to have at least {LD.ndim - 1} dimensions")
+        if pivots.dtype.kind not in "iu":
+            raise RuntimeError(f"{name}: Expected pivots to be integers. Got {pivots.dtype!r}")
+        if pivots.shape != LD.shape[:-1]:
+            raise RuntimeError(f"{name}: Expected LD.shape[:-1] and pivots.shape to be the same, "
+                               f"but got pivots with shape {list(pivots.shape)} instead")
+        return [(B.dtype, shape, columns(shape))]
+
+
+# ---- pseudo-inverses and least squares ---------------------------------------------------------
+
+def tolerances(name, m, atol, rtol):
+    """(atol, rtol) as real tensors: rtol is eps * max(m, n) unless one of them says otherwise."""
+    real = m.dtype.to_real()
+
+    def tensor(value):
+        if not hasattr(value, "meta"):
+            return op("full")((), float(value), dtype=real, device=m.device)
+        if value.meta.dtype.kind == "c":
+            raise RuntimeError(f"{name}: tolerances of complex type are not supported. Got "
+                               f"{value.meta.dtype!r}")
+        return value.detach().to(real)
+
+    default = eps(real) * max(m.shape[-2:])
+    if rtol is None:
+        if atol is None:
+            rtol = default
+        elif hasattr(atol, "meta"):
+            rtol = op("where")(atol.detach() > 0, 0.0, default)
+        else:
+            rtol = 0.0 if atol > 0 else default
+    return tensor(0.0 if atol is None else atol), tensor(rtol)
+
+
+@kernel_op("input: T, atol: T, rtol: T, hermitian=False")
+class pinv_within:
+    """The pseudo-inverse; singular values up to max(atol, rtol * largest) count as 0."""
+
+    where = ()
+    save = ("input", "out")
+    host = lapack.pseudo_inverse
+
+    def samples(rng):
+        from .samples import T
+
+        small = T((), values=1e-6)
+        return [type(s)(*s.args, small, small) for s in rectangles(rng)]
+
+    def meta(input, atol, rtol, hermitian):
+        *batch, m, n = input.shape
+        for t in (atol, rtol):
+            batch = broadcast_shapes(tuple(batch), t.shape)
+        return [(input.dtype, (*batch, n, m), columns((*batch, n, m)))]
+
+    def vjp(ctx, g):
+        return to_shape(pinv_gradient(g, ctx.input, ctx.out), ctx.meta("input")), None, None
+
+
+def pinv_gradient(g, a, p):
+    """The gradient of A from that of its pseudo-inverse P (Golub and Pereyra, eq. 4.12)."""
+    h = p.mH
+    first = g.mH @ p  # the two terms that vanish for square regular matrices
+    outer = first @ h - a @ (p @ (first @ h))
+    second = h @ (p @ g.mH)
+    return outer + second - (second @ p) @ a - h @ g @ h
+
+
+@composite(where=("linalg",), samples=rectangles)
+def linalg_pinv(input, rcond=None, hermitian=False, *, atol=None, rtol=None):
+    """The Moore-Penrose pseudo-inverse. Singular values (eigenvalues if `hermitian`) up to
+    max(atol, rtol * largest) count as 0; tolerances are numbers or tensors, one per matrix."""
+    m = input.meta
+    if m.ndim < 2 or m.dtype.kind not in "fc" or m.dtype.itemsize < 4:
+        raise RuntimeError(f"linalg.pinv({m.dtype!r}{list(m.shape)}): expected a tensor with 2 or "
+                           "more dimensions of float, double, cfloat or cdouble types")
+    if hermitian:
+        square("linalg.pinv", m)
+    atol, rtol = tolerances("torch.linalg.pinv", m, atol, rcond if rtol is None else rtol)
+    return pinv_within.fn(input, atol, rtol, bool(hermitian))
+
+
+@composite(method=True, samples=rectangles)
+def pinverse(input, rcond=1e-15):
+    """`linalg.pinv` with a relative tolerance."""
+    return linalg_pinv.fn(input, rcond)
+
+
+@kernel_op("A: T, B: T, rcond, driver")
+class least_squares:
+    """(X, squared residuals, rank, singular values): X of least norm that minimises |A X - B|."""
+
+    where = ()
+    noutputs = 4
+    diff_outputs = 2
+    save = ("A", "B", "out")
+    host = lapack.lstsq
+
+    def samples(rng):
+        return [type(s)(*s.args, 1e-6, driver) for s in systems(rng, rectangles)
+                for driver in ("gels", "gelsy", "gelsd", "gelss")]
+
+    def meta(A, B, rcond, driver):
+        m, n = A.shape[-2:]
+        batch = broadcast_shapes(A.shape[:-2], B.shape[:-2])
+        shape = (*batch, n, B.shape[-1])
+        real = A.dtype.to_real()
+        return [(A.dtype, shape, columns(shape)), (real, (*batch, B.shape[-1])),
+                (dt.int64, batch), (real, (*batch, min(m, n)))]
+
+    def vjp(ctx, g, gr):
+        a, b, x = ctx.A, ctx.B, ctx.out
+        p = linalg_pinv.fn(a)
+        gb = p.mH @ g
+        ga = pinv_gradient(g @ b.mH, a, p)
+        if a.meta.shape[-2] > a.meta.shape[-1]:
+            rest = (a @ x - b) * (2 * gr).unsqueeze(-2)
+            ga, gb = ga + rest @ x.mH, gb - rest
+        return to_shape(ga, ctx.meta("A")), to_shape(gb, ctx.meta("B"))
+
+
+@composite(where=("linalg",), returns=("solution", "residuals", "rank", "singular_values"),
+           samples=lambda rng: systems(rng, rectangles))
+def linalg_lstsq(input, b, rcond=None, *, driver=None):
+    """(solution, residuals, rank, singular_values) of least squares problems |A X - b|.
+
+    `driver` is "gelsy" (the default: QR with pivoting), "gels" (A has full rank), "gelsd" or
+    "gelss" (from singular values). Residuals are there for tall matrices of full rank and every
+    driver but gelsy, the rank for all but gels, singular values for gelsd and gelss; else empty.
+    """
+    name, A, B = "torch.linalg.lstsq", input.meta, b.meta
+    if A.ndim < 2:
+        raise RuntimeError(f"{name}: input must have at least 2 dimensions.")
+    if B.ndim < 1:
+        raise RuntimeError(f"{name}: other must have at least 1 dimension.")
+    inexact(name, A)
+    same_dtype(name, A, B, "input", "other")
+    if driver not in (None, "gels", "gelsy", "gelsd", "gelss"):
+        raise RuntimeError(f"{name}: parameter `driver` should be one of (gels, gelsy, gelsd, "
+                           "gelss)")
+    if A.ndim - B.ndim not in (0, 1):
+        raise RuntimeError(f"{name}: input.dim() must be greater or equal to other.dim() and "
+                           "(input.dim() - other.dim()) <= 1")
+    vector = vectors_of(A, B)
+    if A.shape[-2] != B.shape[-1 if vector else -2]:
+        raise RuntimeError(f"{name}: input.size(-2) should match other.size(-"
+                           f"{1 if vector else 2})")
+    driver = driver or "gelsy"
+    m, n = A.shape[-2:]
+    rcond = eps(A.dtype) * max(m, n) if rcond is None else float(rcond)
+    x, rest, rank, s = least_squares.fn(input, b.unsqueeze(-1) if vector else b, rcond, driver)
+    tall = m > n and driver != "gelsy" and (driver == "gels" or bool((rank == n).all()))
+    none = input.detach().new_empty((0,))
+    return (x.squeeze(-1) if vector else x, rest if tall else none.to(A.dtype.to_real()),
+            none.to(dt.int64) if driver == "gels" else rank,
+            s if driver in ("gelsd", "gelss") else none.to(A.dtype.to_real()))
+
+
+# ---- tensors as matrices -----------------------------------------------------------------------
+
+@composite(where=("linalg",))
+def linalg_tensorinv(A, ind=2):
+    """The inverse of A as a map from its last dims to its first `ind` dims."""
+    m = A.meta
+    if ind <= 0:
+        raise RuntimeError("Expected a strictly positive integer for 'ind'")
+    rows, cols = math.prod(m.shape[:ind]), math.prod(m.shape[ind:])
+    if rows != cols:
+        raise RuntimeError("Expected self to satisfy the requirement prod(self.shape[ind:]) == "
+                           f"prod(self.shape[:ind]), but got {cols} != {rows}")
+    return linalg_inv.fn(A.reshape((rows, cols))).reshape(m.shape[ind:] + m.shape[:ind])
+
+
+@composite(where=("linalg",))
+def linalg_tensorsolve(A, B, dims=None):
+    """X with tensordot(A, X, X.ndim) = B; `dims` of A are moved to its end first."""
+    if dims is not None:
+        dims = [d % A.meta.ndim for d in dims]
+        A = A.movedim(dims, [A.meta.ndim - len(dims) + k for k in range(len(dims))])
+    shape = A.meta.shape[B.meta.ndim:]
+    n = B.meta.numel
+    if math.prod(shape) != n:
+        raise RuntimeError("Expected self to satisfy the requirement prod(self.shape[other.ndim:]) "
+                           f"== prod(self.shape[:other.ndim]), but got {math.prod(shape)} != {n}")
+    return linalg_solve.fn(A.reshape((n, n)), B.reshape((n,))).reshape(shape)
