@@ -400,7 +400,7 @@ def kernel_vjp(op: Any, node: Node, grads: list[Any]) -> list[Any]:
     grads = grads[:getattr(op, "diff_outputs", None)]
     if all(g is None for g in grads):
         return [None] * len(node.edges)
-    if len(grads) > 1:
+    if len(grads) > 1 and not getattr(op, "absent_grads", False):
         grads = [zeros(m) if g is None and m.dtype.kind in "fc" else g
                  for g, m in zip(grads, node.plan.metas)]
     if op.vjp is None:

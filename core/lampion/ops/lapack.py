@@ -85,7 +85,28 @@ def with_status(call, kind, name, run):
     return checking
 
 
+def raising(kind, name, run):
+    """`run` with a LinAlgError for the first nonzero code."""
+    def checking(*arrays):
+        codes = run(*arrays)
+        if np.any(codes):
+            at = int(np.flatnonzero(codes)[0]) if isinstance(codes, list) else None
+            source = arrays[-1]
+            wrong = source.reshape(-1, *source.shape[-2:])[at or 0]
+            fail(kind if kind != "svd" or np.isfinite(wrong).all() else "finite", name,
+                 codes if at is None else codes[at], at)
+
+    return checking
+
+
 # ---- batches -----------------------------------------------------------------------------------
+
+def keep(out, result):
+    """Copy a routine's result unless it was made in place (what f2py takes for misaligned is
+    copied first, for instance)."""
+    if result is not out:
+        out[...] = result
+
 
 def nothing(*parts):
     """What is done with matrices without elements, which LAPACK refuses."""
@@ -137,10 +158,42 @@ def cholesky(call):
 
     def one(factor, a):
         factor[...] = a
-        return potrf(factor, lower, 1, 1)[1]
+        done, info = potrf(factor, lower, 1, 1)
+        keep(factor, done)
+        return info
 
     run = over(one, (call.outputs[0], *call.inputs), (2, 2))
     return with_status(call, "cholesky", "linalg.cholesky_ex", run)
+
+
+def cholesky_solve(call):
+    """(X) from (B, factor of A)."""
+    potrs, lower = routine("potrs", call.outputs[0].dtype), not call.upper
+
+    def one(x, b, factor):
+        x[...] = b
+        keep(x, potrs(factor, x, lower, 1)[0])
+
+    return over(one, (*call.outputs, *call.inputs), (2, 2, 2))
+
+
+def cholesky_inverse(call):
+    """(inverse) from (factor)."""
+    potri, lower = routine("potri", call.outputs[0].dtype), not call.upper
+
+    def one(inverse, factor):
+        inverse[...] = factor
+        done, info = potri(inverse, lower, 1)
+        keep(inverse, done)
+        rows, columns = np.triu_indices(len(inverse), 1)
+        if lower:
+            inverse[rows, columns] = inverse[columns, rows].conj()
+        else:
+            inverse[columns, rows] = inverse[rows, columns].conj()
+        return info
+
+    run = over(one, (*call.outputs, *call.inputs), (2, 2))
+    return raising("inv", "cholesky_inverse", run)
 
 
 def _factorize(d):
@@ -148,7 +201,8 @@ def _factorize(d):
 
     def one(factors, pivots, a):
         factors[...] = a
-        _, p, info = getrf(factors, 1)
+        done, p, info = getrf(factors, 1)
+        keep(factors, done)
         np.add(p, 1, pivots)
         return info
 
@@ -167,7 +221,7 @@ def lu_solve(call):
 
     def one(x, factors, pivots, b):
         x[...] = b
-        getrs(factors, pivots - 1, x, trans, 1)
+        keep(x, getrs(factors, pivots - 1, x, trans, 1)[0])
 
     return over(one, (*call.outputs, *call.inputs), (2, 2, 1, 2))
 
@@ -180,7 +234,7 @@ def solve(call):
     def one(x, factors, pivots, a, b):
         info = factorize(factors, pivots, a)
         x[...] = b
-        getrs(factors, pivots - 1, x, 0, 1)
+        keep(x, getrs(factors, pivots - 1, x, 0, 1)[0])
         return info
 
     def without_columns(x, factors, pivots, a, b):
@@ -198,8 +252,11 @@ def inverse(call):
 
     def one(x, a):
         x[...] = a
-        _, p, info = getrf(x, 1)
-        return info or getri(x, p, work, 1)[1]
+        done, p, info = getrf(x, 1)
+        if not info:
+            done, info = getri(done, p, work, 1)
+        keep(x, done)
+        return info
 
     run = over(one, (call.outputs[0], *call.inputs), (2, 2))
     return with_status(call, "inv", "linalg.inv_ex", run)
@@ -258,8 +315,8 @@ def ldl(call):
 
     def one(factors, pivots, a):
         factors[...] = a
-        _, p, info = sytrf(factors, 1, work, 1)
-        pivots[...] = p
+        done, pivots[...], info = sytrf(factors, 1, work, 1)
+        keep(factors, done)
         return info
 
     run = over(one, (*call.outputs[:2], *call.inputs), (2, 1, 2))
@@ -272,7 +329,7 @@ def ldl_solve(call):
 
     def one(x, factors, pivots, b):
         x[...] = b
-        sytrs(factors, pivots, x, 1, 1)
+        keep(x, sytrs(factors, pivots, x, 1, 1)[0])
 
     return over(one, (*call.outputs, *call.inputs), (2, 2, 1, 2))
 
@@ -286,9 +343,9 @@ def triangular(call):
     def one(x, a, b):
         x[...] = b
         if a.flags.f_contiguous:
-            trsm(1, a, x, right, lower, 0, unit, 1)
+            keep(x, trsm(1, a, x, right, lower, 0, unit, 1))
         else:  # the transpose of the other triangle of the transpose needs no copy
-            trsm(1, a.T, x, right, not lower, 1, unit, 1)
+            keep(x, trsm(1, a.T, x, right, not lower, 1, unit, 1))
 
     return over(one, (*call.outputs, *call.inputs), (2, 2, 2))
 
@@ -301,7 +358,8 @@ def reflectors(call):
 
     def one(packed, tau, a):
         packed[...] = a
-        tau[...] = geqrf(packed, work, 1)[1]
+        done, tau[...] = geqrf(packed, work, 1)[:2]
+        keep(packed, done)
 
     return over(one, (*call.outputs, *call.inputs), (2, 1, 2))
 
@@ -312,7 +370,7 @@ def product_of_reflectors(call):
 
     def one(q, packed, tau):
         q[...] = packed
-        orgqr(q, tau, work, 1)
+        keep(q, orgqr(q, tau, work, 1)[0])
 
     def none(q, packed, tau):
         q[...] = np.eye(*q.shape)
@@ -329,7 +387,7 @@ def apply_reflectors(call):
 
     def one(out, packed, tau, other):
         out[...] = other
-        ormqr(side, trans, packed[:, :len(tau)], tau, out, work, 1)
+        keep(out, ormqr(side, trans, packed[:, :len(tau)], tau, out, work, 1)[0])
 
     def none(out, packed, tau, other):
         out[...] = other
@@ -348,7 +406,8 @@ def qr(call):
         tall = wants_q and m > n
         packed = q[:, :n] if tall else r if r.shape == a.shape else np.empty_like(a, order="F")
         packed[...] = a
-        tau = geqrf(packed, work, 1)[1]
+        done, tau = geqrf(packed, work, 1)[:2]
+        keep(packed, done)
         if tall:
             r[...] = 0
             r[:n] = packed[:n]
@@ -357,7 +416,7 @@ def qr(call):
         if wants_q:
             if not tall:
                 q[...] = packed[:, :m]
-            orgqr(q, tau, work, 1)
+            keep(q, orgqr(q, tau, work, 1)[0])
         clear_below(r)
 
     def none(q, r, a):
@@ -383,25 +442,12 @@ def eigh(call):
     def one(values, *rest):
         v = rest[0] if vectors else np.empty_like(rest[0], order="F")
         v[...] = rest[-1]
-        values[...], _, info = syevd(v, vectors, lower, overwrite_a=1)
+        values[...], done, info = syevd(v, vectors, lower, overwrite_a=1)
+        keep(v, done)
         return info
 
     run = over(one, (*call.outputs, *call.inputs), (1, 2, 2) if vectors else (1, 2))
-    return converged("eig", "linalg.eigh" if vectors else "linalg.eigvalsh", run)
-
-
-def converged(kind, name, run):
-    """`run` with a LinAlgError for a nonzero code."""
-    def checking(*arrays):
-        codes = run(*arrays)
-        if np.any(codes):
-            many = isinstance(codes, list)
-            at = int(np.flatnonzero(codes)[0]) if many else None
-            info = codes[at] if many else codes
-            wrong = arrays[-1].reshape(-1, *arrays[-1].shape[-2:])[at or 0]
-            fail(kind if np.isfinite(wrong).all() else "finite", name, info, at)
-
-    return checking
+    return raising("eig", "linalg.eigh" if vectors else "linalg.eigvalsh", run)
 
 
 def eig(call):
@@ -447,7 +493,7 @@ def svd(call):
         return 0
 
     ranks = (2, 1, 2, 2) if vectors else (1, 2)
-    return converged("svd", "linalg.svd" if vectors else "linalg.svdvals",
+    return raising("svd", "linalg.svd" if vectors else "linalg.svdvals",
                      over(one, (*call.outputs, *call.inputs), ranks, none))
 
 
@@ -536,4 +582,4 @@ def lstsq(call):
     def spread(x, residuals, rank, s, a, b):
         return run(x, residuals, rank[..., None], s, a, b)
 
-    return converged("lstsq", "torch.linalg.lstsq", spread)
+    return raising("lstsq", "torch.linalg.lstsq", spread)

@@ -57,6 +57,7 @@ class linalg_eigh:
     where = ("linalg",)
     noutputs = 2
     returns = ("eigenvalues", "eigenvectors")
+    absent_grads = True
     save = ("out", "out1")
     samples = hermitians
     host = lapack.eigh
@@ -70,10 +71,14 @@ class linalg_eigh:
 
     def vjp(ctx, gw, gv):
         w, v = ctx.out, ctx.out1
+        if gv is None:
+            return ((v * gw.unsqueeze(-2)) @ v.mH,)
         m = v.mH @ gv
         check_gauge("linalg_eigh_backward", "eigenvectors", diagonal(m))
         middle = m / differences(w)
-        middle = middle - diagonal(middle).diag_embed() + gw.to(v.meta.dtype).diag_embed()
+        middle = middle - diagonal(middle).diag_embed()
+        if gw is not None:
+            middle = middle + gw.to(v.meta.dtype).diag_embed()
         return (v @ middle @ v.mH,)
 
 
@@ -107,6 +112,7 @@ class linalg_eig:
     where = ("linalg",)
     noutputs = 2
     returns = ("eigenvalues", "eigenvectors")
+    absent_grads = True
     save = ("out", "out1")
     samples = hermitians
     host = lapack.eig
@@ -119,13 +125,17 @@ class linalg_eig:
 
     def vjp(ctx, gw, gv):
         w, v = ctx.out, ctx.out1
-        m = v.mH @ gv
-        on = diagonal(m)
-        check_gauge("linalg_eig_backward", "eigenvectors", on)
-        on = op("real")(on).to(v.meta.dtype)  # LAPACK's vectors have norm 1
-        m = (m - (v.mH @ v) * on.unsqueeze(-2)) / differences(w).conj()
-        middle = m - diagonal(m).diag_embed() + gw.diag_embed()
-        g = op("linalg_solve")(v.mH, middle @ v.mH)
+        if gv is None:
+            middle = gw.unsqueeze(-1) * v.mH
+        else:
+            m = v.mH @ gv
+            on = diagonal(m)
+            check_gauge("linalg_eig_backward", "eigenvectors", on)
+            on = op("real")(on).to(v.meta.dtype)  # the vectors are kept at norm 1
+            m = (m - (v.mH @ v) * on.unsqueeze(-2)) / differences(w).conj()
+            m = m - diagonal(m).diag_embed()
+            middle = (m if gw is None else m + gw.diag_embed()) @ v.mH
+        g = op("linalg_solve")(v.mH, middle)
         return (real_if(g, ctx.meta("input")),)
 
 
@@ -161,6 +171,7 @@ class linalg_svd:
     where = ("linalg",)
     noutputs = 3
     returns = ("U", "S", "Vh")
+    absent_grads = True
     save = ("out", "out1", "out2")
     samples = rectangles
     host = lapack.svd
@@ -169,8 +180,8 @@ class linalg_svd:
         inexact("linalg.svd", A)
         matrices("linalg.svd", A)
         if driver is not None:
-            raise RuntimeError("torch.linalg.svd: keyword argument `driver=` is only supported on "
-                               "CUDA inputs with cuSOLVER backend.")
+            raise RuntimeError("torch.linalg.svd: keyword argument `driver=` chooses among the "
+                               "solvers of a device that has several; leave it None here.")
         *batch, m, n = A.shape
         k = min(m, n)
         u = (*batch, m, m if full_matrices else k)
@@ -180,8 +191,12 @@ class linalg_svd:
 
     def vjp(ctx, gu, gs, gvh):
         k = ctx.out1.meta.shape[-1]
-        u, vh = ctx.out.narrow(-1, 0, k), ctx.out2.narrow(-2, 0, k)
-        return (svd_gradient(u, ctx.out1, vh, gu.narrow(-1, 0, k), gs, gvh.narrow(-2, 0, k)),)
+        u, s, vh = ctx.out.narrow(-1, 0, k), ctx.out1, ctx.out2.narrow(-2, 0, k)
+        if gu is None and gvh is None:
+            return ((u * gs.unsqueeze(-2)) @ vh,)
+        gu = u.new_zeros(u.meta.shape) if gu is None else gu.narrow(-1, 0, k)
+        gvh = vh.new_zeros(vh.meta.shape) if gvh is None else gvh.narrow(-2, 0, k)
+        return (svd_gradient(u, s, vh, gu, gs, gvh),)
 
 
 def svd_gradient(u, s, vh, gu, gs, gvh):
@@ -195,7 +210,9 @@ def svd_gradient(u, s, vh, gu, gs, gvh):
     gap = (gap + eye(s.meta, k)).to(d)
     rows, cols = s.unsqueeze(-1).to(d), s.unsqueeze(-2).to(d)
     middle = (left / gap) * cols + rows * (right / gap)
-    middle = middle - diagonal(middle).diag_embed() + gs.to(d).diag_embed()
+    middle = middle - diagonal(middle).diag_embed()
+    if gs is not None:
+        middle = middle + gs.to(d).diag_embed()
     if d.kind == "c":
         middle = middle + (diagonal(left) / (2 * s)).diag_embed()
     g = u @ middle @ vh

@@ -42,8 +42,8 @@ class linalg_cholesky_ex:
         if ctx.upper:
             factor, g = factor.mH, g.mH
         m = factor.mH @ g
-        half = m.tril() + m.tril(-1)  # twice the lower triangle with half the diagonal
-        both = (half + half.mH) * 0.25
+        m = m.tril()
+        both = (m + m.tril(-1).mH) * 0.5
         y = linalg_solve_triangular.fn(factor.mH, both, upper=True)
         return (linalg_solve_triangular.fn(factor, y, upper=False, left=False),)
 

@@ -68,9 +68,11 @@ def linalg_vander(x, *, N=None):
     """Matrices with rows 1, x, x^2, ... x^(N-1) for the entries of vectors; N is their length
     unless given."""
     m = x.meta
-    if m.dtype.kind == "b" or not m.ndim:
-        raise RuntimeError("linalg.vander supports floating point, complex, and integer tensors of "
-                           f"at least one dim, but got {m.dtype!r}{list(m.shape)}")
+    if m.dtype.kind == "b":
+        raise RuntimeError("linalg.vander supports floating point, complex, and integer tensors, "
+                           f"but got {m.dtype!r}")
+    if N is None and not m.ndim:
+        raise RuntimeError("linalg.vander: a number has no length; give N")
     n = m.shape[-1] if N is None else N
     if n <= 1:
         raise RuntimeError("N must be greater than 1.")

@@ -91,34 +91,55 @@ def triangular_solve(b, A, upper=True, transpose=False, unitriangular=False):
     return x, A.expand(x.meta.shape[:-2] + A.meta.shape[-2:]).clone()
 
 
-@composite(method=True,
-           samples=lambda rng: [type(s)(s.args[1], s.args[0]) for s in systems(rng, positives)])
-def cholesky_solve(B, L, upper=False):
+@kernel_op("B: T, L: T, upper=False")
+class cholesky_solve:
     """X with A X = B, given the Cholesky factor of A."""
-    for name, m in (("b", B.meta), ("u", L.meta)):
-        if m.ndim < 2:
-            raise RuntimeError(f"{name} should have at least 2 dimensions, but has {m.ndim} "
-                               "dimensions instead")
-    factor = L.mH if upper else L
-    y = linalg_solve_triangular.fn(factor, B, upper=False)
-    return linalg_solve_triangular.fn(factor.mH, y, upper=True)
+
+    method = True
+    save = ("L", "out")
+    host = lapack.cholesky_solve
+
+    def samples(rng):
+        return [type(s)(s.args[1], s.args[0]) for s in systems(rng, positives)]
+
+    def meta(B, L, upper):
+        for name, m in (("b", B), ("u", L)):
+            if m.ndim < 2:
+                raise RuntimeError(f"{name} should have at least 2 dimensions, but has {m.ndim} "
+                                   "dimensions instead")
+        inexact("cholesky_solve", L)
+        same_dtype("cholesky_solve", B, L, "b", "A")
+        shape = solvable("cholesky_solve", L, B)
+        return [(B.dtype, shape, columns(shape))]
+
+    def vjp(ctx, g):
+        factor, x, gl = ctx.L, ctx.out, None
+        gb = cholesky_solve.fn(g, factor, ctx.upper)
+        if ctx.needs("L"):
+            both = gb @ x.mH
+            both = both + both.mH
+            gl = to_shape(-(factor @ both if ctx.upper else both @ factor), ctx.meta("L"))
+        return to_shape(gb, ctx.meta("B")) if ctx.needs("B") else None, gl
 
 
-@composite(method=True, samples=positives)
-def cholesky_inverse(input, upper=False):
+@kernel_op("input: T, upper=False")
+class cholesky_inverse:
     """The inverse of A, given its Cholesky factor. LinAlgError for a 0 on the diagonal."""
-    m = input.meta
-    inexact("cholesky_inverse", m)
-    n = square("cholesky_inverse", m)
-    zero = (input.detach().diagonal(0, -2, -1) == 0).nonzero()
-    if zero.meta.shape[0]:
-        *batch, k = zero[0].tolist()
-        at = 0
-        for size, j in zip(m.shape, batch):
-            at = at * size + j
-        lapack.fail("inv", "cholesky_inverse", k + 1, at if batch else None)
-    half = linalg_solve_triangular.fn(input.mH if upper else input, eye(m, n), upper=False)
-    return half.mH @ half
+
+    method = True
+    save = ("input", "out")
+    samples = positives
+    host = lapack.cholesky_inverse
+
+    def meta(input, upper):
+        inexact("cholesky_inverse", input)
+        square("cholesky_inverse", input)
+        return [(input.dtype, input.shape, columns(input.shape))]
+
+    def vjp(ctx, g):
+        factor, x = ctx.input, ctx.out
+        both = x @ (g + g.mH) @ x
+        return (-(factor @ both if ctx.upper else both @ factor),)
 
 
 # ---- LU ----------------------------------------------------------------------------------------

@@ -246,7 +246,8 @@ def matrix_power(input, n):
         raise RuntimeError("linalg.matrix_power: A must be batches of square matrices, but they "
                            f"are {m.shape[-2]} by {m.shape[-1]} matrices")
     if n == 0:
-        return eye(m, m.shape[-1]).expand(m.shape).clone()
+        one = eye(m, m.shape[-1]).expand(m.shape)
+        return op("where")(one == one, one, input)
     if n < 0:
         input, n = op("linalg_inv")(input), -n
     result = None

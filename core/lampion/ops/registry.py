@@ -417,6 +417,7 @@ class KernelOp(Op):
     host: Callable[[OpCall], Callable[..., None]] | None = field(default=None, repr=False)
     detour: "Detour | None" = None
     diff_outputs: int = 99  # how many of the outputs, from the first on, have gradients
+    absent_grads: bool = False  # vjp takes None for an output that no gradient arrived at
     save: tuple[str, ...] = ()
     noutputs: int = 1
 
@@ -580,7 +581,8 @@ def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
     def deco(cls: type) -> Op:
         parts = _block(cls, _COMMON + ("meta", "lower", "vjp", "jvp", "linear", "compose",
                                        "through", "normalize", "save", "noutputs", "update",
-                                       "explain", "host", "diff_outputs", "detour"))
+                                       "explain", "host", "diff_outputs", "absent_grads",
+                                       "detour"))
         parts.setdefault("name", cls.__name__)
         parts["save"] = tuple(parts.get("save", ()))
         parts["linear"] = tuple(parts.get("linear", ()))
