@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import library
+from .base.errors import LinAlgError as LinAlgError
 
 
 def __getattr__(name: str) -> Any:

@@ -227,20 +227,23 @@ def lu_solve(call):
 
 
 def solve(call):
-    """(X, LU, pivots, info) from (A, B)."""
-    d = call.outputs[0].dtype
-    factorize, getrs = _factorize(d), routine("getrs", d)
+    """(X, LU, pivots, info) from (A, B). Every A is factorized once, however B broadcasts."""
+    x, factors, pivots, _ = call.outputs
+    a, b = call.inputs
+    getrs = routine("getrs", a.dtype)
 
-    def one(x, factors, pivots, a, b):
-        info = factorize(factors, pivots, a)
+    def substitute(x, factors, pivots, b):
         x[...] = b
         keep(x, getrs(factors, pivots - 1, x, 0, 1)[0])
-        return info
 
-    def without_columns(x, factors, pivots, a, b):
-        return factorize(factors, pivots, a) if a.size else 0
+    first = over(_factorize(a.dtype), (factors, pivots, a), (2, 1, 2))
+    second = over(substitute, (x, factors, pivots, b), (2, 2, 1, 2))
 
-    run = over(one, (*call.outputs[:3], *call.inputs), (2, 2, 1, 2, 2), without_columns)
+    def run(x, factors, pivots, a, b):
+        codes = first(factors, pivots, a)
+        second(x, factors, pivots, b)
+        return codes
+
     return with_status(call, "solve", "torch.linalg.solve_ex", run)
 
 

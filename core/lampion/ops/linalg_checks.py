@@ -13,6 +13,26 @@ from ..base.meta import contiguous_strides
 from .plans import _word
 from .registry import REGISTRY
 
+# Samples of ops of one matrix: square ones, and ones of any shape.
+SQUARES = """
+    f(3, 3)
+    f(2, 4, 4)
+    f(1, 1)
+    f(0, 0)
+    f(0, 3, 3)
+    f(3, 3).transposed
+    f(2, 2).strided
+    c(3, 3)
+"""
+MATRICES = """
+    f(3, 3)
+    f(4, 2)
+    f(2, 4)
+    f(2, 2, 3).transposed
+    f(3, 4).strided
+    c(3, 2)
+"""
+
 
 def op(name):
     """The function of an op of another family."""

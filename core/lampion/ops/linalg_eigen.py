@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from ..base import dtype as dt
 from . import lapack
-from .linalg_checks import columns, eye, inexact, matrices, op, real_if, square
-from .linalg_samples import hermitians, rectangles, squares
+from .linalg_checks import MATRICES, columns, eye, inexact, matrices, op, real_if, square
 from .registry import composite, kernel_op
 
 
@@ -59,7 +58,6 @@ class linalg_eigh:
     returns = ("eigenvalues", "eigenvectors")
     absent_grads = True
     save = ("out", "out1")
-    samples = hermitians
     host = lapack.eigh
 
     def meta(input, UPLO):
@@ -88,14 +86,13 @@ class eigvalsh_only:
 
     where = ()
     differentiable = False
-    samples = hermitians
     host = lapack.eigh
 
     def meta(input, UPLO):
         return linalg_eigh.meta(input, UPLO)[:1]
 
 
-@composite(where=("linalg",), samples=hermitians)
+@composite(where=("linalg",))
 def linalg_eigvalsh(input, UPLO="L"):
     """The eigenvalues of Hermitian matrices in ascending order."""
     if input.node is None:
@@ -114,7 +111,6 @@ class linalg_eig:
     returns = ("eigenvalues", "eigenvectors")
     absent_grads = True
     save = ("out", "out1")
-    samples = hermitians
     host = lapack.eig
 
     def meta(input):
@@ -145,7 +141,6 @@ class eigvals_only:
 
     where = ()
     differentiable = False
-    samples = squares
     host = lapack.eig
 
     def meta(input):
@@ -154,7 +149,7 @@ class eigvals_only:
         return [(input.dtype.to_complex(), input.shape[:-1])]
 
 
-@composite(where=("linalg",), samples=hermitians)
+@composite(where=("linalg",))
 def linalg_eigvals(input):
     """The eigenvalues of square matrices, complex, in no particular order."""
     return eigvals_only.fn(input) if input.node is None else linalg_eig.fn(input)[0]
@@ -173,7 +168,6 @@ class linalg_svd:
     returns = ("U", "S", "Vh")
     absent_grads = True
     save = ("out", "out1", "out2")
-    samples = rectangles
     host = lapack.svd
 
     def meta(A, full_matrices, driver):
@@ -229,14 +223,13 @@ class svdvals_only:
 
     where = ()
     differentiable = False
-    samples = rectangles
     host = lapack.svd
 
     def meta(A):
         return [linalg_svd.meta(A, False, None)[1]]
 
 
-@composite(where=("linalg",), samples=rectangles)
+@composite(where=("linalg",), samples=MATRICES)
 def linalg_svdvals(A, *, driver=None):
     """The singular values of matrices in descending order."""
     if A.node is None and driver is None:
@@ -244,7 +237,7 @@ def linalg_svdvals(A, *, driver=None):
     return linalg_svd.fn(A, False, driver=driver)[1]
 
 
-@composite(method=True, returns=("U", "S", "V"), samples=rectangles)
+@composite(method=True, returns=("U", "S", "V"))
 def svd(input, some=True, compute_uv=True):
     """(U, S, V) with input = U diag(S) V^H (the older form of `linalg.svd`, which returns V^H).
     Without `compute_uv`, U and V are zeros."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 from ..base import dtype as dt
 from . import lapack
 from .linalg_checks import columns, eye, inexact, matrices, op, square
-from .linalg_samples import hermitians, positives, rectangles, squares
 from .linalg_solve import linalg_solve_triangular
 from .registry import composite, kernel_op
 
@@ -29,7 +28,6 @@ class linalg_cholesky_ex:
     diff_outputs = 1
     returns = ("L", "info")
     save = ("out",)
-    samples = positives
     host = lapack.cholesky
 
     def meta(input, upper, check_errors):
@@ -48,7 +46,7 @@ class linalg_cholesky_ex:
         return (linalg_solve_triangular.fn(factor, y, upper=False, left=False),)
 
 
-@composite(where=("linalg",), samples=positives)
+@composite(where=("linalg",))
 def linalg_cholesky(input, *, upper=False):
     """The lower (or upper) Cholesky factor of Hermitian positive-definite matrices.
 
@@ -60,7 +58,7 @@ def linalg_cholesky(input, *, upper=False):
     return linalg_cholesky_ex.fn(input, upper=upper, check_errors="linalg.cholesky")[0]
 
 
-@composite(method=True, samples=positives)
+@composite(method=True)
 def cholesky(input, upper=False):
     """The Cholesky factor (the older form of `linalg.cholesky`)."""
     return linalg_cholesky_ex.fn(input, upper=upper, check_errors="cholesky")[0]
@@ -78,7 +76,6 @@ class linalg_lu_factor_ex:
     diff_outputs = 1
     returns = ("LU", "pivots", "info")
     save = ("out", "out1")
-    samples = rectangles
     host = lapack.lu
 
     def meta(A, pivot, check_errors):
@@ -127,12 +124,6 @@ class lu_rows:
     differentiable = False
     host = lapack.permutation
 
-    def samples(rng):
-        from .samples import Sample, T
-
-        return [Sample(T((3,), "int32", values=[2, 3, 3]), 4),
-                Sample(T((2, 2), "int32", values=[[2, 2], [1, 2]]), 2, True)]
-
     def meta(pivots, n, inverse):
         return [(dt.int64, (*pivots.shape[:-1], n))]
 
@@ -144,13 +135,13 @@ def exchanged(x, pivots, back=False):
     return x.gather(-2, rows.expand(shape))
 
 
-@composite(where=("linalg",), returns=("LU", "pivots"), samples=squares)
+@composite(where=("linalg",), returns=("LU", "pivots"))
 def linalg_lu_factor(A, *, pivot=True):
     """(LU, pivots) for `linalg.lu_solve`. RuntimeError if that would divide by 0."""
     return linalg_lu_factor_ex.fn(A, pivot=pivot, check_errors="torch.linalg.lu_factor")[:2]
 
 
-@composite(where=("linalg",), returns=("P", "L", "U"), samples=rectangles)
+@composite(where=("linalg",), returns=("P", "L", "U"))
 def linalg_lu(A, *, pivot=True):
     """(P, L, U) with A = P L U: a permutation, a unit lower and an upper triangular matrix."""
     if A.meta.ndim < 2:
@@ -201,7 +192,6 @@ class linalg_ldl_factor_ex:
     noutputs = 3
     differentiable = False
     returns = ("LD", "pivots", "info")
-    samples = hermitians
     host = lapack.ldl
 
     def meta(input, hermitian, check_errors):
@@ -211,7 +201,7 @@ class linalg_ldl_factor_ex:
                 (dt.int32, input.shape[:-2])]
 
 
-@composite(where=("linalg",), returns=("LD", "pivots"), samples=hermitians)
+@composite(where=("linalg",), returns=("LD", "pivots"))
 def linalg_ldl_factor(input, *, hermitian=False):
     """(LD, pivots) of symmetric or Hermitian matrices. LinAlgError for singular ones."""
     return linalg_ldl_factor_ex.fn(input, hermitian=hermitian,
@@ -231,9 +221,6 @@ class qr_factors:
     noutputs = 2
     save = ("A", "out", "out1")
     host = lapack.qr
-
-    def samples(rng):
-        return [s for form in QR_FORMS for s in rectangles(rng, form=form)]
 
     def meta(A, form):
         matrices("linalg.qr", A)
@@ -264,7 +251,7 @@ class qr_factors:
         return (op("cat")([first, q @ right], -1),)
 
 
-@composite(where=("linalg",), returns=("Q", "R"), samples=rectangles)
+@composite(where=("linalg",), returns=("Q", "R"))
 def linalg_qr(A, mode="reduced"):
     """(Q, R) with A = Q R: orthonormal columns times an upper triangle. "reduced" has min(m, n)
     columns, "complete" all m, "r" leaves Q empty. Differentiable where A determines Q."""
@@ -280,7 +267,7 @@ def square_qr(q, r, gq, gr):
     return linalg_solve_triangular.fn(r.mH, gq + q @ both, upper=False, left=False)
 
 
-@composite(method=True, returns=("Q", "R"), samples=rectangles)
+@composite(method=True, returns=("Q", "R"))
 def qr(input, some=True):
     """(Q, R), reduced or (`some=False`) complete (the older form of `linalg.qr`)."""
     return qr_factors.fn(input, "reduced" if some else "complete")
@@ -293,7 +280,6 @@ class geqrf:
     method = True
     noutputs = 2
     returns = ("a", "tau")
-    samples = rectangles
     host = lapack.reflectors
 
     def meta(input):
@@ -340,27 +326,11 @@ def check_reflectors(name, input, tau):
                            f"{input.dtype!r}")
 
 
-def packed_reflectors(rng):
-    """(reflectors, tau) as geqrf makes them: tau = 2 / |v|^2 keeps the product orthogonal."""
-    import numpy as np
-
-    from .linalg_samples import of
-    from .samples import Sample
-
-    made = []
-    for m, n in ((3, 3), (4, 2), (3, 0)):
-        x = rng.standard_normal((m, n))
-        v = np.tril(x, -1) + np.eye(m, n)
-        made.append(Sample(of(x), of(2 / (v * v).sum(0))))
-    return made
-
-
 @kernel_op("input: T, tau: T")
 class linalg_householder_product:
     """The first columns of a product of Householder reflectors, which `geqrf` gives: Q."""
 
     where = ("linalg",)
-    samples = packed_reflectors
     host = lapack.product_of_reflectors
 
     def meta(input, tau):
@@ -373,7 +343,7 @@ class linalg_householder_product:
                          reflector_columns(input, k), tau, reversed(range(k)))
 
 
-@composite(method=True, samples=packed_reflectors)
+@composite(method=True)
 def orgqr(input, tau):
     """`linalg.householder_product` by LAPACK's name."""
     return linalg_householder_product.fn(input, tau)
@@ -386,13 +356,6 @@ class ormqr:
 
     method = True
     host = lapack.apply_reflectors
-
-    def samples(rng):
-        from .linalg_samples import of
-        from .samples import Sample
-
-        return [Sample(*s.args, of(rng.standard_normal((s.args[0].shape[0], 2))), True, turn)
-                for s in packed_reflectors(rng) for turn in (False, True)]
 
     def meta(input, tau, other, left, transpose):
         check_ormqr(input, tau, other, left)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 
 from ..base import dtype as dt
-from .linalg_checks import eye, inexact, op, square
-from .linalg_samples import squares
+from .linalg_checks import SQUARES, eye, inexact, op, square
 from .registry import composite
 
 DEGREE, STEP = 20, 4
@@ -35,7 +34,7 @@ def taylor(x):
     return y
 
 
-@composite(method=True, where=("", "linalg"), out=False, samples=squares)
+@composite(method=True, where=("", "linalg"), out=False, samples=SQUARES)
 def matrix_exp(input):
     """The exponential of square matrices, by scaling and squaring of a Taylor polynomial; every
     matrix of a batch is scaled by its own power of 2.
@@ -63,7 +62,8 @@ def matrix_exp(input):
     return y
 
 
-@composite(where=("linalg",), out=False, name="linalg_vander")
+@composite(where=("linalg",), out=False, name="linalg_vander",
+           samples="f(3) \n f(2, 3), N=4 \n i(3) \n c(3), N=2")
 def linalg_vander(x, *, N=None):
     """Matrices with rows 1, x, x^2, ... x^(N-1) for the entries of vectors; N is their length
     unless given."""
@@ -74,6 +74,9 @@ def linalg_vander(x, *, N=None):
     if N is None and not m.ndim:
         raise RuntimeError("linalg.vander: a number has no length; give N")
     n = m.shape[-1] if N is None else N
+    if not m.ndim:
+        x = x.unsqueeze(0)
+        m = x.meta
     if n <= 1:
         raise RuntimeError("N must be greater than 1.")
     powers = x.unsqueeze(-1).expand((*m.shape, n - 1)).cumprod(-1)
@@ -81,7 +84,7 @@ def linalg_vander(x, *, N=None):
     return op("cat")([one, powers], -1)
 
 
-@composite(where=("linalg",), out=False, name="linalg_diagonal", samples=squares)
+@composite(where=("linalg",), out=False, name="linalg_diagonal", samples=SQUARES)
 def linalg_diagonal(A, *, offset=0, dim1=-2, dim2=-1):
     """A view of diagonals, by default of the matrices in the last two dims."""
     return op("diagonal")(A, offset, dim1, dim2)

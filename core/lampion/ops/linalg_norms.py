@@ -9,8 +9,7 @@ import math
 
 from ..base import dtype as dt
 from ..base.meta import wrap_dim
-from .linalg_checks import inexact, matrices, op, square
-from .linalg_samples import rectangles, squares
+from .linalg_checks import MATRICES, inexact, matrices, op, square
 from .linalg_solve import tolerances
 from .registry import composite
 from .statistics import vector_norm
@@ -21,7 +20,15 @@ def spectrum(x, dims):
     return op("linalg_svdvals")(x.movedim(dims, (-2, -1)))
 
 
-@composite(where=("linalg",), samples=rectangles)
+@composite(where=("linalg",), samples=MATRICES + """
+    f(3, 4, 2), "nuc", (0, 1)
+    f(3, 4), 2, keepdim=True
+    f(2, 3, 4), -2
+    f(3, 4), inf
+    f(2, 3, 4), -inf, (0, 2), True
+    f(3, 4), 1
+    f(2, 3, 4), -1, (2, 0), dtype=float64
+""")
 def matrix_norm(input, ord="fro", dim=(-2, -1), keepdim=False, *, dtype=None):
     """Norms of matrices: "fro", "nuc" (sum of the singular values), inf and -inf (largest and
     smallest sum of a row), 1 and -1 (of a column), 2 and -2 (largest, smallest singular value).
@@ -59,7 +66,14 @@ def matrix_norm(input, ord="fro", dim=(-2, -1), keepdim=False, *, dtype=None):
     return sums.amax(picked, keepdim) if ord > 0 else sums.amin(picked, keepdim)
 
 
-@composite(where=("linalg",), samples=rectangles)
+@composite(where=("linalg",), samples="""
+    f(3, 4)
+    f(3), 3
+    f(3, 4), "fro"
+    f(3, 4, 2), 1, (0, 1)
+    f(3, 4), inf, 1, True
+    c(3)
+""")
 def linalg_norm(input, ord=None, dim=None, keepdim=False, *, dtype=None):
     """A vector norm (2 unless `ord` is given) over one dim, or over all of them if neither `ord`
     nor `dim` is given; else a matrix norm over two dims."""
@@ -80,7 +94,16 @@ def linalg_norm(input, ord=None, dim=None, keepdim=False, *, dtype=None):
     return vector_norm.fn(input, 2 if ord is None else ord, dims, keepdim, dtype=dtype)
 
 
-@composite(where=("linalg",), samples=squares)
+@composite(where=("linalg",), samples="""
+    f(3, 3)
+    f(2, 4, 3), -2
+    f(2, 3, 3), "fro"
+    f(3, 3), "nuc"
+    f(3, 3), 1
+    f(3, 3), -inf
+    c(2, 2)
+    v([[1, 2], [2, 4.0]]), 1
+""")
 def cond(input, p=None):
     """The condition number: the ratio of the largest to the smallest singular value for p None
     and 2 (the inverse of it for -2), else norm(A) * norm(inverse); inf for singular matrices."""
@@ -102,7 +125,12 @@ def cond(input, p=None):
     return size.masked_fill(info != 0, math.inf)
 
 
-@composite(where=("linalg",), samples=rectangles)
+@composite(where=("linalg",), differentiable=False, samples=MATRICES + """
+    v([[1, 2], [2, 4.0]])
+    v([[1, 2], [2, 4.0]]), hermitian=True
+    v([[4, 0], [0, 1.0]]), 2
+    v([[4, 0], [0, 1.0]]), rtol=0.5
+""")
 def matrix_rank(input, tol=None, hermitian=False, *, atol=None, rtol=None):
     """The number of singular values (sizes of eigenvalues if `hermitian`) that exceed
     max(atol, rtol * largest). Tolerances are numbers or tensors, one per matrix."""

@@ -14,8 +14,18 @@ import math
 from ..base import dtype as dt
 from ..base.meta import broadcast_shapes
 from . import lapack
-from .linalg_checks import columns, eps, eye, inexact, matrices, op, same_dtype, square
-from .linalg_samples import positives, rectangles, squares, systems
+from .linalg_checks import (
+    MATRICES,
+    SQUARES,
+    columns,
+    eps,
+    eye,
+    inexact,
+    matrices,
+    op,
+    same_dtype,
+    square,
+)
 from .reduce import sum_to_shape
 from .registry import composite, kernel_op
 
@@ -54,10 +64,14 @@ class linalg_solve_triangular:
 
     where = ("linalg",)
     save = ("A", "out")
+    samples = """
+        f(3, 3), f(3, 2), upper=True
+        f(2, 3, 3), f(3, 2), upper=False, unitriangular=True
+        f(3, 3).transposed, f(4, 2, 3), upper=False, left=False
+        f(0, 0), f(0, 2), upper=True
+        c(2, 2), c(2, 1), upper=True
+    """
     host = lapack.triangular
-
-    def samples(rng):
-        return [*systems(rng, upper=True), *systems(rng, upper=False, unitriangular=True)]
 
     def meta(A, B, upper, left, unitriangular):
         name = "linalg.solve_triangular"
@@ -78,8 +92,7 @@ class linalg_solve_triangular:
         return ga, to_shape(gb, ctx.meta("B")) if ctx.needs("B") else None
 
 
-@composite(method=True, returns=("solution", "cloned_coefficient"),
-           samples=lambda rng: [type(s)(s.args[1], s.args[0]) for s in systems(rng)])
+@composite(method=True, returns=("solution", "cloned_coefficient"))
 def triangular_solve(b, A, upper=True, transpose=False, unitriangular=False):
     """(X, a copy of A) with A X = b (the older form of `linalg.solve_triangular`)."""
     for name, m in (("b", b.meta), ("A", A.meta)):
@@ -97,10 +110,11 @@ class cholesky_solve:
 
     method = True
     save = ("L", "out")
+    samples = """
+        f(3, 2), v([[2, 0, 0], [1, 1, 0], [-1, 2, 3]], dtype=float32)
+        f(2, 2, 1), v([[1, 2], [0, 3]], dtype=float32), True
+    """
     host = lapack.cholesky_solve
-
-    def samples(rng):
-        return [type(s)(s.args[1], s.args[0]) for s in systems(rng, positives)]
 
     def meta(B, L, upper):
         for name, m in (("b", B), ("u", L)):
@@ -128,7 +142,6 @@ class cholesky_inverse:
 
     method = True
     save = ("input", "out")
-    samples = positives
     host = lapack.cholesky_inverse
 
     def meta(input, upper):
@@ -150,12 +163,6 @@ class lu_substitute:
 
     where = ()
     host = lapack.lu_solve
-
-    def samples(rng):
-        from .samples import Sample, T
-
-        return [Sample(s.args[0], T((3,), "int32", values=[2, 3, 3]), s.args[1], adjoint)
-                for s in systems(rng)[:1] for adjoint in (False, True)]
 
     def meta(LU, pivots, B, adjoint):
         shape = solvable("linalg.lu_solve", LU, B)
@@ -198,6 +205,16 @@ def lu_solve(b, LU_data, LU_pivots):
     return linalg_lu_solve.fn(LU_data, LU_pivots, b)
 
 
+SYSTEMS = """
+    f(3, 3), f(3, 2)
+    f(3, 3), f(3)
+    f(2, 3, 3).transposed, f(2, 3)
+    f(3, 3), f(2, 2, 3), left=False
+    f(0, 0), f(0, 2)
+    c(2, 2), c(2, 1)
+"""
+
+
 # ---- general matrices --------------------------------------------------------------------------
 
 @kernel_op("A: T, B: T, *, check_errors=False")
@@ -208,7 +225,6 @@ class solve_with_factors:
     noutputs = 4
     diff_outputs = 1
     save = ("A", "out", "out1", "out2")
-    samples = systems
     host = lapack.solve
 
     def meta(A, B, check_errors):
@@ -226,7 +242,7 @@ class solve_with_factors:
         return ga, to_shape(gb, ctx.meta("B")) if ctx.needs("B") else None
 
 
-@composite(where=("linalg",), returns=("result", "info"), samples=systems)
+@composite(where=("linalg",), returns=("result", "info"), samples=SYSTEMS)
 def linalg_solve_ex(A, B, *, left=True, check_errors=False):
     """(X, info) with A X = B (X A = B unless `left`). B may be vectors, one per matrix. `info` is
     0, or k if the pivot k (from 1) is 0; with `check_errors` that is a LinAlgError."""
@@ -250,7 +266,7 @@ def linalg_solve_ex(A, B, *, left=True, check_errors=False):
     return (x.squeeze(-1) if vector else x), info
 
 
-@composite(where=("linalg",), samples=systems)
+@composite(where=("linalg",), samples=SYSTEMS)
 def linalg_solve(A, B, *, left=True):
     """X with A X = B (X A = B unless `left`); B may be vectors, one per matrix.
 
@@ -273,7 +289,6 @@ class linalg_inv_ex:
     diff_outputs = 1
     returns = ("inverse", "info")
     save = ("out",)
-    samples = squares
     host = lapack.inverse
 
     def meta(A, check_errors):
@@ -286,7 +301,7 @@ class linalg_inv_ex:
         return (-(x @ g @ x),)
 
 
-@composite(where=("linalg",), samples=squares)
+@composite(where=("linalg",), samples=SQUARES)
 def linalg_inv(A):
     """The inverse of square matrices. LinAlgError, naming the batch element, for a singular one.
 
@@ -296,7 +311,7 @@ def linalg_inv(A):
     return linalg_inv_ex.fn(A, check_errors="linalg.inv")[0]
 
 
-@composite(method=True, samples=squares)
+@composite(method=True, samples="f(3, 3) \n f(2, 2, 2).transposed \n c(2, 2)")
 def inverse(input):
     """`linalg.inv`."""
     return linalg_inv_ex.fn(input, check_errors="linalg.inv")[0]
@@ -322,7 +337,6 @@ class det_with_factors:
     noutputs = 3
     diff_outputs = 1
     save = ("A", "out", "out1", "out2")
-    samples = squares
     host = lapack.determinant
 
     def meta(A):
@@ -350,7 +364,7 @@ def adjugate(a, g):
     return (u * ((g * unit.conj()).unsqueeze(-1) * others).unsqueeze(-2)) @ vh
 
 
-@composite(method=True, where=("", "linalg"), samples=squares)
+@composite(method=True, where=("", "linalg"), samples=SQUARES)
 def det(A):
     """Determinants of square matrices; 0 for singular ones, whose gradient is exact too.
 
@@ -368,7 +382,6 @@ class slogdet_with_factors:
     noutputs = 4
     diff_outputs = 2
     save = ("A", "out", "out2", "out3")
-    samples = squares
     host = lapack.log_determinant
 
     def meta(A):
@@ -389,13 +402,14 @@ class slogdet_with_factors:
         return (lu_substitute.fn(lu + tiny.diag_embed(), ctx.out3, d, True),)
 
 
-@composite(method=True, where=("", "linalg"), returns=("sign", "logabsdet"), samples=squares)
+@composite(method=True, where=("", "linalg"), returns=("sign", "logabsdet"), samples=SQUARES)
 def slogdet(A):
     """(sign, log |det|) of square matrices; (0, -inf) for singular ones."""
     return slogdet_with_factors.fn(A)[:2]
 
 
-@composite(method=True, samples=positives)
+@composite(method=True, samples="c(3, 3) \n f(2, 1, 1, low=0.5) \n f(0, 0) \n"
+           "v([[1, 2], [3, 4.0]]) \n v([[1, 2], [2, 4.0]])")
 def logdet(input):
     """The log of determinants: -inf for 0, NaN for negative ones of real matrices."""
     inexact("logdet", input.meta)
@@ -464,12 +478,6 @@ class pinv_within:
     save = ("input", "out")
     host = lapack.pseudo_inverse
 
-    def samples(rng):
-        from .samples import T
-
-        small = T((), values=1e-6)
-        return [type(s)(*s.args, small, small) for s in rectangles(rng)]
-
     def meta(input, atol, rtol, hermitian):
         *batch, m, n = input.shape
         for t in (atol, rtol):
@@ -489,7 +497,7 @@ def pinv_gradient(g, a, p):
     return outer + second - (second @ p) @ a - h @ g @ h
 
 
-@composite(where=("linalg",), samples=rectangles)
+@composite(where=("linalg",), samples=MATRICES)
 def linalg_pinv(input, rcond=None, hermitian=False, *, atol=None, rtol=None):
     """The Moore-Penrose pseudo-inverse. Singular values (eigenvalues if `hermitian`) up to
     max(atol, rtol * largest) count as 0; tolerances are numbers or tensors, one per matrix."""
@@ -503,7 +511,7 @@ def linalg_pinv(input, rcond=None, hermitian=False, *, atol=None, rtol=None):
     return pinv_within.fn(input, atol, rtol, bool(hermitian))
 
 
-@composite(method=True, samples=rectangles)
+@composite(method=True, samples=MATRICES)
 def pinverse(input, rcond=1e-15):
     """`linalg.pinv` with a relative tolerance."""
     return linalg_pinv.fn(input, rcond)
@@ -518,10 +526,6 @@ class least_squares:
     diff_outputs = 2
     save = ("A", "B", "out")
     host = lapack.lstsq
-
-    def samples(rng):
-        return [type(s)(*s.args, 1e-6, driver) for s in systems(rng, rectangles)
-                for driver in ("gels", "gelsy", "gelsd", "gelss")]
 
     def meta(A, B, rcond, driver):
         m, n = A.shape[-2:]
@@ -542,8 +546,7 @@ class least_squares:
         return to_shape(ga, ctx.meta("A")), to_shape(gb, ctx.meta("B"))
 
 
-@composite(where=("linalg",), returns=("solution", "residuals", "rank", "singular_values"),
-           samples=lambda rng: systems(rng, rectangles))
+@composite(where=("linalg",), returns=("solution", "residuals", "rank", "singular_values"))
 def linalg_lstsq(input, b, rcond=None, *, driver=None):
     """(solution, residuals, rank, singular_values) of least squares problems |A X - b|.
 
@@ -581,7 +584,7 @@ def linalg_lstsq(input, b, rcond=None, *, driver=None):
 
 # ---- tensors as matrices -----------------------------------------------------------------------
 
-@composite(where=("linalg",))
+@composite(where=("linalg",), samples="f(2, 2, 4) \n f(6, 2, 3), ind=1")
 def linalg_tensorinv(A, ind=2):
     """The inverse of A as a map from its last dims to its first `ind` dims."""
     m = A.meta
@@ -594,7 +597,8 @@ def linalg_tensorinv(A, ind=2):
     return linalg_inv.fn(A.reshape((rows, cols))).reshape(m.shape[ind:] + m.shape[:ind])
 
 
-@composite(where=("linalg",))
+@composite(where=("linalg",), samples="f(2, 3, 6), f(2, 3) \n f(6, 2, 3), f(6) \n"
+           "f(2, 6, 3), f(2, 3), dims=(1,)")
 def linalg_tensorsolve(A, B, dims=None):
     """X with tensordot(A, X, X.ndim) = B; `dims` of A are moved to its end first."""
     if dims is not None:

@@ -93,7 +93,7 @@ class cumprod:
 
     def vjp(ctx, g):
         x, y, d = ctx.input, ctx.out, ctx.dim
-        x, y = x.to(y.meta.dtype).conj(), y.conj()
+        x = x.to(y.meta.dtype)
         if not x.meta.ndim:
             return (g.to(ctx.meta("input").dtype),)
         if not (x.detach() == 0).any().item():
