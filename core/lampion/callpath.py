@@ -17,7 +17,6 @@ from weakref import ref
 from .autograd import node as autograd_node
 from .autograd.node import AccumulateGrad, Node, Select, record
 from .autograd.state import clock, mode
-from .base import dtype as dt
 from .base.device import device
 from .base.dtype import dtype
 from .base.meta import Meta
@@ -392,9 +391,9 @@ def slow(op: R.Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     for layer in reversed(layers):
         result = layer(op, values)
         if result is not NotImplemented:
-            return result if out is None else write_out(op, out, result)
+            return result if out is None else NS["write_out"](op, out, result)
     if out is not None:
-        return call_out(op, values, out)
+        return NS["call_out"](op, values, out)
     return call(op, values)
 
 
@@ -415,6 +414,14 @@ def call(op: R.Op, values: list[Any]) -> Any:
         return NS["transformed"](op, values)
     if op.kind == "view":
         return call_view(op, values)  # type: ignore[arg-type]
+    p, values = planned(op, values)
+    if p.launch is None:
+        return op.compose(*values)  # type: ignore[attr-defined]
+    return run(op, p, values)
+
+
+def planned(op: R.Op, values: list[Any]) -> tuple[P.Plan, list[Any]]:
+    """The plan (cached) of a bound call, and its arguments in canonical form."""
     values = convert(op, values)
     key, metas = plan_key(op, values)
     p = op.plans.get(key)
@@ -423,10 +430,13 @@ def call(op: R.Op, values: list[Any]) -> Any:
         if len(op.plans) > 20_000:
             op.plans.clear()
         op.plans[key] = p
-    if p.launch is None:
-        return op.compose(*values)  # type: ignore[attr-defined]
+    return p, values
+
+
+def run(op: R.Op, p: P.Plan, values: list[Any]) -> Any:
+    """Launch a plan and wrap its results."""
     inputs, edges, operands = split(op, values)
-    datas = p.launch(*inputs)
+    datas = p.launch(*inputs)  # type: ignore[misc]
     if getattr(op, "noutputs", 1) > 1:
         return finish_many(p, datas, edges, operands)
     return finish_one(p, NS["make_tensor"](datas, p.meta, None), edges, operands)
@@ -635,6 +645,12 @@ def finish_view(p: Any, r: Any, source: Any, values: tuple[Any, ...]) -> Any:
         r.node = record(p, (e,), values, (r,))
     else:
         r.node = None
+    link(r, source)
+    return r
+
+
+def link(r: Any, source: Any) -> None:
+    """Make `r` a view of what `source` is, or is a view of."""
     root = source.root
     r.root = root = source if root is None else root
     r.kids = None
@@ -643,7 +659,6 @@ def finish_view(p: Any, r: Any, source: Any, values: tuple[Any, ...]) -> Any:
     root.kids.append(ref(r))
     if not len(root.kids) & 31:
         prune(root)
-    return r
 
 
 def prune(root: Any) -> None:
@@ -652,7 +667,7 @@ def prune(root: Any) -> None:
     root.kids = [k for k in root.kids if k() is not None]
 
 
-# ---------------------------------------------------------------- in-place and out=
+# ---------------------------------------------------------------- in place
 
 def slow_inplace(op: R.Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The general in-place call of an elementwise op."""
@@ -744,48 +759,6 @@ def rebase(target: Any, node: Node) -> None:
         from .autograd.inplace import refresh_views
 
         refresh_views(owner, owner.kids, None if root is None else target)
-
-
-def call_out(op: R.Op, values: list[Any], out: Any) -> Any:
-    """Run with out=: resized if it has another shape, then written; never recorded."""
-    outs = out if isinstance(out, (tuple, list)) else (out,)
-    for t in (*outs, *values):
-        if getattr(t, "node", None) is not None and mode.enabled:
-            raise RuntimeError(
-                f"{op.qualname}(): functions with out=... arguments don't support automatic "
-                "differentiation, but one of the arguments requires grad.")
-    return write_out(op, out, call(op, values) if op.kind != "composite"
-                     else op.body(*[v for p, v in zip(op.params, values) if not p.kwonly],
-                                **{p.name: v for p, v in zip(op.params, values) if p.kwonly}))
-
-
-def write_out(op: R.Op, out: Any, result: Any) -> Any:
-    """Copy a result into its out= tensor(s) with PyTorch's checks."""
-    if isinstance(result, tuple):
-        if len(out) != len(result):
-            raise TypeError(f"{op.qualname}(): out must hold {len(result)} tensors, "
-                            f"not {len(out)}")
-        for o, r in zip(out, result):
-            write_out(op, o, r)
-        return result_tuple(op, list(out))
-    if not isinstance(out, NS["BaseTensor"]):
-        raise TypeError(f"{op.qualname}(): argument 'out' must be Tensor, not "
-                        f"{type(out).__name__}")
-    if out.meta.device is not result.meta.device:
-        raise RuntimeError(f"{op.qualname}: expected out tensor to be on {result.meta.device}, "
-                           f"but it is on {out.meta.device}")
-    if not dt.can_cast(result.meta.dtype, out.meta.dtype):
-        raise RuntimeError(f"{op.qualname}: result type {P._word(result.meta.dtype)} can't be "
-                           f"cast to the desired output type {P._word(out.meta.dtype)}")
-    if out.meta.shape != result.meta.shape:
-        out.resize_(result.meta.shape)
-    previous = mode.enabled
-    mode.enabled = False
-    try:
-        out.copy_(result)
-    finally:
-        mode.enabled = previous
-    return out
 
 
 __all__ = ["NS", "Layer", "slow", "call", "build", "function_source", "inplace_source", "wrote",

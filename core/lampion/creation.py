@@ -239,7 +239,7 @@ def filled_slow(m: Any, value: Any) -> Tensor:
 
 def _finish(r: Tensor, requires_grad: bool, out: Any) -> Tensor:
     if out is not None:
-        from .callpath import write_out
+        from .updating import write_out
 
         return write_out(R.REGISTRY["full"], out, r)
     return r.requires_grad_() if requires_grad else r

@@ -13,6 +13,7 @@ import numpy as np
 from .base import dtype as dt
 from .base.meta import contiguous_strides, meta
 from .ops import plans as P
+from .runtime.backend import host_wrote
 from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
 
@@ -61,6 +62,7 @@ def from_numbers(data: list[Any], dtype: Any, device: Any) -> Any:
     backend = P.backend_of(m.device)
     storage = backend.allocate(len(raw), m.device)
     backend.copy_from_host(raw, storage)
+    host_wrote(storage)
     return make_tensor(storage, m, None)
 
 
@@ -93,6 +95,7 @@ def upload(a: Any, d: dt.dtype, device: Any) -> Tensor:
         raw = np.ascontiguousarray(a.astype(d.np, copy=False))
     if raw.size:
         P.backend_of(r.meta.device).copy_from_host(raw.reshape(-1).view(np.uint8).data, r.data_)
+    host_wrote(r.data_)
     return r
 
 

@@ -20,6 +20,7 @@ from .base.meta import meta
 from .callpath import NS
 from .conversion import raw_copy
 from .ops import plans as P
+from .runtime.backend import host_read
 from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
 
@@ -27,6 +28,7 @@ from .tensor import Tensor, empty_meta, make_tensor
 
 def host_array(t: Tensor) -> Any:
     """A NumPy array of a tensor's values; shares memory if the host can see the storage."""
+    host_read()
     if t.meta.virtual:
         t = NS["transformed_read"](t, "numpy")
     m = t.meta

@@ -10,7 +10,7 @@ from .ops.results import _made, named
 
 
 def __getattr__(name: str) -> type:
-    for op in R.REGISTRY.values():
+    for op in R.REGISTRY.values() if name[0] != "_" else ():
         if op.returns and (op.result_name or op.name) == name:
             return named(name, op.returns)  # type: ignore[no-any-return]
     for (known, _), cls in _made.items():

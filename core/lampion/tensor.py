@@ -28,6 +28,8 @@ from .base.meta import Meta, meta
 from .callpath import NS
 from .ops import plans as P
 from .ops import registry as R
+from .replay import replayed
+from .runtime.backend import host_read
 from .runtime.devices import resolve
 
 _new = object.__new__
@@ -385,6 +387,8 @@ class Tensor:
         m = self.meta
         if m.numel != 1:
             raise RuntimeError(f"a Tensor with {m.numel} elements cannot be converted to Scalar")
+        if NS["modes"]:
+            host_read()
         read = _READ.get(m.dtype)
         if read is not None:
             try:
@@ -575,11 +579,12 @@ def build_function(op: R.Op) -> Any:
     """The op's function."""
     if op.kind != "composite":
         return callpath.build(op, callpath.function_source(op, op.name), op.name)
+    fn = op.body  # type: ignore[attr-defined]
     if op.out and not any(p.kind in ("*", "**") for p in op.params):
-        return _composite_with_out(op)
-    if any(p.kind == "*" for p in op.params[1:]):
-        return _spelled_star(op)
-    return op.body  # type: ignore[attr-defined]
+        fn = _composite_with_out(op)
+    elif any(p.kind == "*" for p in op.params[1:]):
+        fn = _spelled_star(op)
+    return replayed(fn) if op.replay else fn  # type: ignore[attr-defined]
 
 
 class _Lazy:
@@ -702,7 +707,7 @@ def _composite_with_out(op: R.Op) -> Any:
     def fn(*args: Any, out: Any = None, **kwargs: Any) -> Any:
         if out is None:
             return body(*args, **kwargs)
-        return callpath.write_out(op, out, body(*args, **kwargs))
+        return NS["write_out"](op, out, body(*args, **kwargs))
 
     return fn
 

@@ -1,7 +1,7 @@
-"""In-place calls of kernel ops that have an `update` rule.
+"""Calls that write into tensors they are given: in place through an `update` rule, and out=.
 
-Floor 5; imports callpath, ops. The target is written by the kernels themselves, without a copy,
-and the call is recorded as the op's.
+Floor 5; imports callpath, ops. In place, the target is written by the kernels themselves, without
+a copy, and the call is recorded as the op's.
 """
 
 from __future__ import annotations
@@ -85,5 +85,49 @@ def through_layers(op: Any, name: str, target: Any, values: list[Any]) -> Any:
     return NotImplemented
 
 
+def call_out(op: Any, values: list[Any], out: Any) -> Any:
+    """Run with out=: resized if it has another shape, then written; never recorded."""
+    outs = out if isinstance(out, (tuple, list)) else (out,)
+    for t in (*outs, *values):
+        if getattr(t, "node", None) is not None and mode.enabled:
+            raise RuntimeError(
+                f"{op.qualname}(): functions with out=... arguments don't support automatic "
+                "differentiation, but one of the arguments requires grad.")
+    return write_out(op, out, callpath.call(op, values) if op.kind != "composite"
+                     else op.body(*[v for p, v in zip(op.params, values) if not p.kwonly],
+                                **{p.name: v for p, v in zip(op.params, values) if p.kwonly}))
+
+
+def write_out(op: Any, out: Any, result: Any) -> Any:
+    """Copy a result into its out= tensor(s) with PyTorch's checks."""
+    if isinstance(result, tuple):
+        if len(out) != len(result):
+            raise TypeError(f"{op.qualname}(): out must hold {len(result)} tensors, "
+                            f"not {len(out)}")
+        for o, r in zip(out, result):
+            write_out(op, o, r)
+        return callpath.result_tuple(op, list(out))
+    if not isinstance(out, NS["BaseTensor"]):
+        raise TypeError(f"{op.qualname}(): argument 'out' must be Tensor, not "
+                        f"{type(out).__name__}")
+    if out.meta.device is not result.meta.device:
+        raise RuntimeError(f"{op.qualname}: expected out tensor to be on {result.meta.device}, "
+                           f"but it is on {out.meta.device}")
+    if not can_cast(result.meta.dtype, out.meta.dtype):
+        raise RuntimeError(f"{op.qualname}: result type {P._word(result.meta.dtype)} can't be "
+                           f"cast to the desired output type {P._word(out.meta.dtype)}")
+    if out.meta.shape != result.meta.shape:
+        out.resize_(result.meta.shape)
+    previous = mode.enabled
+    mode.enabled = False
+    try:
+        out.copy_(result)
+    finally:
+        mode.enabled = previous
+    return out
+
+
 NS["inplace_kernel"] = inplace_kernel
+NS["call_out"] = call_out
+NS["write_out"] = write_out
 NS["through_layers"] = through_layers

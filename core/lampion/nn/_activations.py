@@ -10,6 +10,7 @@ from typing import Any
 
 import lampion
 from lampion.nn._ops import ops
+from lampion.replay import replayed
 from lampion.tensor import Tensor
 
 # ---- activations with an in-place form ----------------------------------------------------------
@@ -121,6 +122,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return lampion.where(input > 0, input, weight * input)
 
 
+@replayed
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """a sigmoid(b), a and b the halves of x along `dim`."""
     if input.dim() == 0:

@@ -7,9 +7,11 @@ from __future__ import annotations
 from typing import Any
 
 import lampion
+from lampion.replay import replayed
 from lampion.tensor import Tensor
 
 
+@replayed
 def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6,
                       keepdim: bool = False) -> Tensor:
     """‖x1 - x2 + eps‖ of order p over the last axis.
@@ -20,6 +22,7 @@ def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6,
     return (x1 - x2 + eps).norm(p, -1, keepdim)
 
 
+@replayed
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """x1 · x2 / (max(‖x1‖, eps) max(‖x2‖, eps)) along `dim`, after broadcasting."""
     if not (x1.is_floating_point() and x2.is_floating_point()):
@@ -37,6 +40,7 @@ def _unit(x: Tensor, dim: int, eps: float, floor: Tensor) -> Tensor:
     return x / lampion.where(floor, lampion.full_like(norm, eps), norm)
 
 
+@replayed
 def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12,
               out: Tensor | None = None) -> Tensor:
     """x / max(‖x‖_p, eps) along `dim`.
@@ -48,6 +52,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12,
     return input / scale if out is None else lampion.div(input, scale, out=out)
 
 
+@replayed
 def pdist(input: Tensor, p: float = 2) -> Tensor:
     """The p-norm distances of all pairs i < j of rows of (N, M): N (N - 1) / 2 values."""
     return lampion.pdist(input, p)

@@ -13,6 +13,7 @@ import lampion
 from lampion.nn import _reduction
 from lampion.nn._distances import pairwise_distance
 from lampion.nn._ops import ops
+from lampion.replay import replayed
 from lampion.tensor import Tensor
 
 
@@ -94,6 +95,7 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     return ops.huber_loss(input, target, reduction=reduction, delta=delta)
 
 
+@replayed
 def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full: bool = False,
                      size_average: bool | None = None, eps: float = 1e-8,
                      reduce: bool | None = None, reduction: str = "mean") -> Tensor:
@@ -111,6 +113,7 @@ def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full
     return _reduction.apply(values, reduction)
 
 
+@replayed
 def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, full: bool = False,
                       eps: float = 1e-6, reduction: str = "mean") -> Tensor:
     """(log var + (input - target)² / var) / 2, var at least eps (as a constant); full adds
@@ -151,6 +154,7 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None,
     return ops.nll_loss(input, target, weight, ignore_index=ignore_index, reduction=reduction)
 
 
+@replayed
 def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None,
                   size_average: bool | None = None, ignore_index: int = -100,
                   reduce: bool | None = None, reduction: str = "mean",
@@ -165,6 +169,7 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None,
                              label_smoothing=label_smoothing)
 
 
+@replayed
 def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None,
                          size_average: bool | None = None, reduce: bool | None = None,
                          reduction: str = "mean") -> Tensor:
@@ -207,6 +212,7 @@ def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None,
     return ops.kl_div(input, target, reduction=reduction, log_target=log_target)
 
 
+@replayed
 def soft_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None,
                      reduce: bool | None = None, reduction: str = "mean") -> Tensor:
     """log(1 + exp(-target input)), target ±1."""
@@ -214,6 +220,7 @@ def soft_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = 
     return _reduction.apply(ops.softplus(-target * input), reduction)
 
 
+@replayed
 def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0,
                          size_average: bool | None = None, reduce: bool | None = None,
                          reduction: str = "mean") -> Tensor:
@@ -225,6 +232,7 @@ def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0,
     return _reduction.apply(negative + positive, reduction)
 
 
+@replayed
 def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0,
                         size_average: bool | None = None, reduce: bool | None = None,
                         reduction: str = "mean") -> Tensor:
@@ -237,6 +245,7 @@ def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: 
     return _reduction.apply((-target * (input1 - input2) + margin).clamp(min=0), reduction)
 
 
+@replayed
 def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0,
                           size_average: bool | None = None, reduce: bool | None = None,
                           reduction: str = "mean") -> Tensor:
@@ -258,6 +267,7 @@ def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin
     return _reduction.apply(values, reduction)
 
 
+@replayed
 def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float = 1.0,
                       weight: Tensor | None = None, size_average: bool | None = None,
                       reduce: bool | None = None, reduction: str = "mean") -> Tensor:
@@ -274,7 +284,7 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
         hinge = hinge * hinge
     if weight is not None:
         hinge = hinge * weight[label]
-    other = lampion.ones_like(hinge, requires_grad=False).scatter_(1, label, 0)
+    other = lampion.ones_like(hinge, requires_grad=False).scatter(1, label, 0)
     values = (hinge * other).sum(1) / classes
     return _reduction.apply(values if batched else values.squeeze(0), reduction)
 
@@ -292,6 +302,7 @@ def _rows(input: Tensor, target: Tensor, name: str) -> tuple[Tensor, bool, int]:
     return rows, batched, rows.size(1)
 
 
+@replayed
 def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None,
                            reduce: bool | None = None, reduction: str = "mean") -> Tensor:
     """Sum over labels t and non-labels i of max(0, 1 - (x[t] - x[i])) / C; labels end at the first
@@ -305,7 +316,7 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | N
     labels = target.reshape(rows.shape)
     live = (labels < 0).to(lampion.int64).cumsum(1) == 0
     index = lampion.where(live, labels, lampion.zeros_like(labels))
-    counts = lampion.zeros_like(labels).scatter_add_(1, index, live.to(labels.dtype))
+    counts = lampion.zeros_like(labels).scatter_add(1, index, live.to(labels.dtype))
     wrong = (counts == 0).to(rows.dtype)
     gap = (1 - (rows.gather(1, index).unsqueeze(2) - rows.unsqueeze(1))).clamp(min=0)
     pairs = gap * live.to(rows.dtype).unsqueeze(2) * wrong.unsqueeze(1)
@@ -313,6 +324,7 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | N
     return _reduction.apply(values if batched else values.squeeze(0), reduction)
 
 
+@replayed
 def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | None = None,
                                 size_average: bool | None = None, reduce: bool | None = None,
                                 reduction: str = "mean") -> Tensor:
@@ -327,6 +339,7 @@ def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | 
 # ---- triplets -----------------------------------------------------------------------------------
 
 
+@replayed
 def triplet_margin_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0,
                         p: float = 2, eps: float = 1e-6, swap: bool = False,
                         size_average: bool | None = None, reduce: bool | None = None,

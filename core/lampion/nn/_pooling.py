@@ -9,6 +9,7 @@ from typing import Any
 
 import lampion
 from lampion.nn._ops import ops
+from lampion.replay import replayed
 from lampion.tensor import Tensor
 
 
@@ -31,18 +32,21 @@ def _lp_pool(pool: Any, axes: int, input: Tensor, norm_type: float, kernel_size:
     return (mean.sign() * mean.abs().relu() * size).pow(1.0 / norm_type)
 
 
+@replayed
 def lp_pool1d(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None,
               ceil_mode: bool = False) -> Tensor:
     """(sum x^p)^(1/p) over windows of (N, C, L) or (C, L)."""
     return _lp_pool(ops.avg_pool1d, 1, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@replayed
 def lp_pool2d(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None,
               ceil_mode: bool = False) -> Tensor:
     """(sum x^p)^(1/p) over windows of (N, C, H, W) or (C, H, W)."""
     return _lp_pool(ops.avg_pool2d, 2, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@replayed
 def lp_pool3d(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None,
               ceil_mode: bool = False) -> Tensor:
     """(sum x^p)^(1/p) over windows of (N, C, D, H, W) or (C, D, H, W)."""
@@ -96,18 +100,21 @@ def _max_unpool(axes: int, input: Tensor, indices: Tensor, kernel_size: Any, str
     return flat.reshape(*lead, *size)
 
 
+@replayed
 def max_unpool1d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None,
                  padding: Any = 0, output_size: Any = None) -> Tensor:
     """Put pooled values back at `indices` of (N, C, L_out) or (C, L_out), zeros elsewhere."""
     return _max_unpool(1, input, indices, kernel_size, stride, padding, output_size)
 
 
+@replayed
 def max_unpool2d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None,
                  padding: Any = 0, output_size: Any = None) -> Tensor:
     """Put pooled values back at `indices` of the flattened H x W, zeros elsewhere."""
     return _max_unpool(2, input, indices, kernel_size, stride, padding, output_size)
 
 
+@replayed
 def max_unpool3d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None,
                  padding: Any = 0, output_size: Any = None) -> Tensor:
     """Put pooled values back at `indices` of the flattened D x H x W, zeros elsewhere."""

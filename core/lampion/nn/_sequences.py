@@ -9,11 +9,13 @@ from typing import Any
 
 import lampion
 from lampion.nn._ops import ops
+from lampion.replay import replayed
 from lampion.tensor import Tensor
 
 _NEVER = -1e30  # log of zero that keeps gradients finite
 
 
+@replayed
 def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any,
              blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> Tensor:
     """-log of the summed probability of all alignments of `targets` to the inputs.
@@ -184,6 +186,7 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None,
                          scale_grad_by_freq)
 
 
+@replayed
 def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
                   max_norm: float | None = None, norm_type: float = 2,
                   scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False,

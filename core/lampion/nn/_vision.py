@@ -10,12 +10,14 @@ from typing import Any
 
 import lampion
 from lampion.nn._ops import ops
+from lampion.replay import replayed
 from lampion.tensor import Tensor
 
 GRID_SAMPLE_INTERPOLATION_MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 GRID_SAMPLE_PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
 
 
+@replayed
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     """(*, C r², H, W) to (*, C, H r, W r).
 
@@ -39,6 +41,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     return blocks.reshape(*lead, out, height * r, width * r)
 
 
+@replayed
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     """(*, C, H r, W r) to (*, C r², H, W)."""
     r = downscale_factor
@@ -60,6 +63,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     return blocks.reshape(*lead, channels * r * r, height // r, width // r)
 
 
+@replayed
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     """Interleave `groups` groups of the channels of (N, C, *)."""
     if input.dim() < 3:
@@ -79,6 +83,7 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
 native_channel_shuffle = channel_shuffle
 
 
+@replayed
 def upsample(input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
              align_corners: bool | None = None) -> Tensor:
     """Older name of interpolate."""
@@ -88,6 +93,7 @@ def upsample(input: Tensor, size: Any = None, scale_factor: Any = None, mode: st
     return ops.interpolate(input, size, scale_factor, mode, align_corners)
 
 
+@replayed
 def upsample_nearest(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
     """interpolate(mode='nearest')."""
     warnings.warn("`nn.functional.upsample_nearest` is deprecated. Use `nn.functional.interpolate` "
@@ -95,6 +101,7 @@ def upsample_nearest(input: Tensor, size: Any = None, scale_factor: Any = None) 
     return ops.interpolate(input, size, scale_factor, mode="nearest")
 
 
+@replayed
 def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
     """interpolate(mode='bilinear', align_corners=True)."""
     warnings.warn("`nn.functional.upsample_bilinear` is deprecated. Use "
@@ -114,6 +121,7 @@ def _centres(size: int, align_corners: bool, like: Tensor) -> Tensor:
     return line if align_corners else line * ((size - 1) / size)
 
 
+@replayed
 def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> Tensor:
     """Sampling positions of affine maps: theta (N, 2, 3), size (N, C, H, W) to (N, H, W, 2).
 
@@ -149,6 +157,7 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
     return grid.reshape(theta.size(0), *space, axes)
 
 
+@replayed
 def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "zeros",
                 align_corners: bool | None = None) -> Tensor:
     """input (N, C, H, W) at the positions grid (N, H', W', 2) in [-1, 1]: (N, C, H', W').

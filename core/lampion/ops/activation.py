@@ -269,7 +269,7 @@ def _threshold_grad(g, out, input, threshold, value):
     return select(input <= threshold, 0.0, g), None, None
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(2, 3), f(1)
     f(2, 3, 2).transposed, f(3)
     f(), f(1)

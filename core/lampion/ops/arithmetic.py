@@ -361,7 +361,7 @@ def pow_general(input, exponent):
     return input ** exponent
 
 
-@composite(method=True, inplace=True, samples="""
+@composite(replay=True, method=True, inplace=True, samples="""
     f(2, 3, low=0.1, dtype=float64), f(3)
     i(3, low=1), f(3, dtype=float64)
     f(3, low=0.1, dtype=float64), 1.5
@@ -735,7 +735,7 @@ def gcd(input, other):
             return a
 
 
-@composite(method=True, inplace=True, differentiable=False, samples="""
+@composite(replay=True, method=True, inplace=True, differentiable=False, samples="""
     i(2, 3, low=-20, high=20), i(3, low=-20, high=20)
     i(4), v([0, 0, 6, -3])
 """)

@@ -156,7 +156,7 @@ def _know(call):
     return known
 
 
-@composite(where=("nn.functional",), out=False)
+@composite(where=("nn.functional",), out=False, replay=True)
 def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0,
                                  is_causal=False, scale=None, enable_gqa=False):
     """softmax(query @ key.T * scale + mask) @ value.

@@ -178,7 +178,7 @@ def isclose_strict(input, other, rtol, atol):
     return E.eq(input, other) | (near & (distance < math.inf))
 
 
-@composite(method=True, out=False, differentiable=False, samples="""
+@composite(replay=True, method=True, out=False, differentiable=False, samples="""
     f(2, 3), f(3)
     v([1.0, nan, inf]), v([1.00001, nan, inf]), equal_nan=True
     v([1.0, nan, inf]), v([1.1, nan, -inf]), 0.2

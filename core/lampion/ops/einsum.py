@@ -239,7 +239,7 @@ def order_of_pairs(terms, sizes, output):
     return path
 
 
-@composite(out=False)
+@composite(out=False, replay=True)
 def einsum(*args):
     """Sum of products in Einstein's notation: einsum("bij,bjk->bik", a, b).
 

@@ -135,7 +135,7 @@ def unfold(input, kernel_size, dilation=1, padding=0, stride=1):
     return im2col.fn(input, kernel, stride, padding, dilation)
 
 
-@composite(where=("nn.functional",), out=False)
+@composite(where=("nn.functional",), out=False, replay=True)
 def fold(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
     """The sum of windows back into images: (N, C * kernel, windows) to (N, C, *output_size)."""
     size, kernel, dilation, padding, stride = _pairs(output_size, kernel_size, dilation, padding,

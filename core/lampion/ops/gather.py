@@ -296,7 +296,7 @@ class index_select:
         return (index_sum.fn(g, (index,), m.shape, (wrap_dim(ctx.dim, m.ndim),)), None)
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(3, 4), i(2, 3, low=-12, high=11)
     f(3, 4).transposed, i(5, low=0, high=11)
     f(3), i(0)
@@ -351,7 +351,7 @@ class take_flat:
         return (index_sum.fn(g, (ctx.index,), ctx.meta("input").shape, (0,)), None)
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(3, 4), i(3, 2, low=-4, high=3), 1
     f(3, 4).transposed, i(1, 4, low=0, high=2), 0
     f(3, 4), i(5, low=0, high=11)

@@ -179,7 +179,7 @@ class stack:
 
 # ---- splitting  --------------------------------------------------------------------------------
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(5, 3), 2
     f(3, 5).transposed, (1, 4), -1
     f(0), 0
@@ -207,7 +207,7 @@ def split(input, split_size_or_sections, dim=0):
                  or [part(input, d, 0, 0, 1)])
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(5, 3), (2, 3)
     f(3, 5).transposed, [0, 1, 4], -1
 """)
@@ -228,7 +228,7 @@ def split_with_sizes(input, split_sizes, dim=0):
     return tuple(out)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(5, 3), 2
     f(3, 5).transposed, 4, -1
     f(0, 2), 3
@@ -247,7 +247,7 @@ def chunk(input, chunks, dim=0):
     return split.fn(input, size, d)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(5, 3), 3
     f(3, 5).transposed, (1, 3), -1
     f(5), (3, 1, 9)
@@ -370,7 +370,7 @@ def _some(name, tensors):
     return tensors
 
 
-@composite(samples="""
+@composite(replay=True, samples="""
     [f(2), f(3)]
     [f(2, 3).transposed, f(2, 1)]
     [f(), f()]
@@ -381,7 +381,7 @@ def hstack(tensors):
     return cat.fn(parts, 0 if parts[0].meta.ndim == 1 else 1)
 
 
-@composite(aliases=("row_stack",), samples="""
+@composite(replay=True, aliases=("row_stack",), samples="""
     [f(3), f(3)]
     (f(2, 3).transposed, f(3))
 """)
@@ -390,7 +390,7 @@ def vstack(tensors):
     return cat.fn(atleast_2d.fn(list(_some("vstack", tensors))), 0)
 
 
-@composite(samples="""
+@composite(replay=True, samples="""
     [f(3), f(3)]
     [f(2, 3), f(2, 3).transposed]
 """)
@@ -399,7 +399,7 @@ def dstack(tensors):
     return cat.fn(atleast_3d.fn(list(_some("dstack", tensors))), 2)
 
 
-@composite(samples="""
+@composite(replay=True, samples="""
     [f(3), f(3, 2)]
     [f(), f()]
 """)

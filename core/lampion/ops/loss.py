@@ -138,7 +138,7 @@ def l1_loss(input, target, *, reduction="mean"):
                    else (input - target).abs(), reduction)
 
 
-@composite(where=(), out=False)
+@composite(where=(), out=False, replay=True)
 def smooth_l1_loss(input, target, *, reduction="mean", beta=1.0):
     """Smooth L1 error."""
     if beta < 0:
@@ -146,7 +146,7 @@ def smooth_l1_loss(input, target, *, reduction="mean", beta=1.0):
     return reduced(smooth_l1_error.fn(input, target, float(beta)), reduction)
 
 
-@composite(where=(), out=False)
+@composite(where=(), out=False, replay=True)
 def huber_loss(input, target, *, reduction="mean", delta=1.0):
     """Huber error."""
     if delta <= 0:
@@ -164,7 +164,7 @@ def binary_cross_entropy(input, target, weight=None, *, reduction="mean"):
     return reduced(values if weight is None else values * weight, reduction)
 
 
-@composite(where=(), out=False)
+@composite(where=(), out=False, replay=True)
 def binary_cross_entropy_with_logits(input, target, weight=None, *, pos_weight=None,
                                      reduction="mean"):
     """Binary cross-entropy of logits."""
@@ -173,7 +173,7 @@ def binary_cross_entropy_with_logits(input, target, weight=None, *, pos_weight=N
     return reduced(values if weight is None else values * weight, reduction)
 
 
-@composite(where=(), out=False)
+@composite(where=(), out=False, replay=True)
 def kl_div(input, target, *, reduction="mean", log_target=False):
     """Pointwise Kullback-Leibler divergence."""
     op = kl_div_log_error if log_target else kl_div_error
@@ -482,7 +482,7 @@ def nll_loss(input, target, weight=None, *, ignore_index=-100, reduction="mean")
     return nll_loss_classes.fn(input, target, weight, ignore_index, reduction)[0]
 
 
-@composite(where=(), out=False)
+@composite(where=(), out=False, replay=True)
 def cross_entropy(input, target, weight=None, *, ignore_index=-100, reduction="mean",
                   label_smoothing=0.0):
     """Cross-entropy of logits with class targets or, for a floating target of the input's shape,

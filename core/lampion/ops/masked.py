@@ -49,7 +49,7 @@ def check_fill(input, mask, value):
     return value
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(3, 4), b(3, 4), 2.0
     f(3, 4).transposed, b(4), f()
     i(5), b(5), 3

@@ -154,13 +154,13 @@ def reshape_as(input, other):
     return input.reshape(*other.meta.shape)
 
 
-@composite(method=True, out=False, where=(), samples="f(3, 1), f(2, 3, 4).fixed")
+@composite(method=True, out=False, where=(), samples="f(3, 1), f(2, 3, 4).fixed", replay=True)
 def expand_as(input, other):
     """`expand` to the shape of another tensor."""
     return input.expand(*other.meta.shape)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(3, 1), (2, 3, 4)
     f(), (0, 2)
 """)
@@ -199,7 +199,7 @@ def moveaxis(input, source, destination):
     return movedim.fn(input, source, destination)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(2, 3, 4)
     f(2, 3, 4).transposed, 1
     f(2, 3, 4), 0, -2
@@ -294,7 +294,7 @@ def narrow(input, dim, start, length):
     return V.slice_dim.fn(input, d, start, start + length, 1)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(2, 3)
     f(2, 3).transposed, -1
     f(0, 3)
@@ -370,7 +370,7 @@ def unfold(input, dimension, size, step):
     return V.unfold_dim.fn(input, dimension, size, step)
 
 
-@composite(method=True, out=False, where=())
+@composite(method=True, out=False, where=(), replay=True)
 def unfold_backward(grad, shape, dimension, size, step):
     """Gradient of Tensor.unfold: windows added back where they came from."""
     d = wrap_dim(dimension, len(shape))

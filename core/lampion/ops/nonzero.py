@@ -12,6 +12,7 @@ import numpy as np
 
 from ..base import dtype as dt
 from ..ir import expr as E
+from ..runtime.backend import host_read
 from ..runtime.lowering import Nest
 from .registry import REGISTRY, composite, kernel_op
 
@@ -121,6 +122,7 @@ def running_store(n, o, before, hit, one, values, across=0, step=1):
 
 def count_nonzero_host(counts):
     """The counts, added on the host."""
+    host_read()
     m = counts.meta
     raw = m.device.backend.copy_to_host(counts.data_, m.nbytes)
     if m.numel == 1:

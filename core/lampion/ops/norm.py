@@ -249,7 +249,7 @@ class rms_norm_backward:
         return r * (gw - input * r * r * (gw * input).mean(dims, True))
 
 
-@composite(where=("", "nn.functional"))
+@composite(where=("", "nn.functional"), replay=True)
 def rms_norm(input, normalized_shape, weight=None, eps=None):
     """x / sqrt(mean(x**2) + eps) * weight over the trailing dims; eps defaults to the dtype's
     machine epsilon."""
@@ -413,7 +413,7 @@ def update_running(running, value, momentum, scale):
     return running
 
 
-@composite(where=("", "nn.functional"))
+@composite(where=("", "nn.functional"), replay=True)
 def group_norm(input, num_groups, weight=None, bias=None, eps=1e-05, cudnn_enabled=True):
     """Normalise over groups of channels and all positions (Wu and He 2018)."""
     m = input.meta
@@ -434,7 +434,7 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-05, cudnn_enabl
     return y if bias is None else y + bias.reshape(*shape)
 
 
-@composite(where=("", "nn.functional"))
+@composite(where=("", "nn.functional"), replay=True)
 def instance_norm(input, running_mean=None, running_var=None, weight=None, bias=None,
                   use_input_stats=True, momentum=0.1, eps=1e-05, cudnn_enabled=True):
     """Normalise every channel of every sample over its positions (Ulyanov et al. 2016)."""
@@ -451,7 +451,7 @@ def instance_norm(input, running_mean=None, running_var=None, weight=None, bias=
     return group_norm.fn(input, m.shape[1], weight, bias, eps)
 
 
-@composite(where=("nn.functional",))
+@composite(where=("nn.functional",), replay=True)
 def local_response_norm(input, size, alpha=1e-4, beta=0.75, k=1.0):
     """x / (k + alpha * mean of squares over `size` neighbouring channels) ** beta."""
     m = input.meta

@@ -34,7 +34,7 @@ def pairs(pad, ndim):
     return out
 
 
-@composite(out=False, where=("nn.functional",))
+@composite(out=False, where=("nn.functional",), replay=True)
 def pad(input, pad, mode="constant", value=None):
     """`input` with `pad` entries (last dim first: before, after, ...) around it; negative counts
     cut off. mode "constant" (with `value`), "reflect", "replicate" or "circular".
@@ -73,7 +73,7 @@ def pad(input, pad, mode="constant", value=None):
     return pad_by.fn(input, tuple(around), mode)
 
 
-@composite
+@composite(replay=True)
 def constant_pad_nd(input, pad, value=0):
     """`input` with one number around it (last dim first: before, after, ...)."""
     try:

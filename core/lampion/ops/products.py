@@ -33,7 +33,7 @@ def blended(name, input, result, beta, alpha):
     return input + result if alpha == 1 else op("add")(input, result, alpha=alpha)
 
 
-@composite(method=True, inplace=True)
+@composite(method=True, inplace=True, replay=True)
 def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     """beta * input + alpha * mat1 @ mat2; `input` broadcasts to the product."""
     if beta == 1 and alpha == 1 and input.meta.ndim == 1 and mat2.meta.ndim == 2 \
@@ -42,19 +42,19 @@ def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     return blended("addmm", input, mm.fn(mat1, mat2), beta, alpha)
 
 
-@composite(method=True, inplace=True)
+@composite(method=True, inplace=True, replay=True)
 def addmv(input, mat, vec, *, beta=1, alpha=1):
     """beta * input + alpha * mat @ vec."""
     return blended("addmv", input, mv.fn(mat, vec), beta, alpha)
 
 
-@composite(method=True, inplace=True)
+@composite(method=True, inplace=True, replay=True)
 def baddbmm(input, batch1, batch2, *, beta=1, alpha=1):
     """beta * input + alpha * batch1 @ batch2, matrix by matrix."""
     return blended("baddbmm", input, bmm.fn(batch1, batch2), beta, alpha)
 
 
-@composite(method=True, inplace=True)
+@composite(method=True, inplace=True, replay=True)
 def addbmm(input, batch1, batch2, *, beta=1, alpha=1):
     """beta * input + alpha * the sum of the products of all matrices of the batches."""
     a, b = batch1.meta, batch2.meta
@@ -65,7 +65,7 @@ def addbmm(input, batch1, batch2, *, beta=1, alpha=1):
     return blended("addbmm", input, mm.fn(wide, tall), beta, alpha)
 
 
-@composite(method=True, inplace=True)
+@composite(method=True, inplace=True, replay=True)
 def addr(input, vec1, vec2, *, beta=1, alpha=1):
     """beta * input + alpha * the outer product of two vectors."""
     return blended("addr", input, outer.fn(vec1, vec2), beta, alpha)
@@ -73,7 +73,7 @@ def addr(input, vec1, vec2, *, beta=1, alpha=1):
 
 # ---------------------------------------------------------------- vectors
 
-@composite(method=True)
+@composite(method=True, replay=True)
 def outer(input, vec2):
     """The matrix of all products of the elements of two vectors."""
     for name, x in (("self", input), ("vec2", vec2)):
@@ -94,7 +94,7 @@ def vdot(input, other):
     return dot.fn(conj(input), other)
 
 
-@composite(where=("linalg",))
+@composite(where=("linalg",), replay=True)
 def vecdot(x, y, *, dim=-1):
     """Dot products along a dim, the first operand conjugated; batch dims broadcast."""
     if x.meta.dtype.kind not in "fc" or y.meta.dtype.kind not in "fc":
@@ -103,7 +103,7 @@ def vecdot(x, y, *, dim=-1):
     return (conj(x) * y).sum(dim)
 
 
-@composite(method=True)
+@composite(method=True, replay=True)
 def inner(input, other):
     """Sums of products over the last dims of both; a plain product if one is a scalar."""
     a, b = input.meta, other.meta
@@ -117,7 +117,7 @@ def inner(input, other):
 
 # ---------------------------------------------------------------- any dims
 
-@composite(out=False)
+@composite(out=False, replay=True)
 def tensordot(a, b, dims=2):
     """Sum of products over dims: an int n (the last n of a, the first n of b) or two lists."""
     m, w = a.meta, b.meta
@@ -162,7 +162,7 @@ def _count(m, dims):
     return n
 
 
-@composite(method=True)
+@composite(method=True, replay=True)
 def kron(input, other):
     """Kronecker product: every element of `input` times all of `other`."""
     rank = max(input.meta.ndim, other.meta.ndim)
@@ -175,7 +175,7 @@ def kron(input, other):
 
 # ---------------------------------------------------------------- chains and powers
 
-@composite(where=("linalg",))
+@composite(where=("linalg",), replay=True)
 def multi_dot(tensors):
     """The product of matrices, multiplied in the cheapest order; the first and the last may be
     vectors."""
@@ -223,7 +223,7 @@ def _chain(tensors):
     return build(0, n - 1)
 
 
-@composite()
+@composite(replay=True)
 def chain_matmul(*matrices):
     """The product of matrices in the cheapest order (deprecated: use linalg.multi_dot)."""
     warnings.warn("chain_matmul is deprecated and will be removed in a future release. Use "
@@ -235,7 +235,7 @@ def chain_matmul(*matrices):
     return matrices[0] if len(matrices) == 1 else _chain(list(matrices))
 
 
-@composite(method=True, where=("", "linalg"))
+@composite(method=True, where=("", "linalg"), replay=True)
 def matrix_power(input, n):
     """The n-th power of square matrices; a negative n inverts first, 0 gives the identity."""
     m = input.meta
@@ -269,7 +269,7 @@ def _cross(a, b, dim):
     return op("stack")(parts, dim)
 
 
-@composite(method=True)
+@composite(method=True, replay=True)
 def cross(input, other, dim=None):
     """Cross products along a dim of size 3 (the first such dim unless given)."""
     if dim is None:
@@ -280,7 +280,7 @@ def cross(input, other, dim=None):
     return linalg_cross.fn(input, other, dim=dim)
 
 
-@composite(where=("linalg",))
+@composite(where=("linalg",), replay=True)
 def linalg_cross(input, other, *, dim=-1):
     """Cross products along a dim of size 3 (linalg.cross)."""
     a, b = input.meta, other.meta

@@ -46,7 +46,7 @@ class reverse_dims:
         return (reverse_dims.fn(g, ctx.dims),)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(2, 3), 0
     f(3, 4).transposed, (0, -1)
     f(2, 3, 4).strided, -2
@@ -89,7 +89,7 @@ def flipud(input):
     return flip.fn(input, 0)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(2, 3), 1
     f(3, 4).transposed, (1, -2), (0, -1)
     f(5), 7, 0
@@ -159,7 +159,7 @@ class roll_dims:
         return (roll_dims.fn(g, back, ctx.dims),)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(2, 3)
     f(2, 3).transposed, 2
     f(2, 3, 4), -1, (0, 2)
@@ -253,7 +253,7 @@ class triu:
         return (g.triu(ctx.diagonal),)
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(3)
     f(2, 3).transposed, 1
     f(2, 3), -1, 0, -2
@@ -273,7 +273,7 @@ def diag_embed(input, offset=0, dim1=-2, dim2=-1):
     return place.fn(input, shape, tuple(strides), start)
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(3)
     f(3, 4).transposed, 1
     f(3), -2
@@ -340,7 +340,7 @@ class overlay:
         return gi, gs if gs.meta.dtype is src.dtype else gs.to(src.dtype)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(3, 4), f(4), 0, 1
     f(3, 4).transposed, f(3), -1, -2
     i(2, 2), i(2), 0, 0
@@ -350,7 +350,7 @@ def select_scatter(input, src, dim, index):
     return _into_view(input, src, V.select.view, dim, index)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(4, 3), f(2, 3), 0, 1, 3
     f(4, 3).transposed, f(4, 2).transposed, dim=-1, step=2
     f(4), f(1), 0, -1
@@ -365,7 +365,7 @@ def slice_scatter(input, src, dim=0, start=None, end=None, step=1):
     return _into_view(input, src, V.slice_dim.view, d, a, max(a, b), step)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(3, 4), f(3)
     f(2, 3, 4).transposed, f(4, 2), 1, 0, 1
     f(3, 3), f(2), -1
@@ -429,7 +429,7 @@ def adjoint(input):
 
 # ---- repeats  ----------------------------------------------------------------------------------
 
-@composite(method=True, out=False, where=(), samples="""
+@composite(replay=True, method=True, out=False, where=(), samples="""
     f(2, 3), 2, 2
     f(2, 3).transposed, (2, 1, 3)
     f(), 3
@@ -464,7 +464,7 @@ def tile(input, *args, dims=None):
     return repeat.fn(input, (1,) * (input.meta.ndim - len(counts)) + counts)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(2, 3), 2
     f(2, 3).transposed, 3, 1
     f(3, 2), v([1, 0, 2]), 0
@@ -515,7 +515,7 @@ def _many(tensors):
     return tensors
 
 
-@composite(method=False, out=False, samples="""
+@composite(replay=True, method=False, out=False, samples="""
     f(3, 1), f(2)
     f(), f(2, 3).transposed
 """)
@@ -526,7 +526,7 @@ def broadcast_tensors(*tensors):
     return tuple([t.expand(*shape) for t in tensors])
 
 
-@composite(method=False, out=False, samples="""
+@composite(replay=True, method=False, out=False, samples="""
     f(2), f(3), indexing="ij"
     f(2), f(3), f(1), indexing="xy"
     f(), f(2), indexing="ij"
@@ -562,7 +562,7 @@ def meshgrid(*tensors, indexing=None):
     return tuple(out)
 
 
-@composite(method=False, out=False, samples="""
+@composite(replay=True, method=False, out=False, samples="""
     f(2), f(3)
     f(2)
     i(2), i(1), i(2)
@@ -599,7 +599,7 @@ def combinations(input, r=2, with_replacement=False):
     return input.index_select(0, index.reshape((-1,))).reshape((len(rows), r))
 
 
-@composite(method=False, out=False, samples="""
+@composite(replay=True, method=False, out=False, samples="""
     f(2, 3), f(1, 2)
     f(2), f(), f(2, 2).transposed
 """)
@@ -620,7 +620,7 @@ def block_diag(*tensors):
     return cat.fn(out, 0)
 
 
-@composite(method=False, out=False, samples="""
+@composite(replay=True, method=False, out=False, samples="""
     f(3)
     f(3), 4, True
     i(3), 2

@@ -435,8 +435,10 @@ class ViewOp(Op):
 
 @dataclass
 class CompositeOp(Op):
-    """An op that is Python over other ops."""
+    """An op that is Python over other ops. `replay` promises that what it calls depends only on
+    the metas of its tensors and on its other arguments, never on values (see `replay.py`)."""
 
+    replay: bool = False
     body: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
 
 

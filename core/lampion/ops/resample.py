@@ -255,7 +255,7 @@ def _output_size(rank, space, size, scale_factor, recompute):
     return sizes, ((None,) * rank if recompute else scales)
 
 
-@composite(where=("nn.functional",), out=False)
+@composite(where=("nn.functional",), out=False, replay=True)
 def interpolate(input, size=None, scale_factor=None, mode="nearest", align_corners=None,
                 recompute_scale_factor=None, antialias=False):
     """Resize the space dims of (N, C, *space) to `size` or by `scale_factor`.

@@ -161,7 +161,7 @@ cummax = _running_extreme("cummax", "max")
 cummin = _running_extreme("cummin", "min")
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(2, 3), 1
     f(3, 4).transposed, -2
     f(2, 1, 5).strided, 2
@@ -180,7 +180,7 @@ def logcumsumexp(input, dim):
     return log_running.fn(input, top, dim)
 
 
-@composite(where=(), out=False)
+@composite(where=(), out=False, replay=True)
 def log_running(input, top, dim):
     """Running logsumexp through pairwise logaddexp, stable at every prefix."""
     n = input.meta.shape[dim]
@@ -193,7 +193,7 @@ def log_running(input, top, dim):
     return y
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(2, 4)
     f(5, 3).transposed, 2, 0
     f(4).offset, 1, -1, f(2), f(1)
@@ -221,7 +221,7 @@ def diff(input, n=1, dim=-1, prepend=None, append=None):
     return x
 
 
-@composite(samples="""
+@composite(replay=True, samples="""
     f(2, 4)
     f(2, 4).transposed, dx=0.5, dim=0
     f(2, 4), f(4), dim=-1
@@ -252,7 +252,7 @@ def trapz(y, x=None, *, dx=1, dim=-1):
     return trapezoid.fn(y, x, dx=dx, dim=dim)
 
 
-@composite(samples="""
+@composite(replay=True, samples="""
     f(2, 4)
     f(2, 4).transposed, dx=0.5, dim=0
     f(2, 4), f(4), dim=-1

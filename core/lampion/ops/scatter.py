@@ -335,7 +335,7 @@ def identity(op, d):
     return {"sum": 0, "mean": 0, "prod": 1, "max": lowest(d), "min": highest(d)}[op]
 
 
-@composite(method=True, inplace=True, samples="""
+@composite(replay=True, method=True, inplace=True, samples="""
     f(3, 4), 1, i(3, 6, low=0, high=3), f(3, 6), "sum"
     f(3, 4).transposed, 0, i(5, 4, low=0, high=2), f(5, 4), "mean"
     f(4), 0, i(6, low=0, high=2), f(6), "amax", include_self=False
@@ -485,7 +485,7 @@ def index_fill_inplace(input, dim, index, value):
     return _put_line("ifn", "set", input, d, index, _fill_value(input, value), True)
 
 
-@composite(method=True, inplace=True, samples="""
+@composite(replay=True, method=True, inplace=True, samples="""
     f(3, 4), 0, i(5, low=0, high=2), f(5, 4), "amax"
     f(3, 4).transposed, 1, i(5, low=0, high=3), f(3, 5), "mean"
     f(3), 0, i(5, low=0, high=1), f(5), "prod"
@@ -505,7 +505,7 @@ def index_reduce(input, dim, index, source, reduce, *, include_self=True):
     return scatter_reduce.fn(input, d, lines, source, reduce, include_self=include_self)
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(3, 4), v([[11, 0], [5, -2]]), f(2, 2)
     f(3, 4).transposed, v([1, 1, 2]), f(3), True
     i(3), v([2]), i(1)

@@ -99,7 +99,7 @@ def searchsorted(sorted_sequence, input, *, out_int32=False, right=False, side=N
     return search_lines.fn(seq.detach(), input.detach(), right or side == "right", out_int32)
 
 
-@composite(differentiable=False, samples="""
+@composite(replay=True, differentiable=False, samples="""
     f(3, 4), v([-1.0, 0, 1])
     i(3).offset, v([-1, 0, 1]), right=True, out_int32=True
     v([0.0, 1, nan]), v([0.0, 1])
@@ -112,7 +112,7 @@ def bucketize(input, boundaries, *, out_int32=False, right=False):
     return searchsorted.fn(boundaries, input, out_int32=out_int32, right=right)
 
 
-@composite(differentiable=False, samples="""
+@composite(replay=True, differentiable=False, samples="""
     i(3, 4), v([1, 2, -3])
     v([1.0, 2, 3]), v([2.0]), invert=True
     i(5), i(12)
@@ -296,7 +296,7 @@ def bounds_of(x, low, high, name):
     return (low - 1, high + 1) if low == high else (low, high)
 
 
-@composite(method=True, differentiable=False, samples="""
+@composite(replay=True, method=True, differentiable=False, samples="""
     f(20), 5
     f(4, 5).transposed, 4, -1, 1
     v([1.0, 1]), 3

@@ -198,7 +198,7 @@ def argsort(input, dim=-1, descending=False, stable=False):
     return sort.fn(input.detach(), dim, descending)[1]
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(5, 2)
     i(3, 4).transposed
 """)
@@ -307,7 +307,7 @@ def line(input, dim, op):
     return d, n
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(2, 5), 2
     f(5, 3).transposed, 4, 0, True
     i(4, 5, low=0, high=3), 3
@@ -336,7 +336,7 @@ def _median_of_all(input, result):
     return _median(input.reshape((-1,)), 0, False, result)[0]
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(2, 5)
     f(4, 3).transposed, 0
     f(2, 3, 4).strided, 1, True
@@ -351,7 +351,7 @@ def median(input, dim=None, keepdim=False):
     return _median(input, dim, keepdim, median_result)
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(2, 5)
     f(4, 3).transposed, 0
     v([[1.0, nan, 2], [3, 1, 2], [nan, nan, nan]]), 1, True
@@ -364,7 +364,7 @@ def nanmedian(input, dim=None, keepdim=False):
     return _median(input, dim, keepdim, nanmedian_result)
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(2, 3)
     i(4, 6, low=0, high=2).transposed, 0
     i(3, 5, low=0, high=2), -1, True
@@ -447,7 +447,7 @@ def _by_rank(input, q, dim, keepdim, interpolation, skip_nan):
     return out.reshape(lead) if not q.meta.ndim else out.reshape((q.meta.numel, *lead))
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(2, 5), 0.3
     f(5, 3).transposed, 0.5, 0, True
     f(4, 3), v([0.0, 0.25, 1]), 1
@@ -462,7 +462,7 @@ def quantile(input, q, dim=None, keepdim=False, *, interpolation="linear"):
     return _quantile(input, q, dim, keepdim, interpolation, False, "quantile")
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(2, 5), 0.3
     f(5, 3).transposed, 0.5, 0, True
     v([[1.0, nan, 2], [3, 1, 2]]), v([0.5, 0.9]), 1

@@ -73,7 +73,7 @@ def _others(x, dims):
     return (before * after).reshape(*shape).permute(*back)
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(2, 3)
     f(3, 4).transposed, 1
     f(2, 3, 4).strided, -2, True
@@ -92,7 +92,7 @@ def prod(input, dim=None, keepdim=False, *, dtype=None):
     return prod_dims.fn(input, dims, keepdim, dtype=dtype)
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(2, 3)
     f(3, 4).transposed, 1
     f(2, 3, 4).strided, (0, -1), True
@@ -108,7 +108,7 @@ def nansum(input, dim=None, keepdim=False, *, dtype=None):
     return REGISTRY["sum"].fn(x, dim, keepdim, dtype=dtype)
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(2, 3)
     f(3, 4).transposed, 1
     f(2, 3, 4).strided, (0, -1), True
@@ -135,7 +135,7 @@ def count_nonzero(input, dim=None):
     return (input != 0).sum(dim)
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(2, 3)
     f(3, 4).transposed, dim=-1
     f(3, 4), dim=0, keepdim=True
@@ -151,7 +151,7 @@ def aminmax(input, *, dim=None, keepdim=False):
                 REGISTRY["amax"].fn(input, dims, keepdim))
 
 
-@composite(method=True, out=False, samples="""
+@composite(replay=True, method=True, out=False, samples="""
     f(3, 3)
     f(2, 4).transposed
     i(3, 2)
@@ -222,7 +222,7 @@ def _kind(p):
         float(p), "power")
 
 
-@composite(where=("linalg",), samples="""
+@composite(replay=True, where=("linalg",), samples="""
     f(2, 3)
     f(3, 4).transposed, 1, 1
     f(2, 3, 4).strided, 3.5, (0, -1), True
@@ -247,7 +247,7 @@ def vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
     return norm_dims.fn(x, wrap_dims(dim, x.meta.ndim), keepdim, _kind(ord), float(ord))
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(2, 3)
     f(3, 4).transposed, 1, -1
     f(2, 3, 4), 3, (0, 2), True
@@ -272,7 +272,7 @@ def dist(input, other, p=2):
     return vector_norm.fn(input - other, p)
 
 
-@composite(samples="""
+@composite(replay=True, samples="""
     f(3, 4), f(2, 4)
     f(2, 3, 4), f(2, 2, 4).transposed, 1.0
     f(3, 2), f(4, 2), p=inf
@@ -306,7 +306,7 @@ def pdist(input, p=2.0):
     return vector_norm.fn(input.index_select(0, first) - input.index_select(0, second), p, -1)
 
 
-@composite(method=True, samples="""
+@composite(replay=True, method=True, samples="""
     f(3, 4), 2, 0, 1.5
     f(3, 4).transposed, 1, -1, 2.0
     f(2, 3, 2), 3, 1, 0.5

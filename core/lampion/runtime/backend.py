@@ -17,6 +17,23 @@ from ..base.dtype import dtype
 from ..base.meta import Meta
 from ..ir.kernel import Kernel, Program
 
+# Told when the values of a tensor are read on the host (what follows may depend on them), and of
+# each storage that is filled with values from the host.
+host_readers: list[Callable[[], None]] = []
+host_writers: list[Callable[[Any], None]] = []
+
+
+def host_read() -> None:
+    """Tell the host readers."""
+    for told in host_readers:
+        told()
+
+
+def host_wrote(storage: Any) -> None:
+    """Tell the host writers."""
+    for told in host_writers:
+        told(storage)
+
 
 class Storage:
     """A piece of device memory (the portable implementation; a backend may bring its own type).
