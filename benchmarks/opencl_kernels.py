@@ -11,17 +11,20 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
+from measure import Row, versus
 
 import lampion
 
 N = 1024
+ELEMENTWISE = ("add", "mul", "exp", "relu", "tanh", "sigmoid", "gelu", "sin", "where", "sum")
 CASES: dict[str, Callable[..., Any]] = {
     "add": lambda m, x, y, w: x + y,
+    "mul": lambda m, x, y, w: x * y,
     "add row": lambda m, x, y, w: x + w,
     "relu": lambda m, x, y, w: m.relu(x),
     "exp": lambda m, x, y, w: m.exp(x),
@@ -45,6 +48,45 @@ CASES: dict[str, Callable[..., Any]] = {
 }
 
 
+def operands() -> tuple[list[Any], list[Any], Callable[[], None]]:
+    """(our tensors, PyTorch's, wait for the device): two matrices of N x N and a row."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in ((N, N), (N, N), (N,))]
+    ours = [lampion.from_numpy(a).to("opencl") for a in arrays]
+    return ours, [torch.from_numpy(a) for a in arrays], lambda: lampion.synchronize("opencl")
+
+
+def rows(names: Iterable[str]) -> list[Row]:
+    """Wall time of each case, with the wait for its result, against PyTorch with its threads."""
+    ours, theirs, wait = operands()
+
+    def row(name: str, fn: Callable[..., Any]) -> Row:
+        def run() -> None:
+            fn(lampion, *ours)
+            wait()
+
+        return versus(name, run, lambda: fn(torch, *theirs), rounds=21, target=1e-2)
+
+    return [row(n, CASES[n]) for n in names]
+
+
+def launches(rounds: int = 41, count: int = 500) -> str:
+    """What a launch costs: an add of 4 elements, called and enqueued; then the wait included."""
+    ours, _, wait = operands()
+    a, b = ours[0][0, :4].clone(), ours[1][0, :4].clone()
+    enqueued, done = [], []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        for _ in range(count):
+            a + b
+        enqueued.append((time.perf_counter() - begin) / count * 1e6)
+        wait()
+        done.append((time.perf_counter() - begin) / count * 1e6)
+    call, end = statistics.median(enqueued), statistics.median(done)
+    return (f"add of 4 elements, median of {rounds} x {count}: call and enqueue {call:.2f} µs, "
+            f"run to the end {end:.2f} µs\n")
+
+
 def race(name: str, fn: Callable[..., Any], ours: list[Any], theirs: list[Any], sync: Any) -> float:
     """Print one line; returns how many times faster than PyTorch."""
     inner = 1000 if "of 4" in name else 3
@@ -65,14 +107,10 @@ def race(name: str, fn: Callable[..., Any], ours: list[Any], theirs: list[Any], 
 
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
-    rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal(s).astype(np.float32) for s in ((N, N), (N, N), (N,))]
-    ours = [lampion.from_numpy(a).to("opencl") for a in arrays]
-    theirs = [torch.from_numpy(a) for a in arrays]
+    ours, theirs, wait = operands()
     where = ours[0].device
-    backend = where.backend
-    print(backend.devices()[where.index or 0])
-    ratios = [race(n, f, ours, theirs, lambda: backend.synchronize(where))
+    print(where.backend.devices()[where.index or 0])
+    ratios = [race(n, f, ours, theirs, wait)
               for n, f in CASES.items() if not names or n in names]
     print(f"geometric mean x{np.exp(np.mean(np.log(ratios))):.2f}")
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measure import Row, table, versus
+from measure import table
 
 SUITES = ("calls", "kernels", "library", "training", "opencl", "start")
 
@@ -56,37 +56,13 @@ def training(lampion: Any, torch: Any) -> None:
 
 def opencl(lampion: Any, torch: Any) -> None:
     """The OpenCL device against torch on the CPU, and the cost of a launch."""
-    import numpy as np
+    import opencl_kernels as module
 
-    rows: list[Row] = []
-    source = np.random.default_rng(0).standard_normal((2, 1 << 20)).astype("float32")
-    x, y = (lampion.from_numpy(s).to("opencl") for s in source)
-    tx, ty = (torch.from_numpy(s) for s in source)
-    sync = lambda: lampion.synchronize("opencl")  # noqa: E731
-
-    def done(f: Any) -> Any:
-        def run() -> None:
-            f()
-            sync()
-        return run
-
-    for name, f, g in (("add", lambda: x + y, lambda: tx + ty),
-                       ("mul", lambda: x * y, lambda: tx * ty),
-                       ("exp", lambda: x.exp(), lambda: tx.exp()),
-                       ("relu", lambda: x.relu(), lambda: tx.relu()),
-                       ("tanh", lambda: x.tanh(), lambda: tx.tanh()),
-                       ("sum", lambda: x.sum(), lambda: tx.sum())):
-        rows.append(versus(f"{name}, 1M", done(f), g, rounds=9, target=2e-2))
-    print(table("OpenCL device against torch on the CPU", rows, 1.0))
-    a, b = x[:4].clone(), y[:4].clone()
-    spent = []
-    for _ in range(15):
-        start = time.perf_counter()
-        for _ in range(500):
-            a + b
-        spent.append((time.perf_counter() - start) / 500)
-        sync()
-    print(f"add of 4 elements, call and enqueue: {statistics.median(spent) * 1e6:.2f} µs\n")
+    others = [n for n in module.CASES if n not in (*module.ELEMENTWISE, "add of 4")]
+    for title, names in (("elementwise and sum", module.ELEMENTWISE), ("the rest", others)):
+        print(table(f"OpenCL device against torch on the CPU: {title}, 1M float32",
+                    module.rows(names), 1.0), flush=True)
+    print(module.launches())
 
 
 def start(lampion: Any, torch: Any) -> None:

@@ -127,6 +127,22 @@ def run_many(backend, cases, ins, data, ulps=0):
     check(backend, many(cases, ins), [n], [*outs, *data], ulps)
 
 
+def test_what_rarely_runs_stays_in_its_branch():
+    """The reduction of huge angles is integer arithmetic that ordinary ones must not pay for."""
+    from lampion.ir.cfamily_lanes import Variant
+    from lampion_opencl import compiler
+    from lampion_opencl.dialect import OpenCLC
+
+    kernel = many([(E.sin, dt.float32)], [dt.float32])
+    text = compiler.render(OpenCLC(lanes=True, doubles=True), kernel, Variant("grid", 0, 16), "k")
+    body = text[text.index("__kernel"):].splitlines()
+    branch = next(k for k, line in enumerate(body) if line.strip().startswith("if (any_"))
+    costly = [k for k, line in enumerate(body) if "mulhi_uint16" in line]
+    assert costly and min(costly) > branch
+    inside = len(body[branch + 1]) - len(body[branch + 1].lstrip())
+    assert all(len(body[k]) - len(body[k].lstrip()) >= inside for k in costly)
+
+
 def test_every_tail_length(backend):
     kernel = many([(lambda x, y: x * y + 1.0, dt.float32)], [dt.float32, dt.float32])
     for n in [*range(1, 40), 63, 64, 65, 255, 257, 70001]:

@@ -19,6 +19,8 @@ from lampion.ir import expr as E
 from lampion.runtime import lowering
 
 pytest.importorskip("pyopencl")
+from lampion_opencl.gate import BATCH, DIRECT  # noqa: E402
+
 WHERE = device("opencl")
 
 
@@ -166,6 +168,35 @@ def test_freed_storages_do_not_disturb_pending_work(backend):
     for _ in range(200):
         s = made.launch(s)
     np.testing.assert_array_equal(get(backend, s, n), np.full(n, 200, np.float32))
+
+
+def test_small_launches_are_held_until_somebody_waits(backend):
+    d = backend.open(0)
+    if d.gate is None:
+        pytest.skip("only PoCL's launches are held")
+    made, large = add_one(backend, 10), add_one(backend, 1 << 20)
+    s, t = put(backend, np.zeros(10, np.float32)), put(backend, np.zeros(1 << 20, np.float32))
+    d.finish()
+    for wait in (d.finish, lambda: get(backend, s, 10), lambda: large.into(t, t),
+                 lambda: d.queue.flush()):
+        for _ in range(DIRECT):
+            made.into(s, s)
+        assert d.gate.event is None, "the first few start at once"
+        made.into(s, s)
+        assert d.gate.event is not None
+        wait()
+        assert d.gate.event is None
+    for _ in range(BATCH + 10):  # more than may be held
+        made.into(s, s)
+    want = 4 * (DIRECT + 1) + BATCH + 10
+    np.testing.assert_array_equal(get(backend, s, 10), np.full(10, want, np.float32))
+
+
+def test_a_process_that_holds_launches_ends():
+    code = ("import lampion\nx = lampion.ones(4, device='opencl')\n"
+            "for _ in range(100): x = x + 1\nprint('end')")
+    code, text = run(code)
+    assert code == 0 and "end" in text, text
 
 
 def test_broken_source_shows_source_and_log(backend):

@@ -7,6 +7,7 @@ threads nor buffers alive, so all arguments are set each time. Imports this pack
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -88,15 +89,17 @@ def make_launch(device: "Device", calls: Sequence[tuple[Bound, Sequence[Any], Se
     """
     pool = device.pool
     space: dict[str, Any] = {
-        "Storage": Storage, "table": device._local, "queue": device.queue, "pool": pool,
+        "Storage": Storage, "table": device._local, "queue": device.commands, "pool": pool,
         "enqueue": _cl.enqueue_nd_range_kernel, "whole": whole, "real": real, "refuse": refuse,
         "failure": lambda e: explain(e, f"running {', '.join(names)}", pool.holders()),
-        "ClError": cl.Error, "kinds": kinds}
+        "ClError": cl.Error, "kinds": kinds, "gate": device.gate}
     inputs = [f"i{k}" for k in range(len(kinds))]
     outs = [f"o{k}" for k in range(len(outputs))]
     temps = [f"w{k}" for k in range(len(scratch))]
     slots = outs + inputs + temps
     body = _run_lines(calls, slots, space)
+    if device.gate is not None and body:
+        body = _gated(calls, body)
     lines = [f"def launch({', '.join(inputs)}):", *_check(inputs, kinds)]
     for name, size in zip(outs, outputs):
         lines += _allocate(name, size, space, pool)
@@ -167,6 +170,15 @@ def _run_lines(calls: Sequence[Any], slots: Sequence[str], space: dict[str, Any]
         lines += [f"        enqueue(queue, k, g{n}, l{n})", "    except ClError as e:",
                   "        raise failure(e) from e"]
     return lines
+
+
+def _gated(calls: Sequence[Any], body: list[str]) -> list[str]:
+    """`body` around which the gate holds small launches and lets the others go."""
+    bounds = [bound for bound, _, _ in calls if bound.compiled is not None]
+    if any(math.prod(b.items) > math.prod(b.group) for b in bounds):  # more than one group
+        return [*body, "    if gate.event is not None:", "        gate.release()"]
+    return ["    room = gate.room", f"    gate.room = room - {len(bounds)}", "    if room <= 0:",
+            "        gate.turn()", *body]
 
 
 def _letter(bound: Bound, d: Any) -> str:

@@ -98,7 +98,7 @@ class OpenCLBackend(Backend):
         if src.buf is dst.buf and abs(src.offset - dst.offset) < nbytes:
             return src.offset == dst.offset
         if nbytes:
-            cl.enqueue_copy(here.queue, dst.buf, src.buf, byte_count=nbytes,
+            cl.enqueue_copy(here.commands, dst.buf, src.buf, byte_count=nbytes,
                             src_offset=src.offset, dst_offset=dst.offset)
         return True
 

@@ -13,6 +13,7 @@ import shutil
 import sys
 import threading
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ class Device:
         import pyopencl as cl
 
         from .dialect import OpenCLC
+        from .gate import Gate
         from .memory import Pool
 
         self.cl, self.cl_device, self.where = cl, cl_device, where
@@ -121,7 +123,7 @@ class Device:
         self.platform = cl_device.platform.name.strip()
         try:
             self.context = cl.Context([cl_device])
-            self.queue = cl.CommandQueue(self.context, cl_device)
+            self.commands = cl.CommandQueue(self.context, cl_device)
         except cl.Error as error:
             raise explain(error, f"opening {self.name}") from error
         self.units = max(1, cl_device.max_compute_units)
@@ -129,6 +131,10 @@ class Device:
         self.doubles = bool(getattr(cl_device, "double_fp_config", 0)) or (
             "cl_khr_fp64" in extensions)
         self.processor = bool(cl_device.type & cl.device_type.CPU)
+        self.gate = None
+        if self.processor and _POCL in self.platform:
+            self.gate = Gate(self.context, self.commands)
+            weakref.finalize(self, self.gate.release)  # an unset event would block the exit
         self.max_group = int(cl_device.max_work_group_size)
         self.local_memory = int(cl_device.local_mem_size)
         fraction = config.get("backend.opencl.memory_fraction")
@@ -145,6 +151,13 @@ class Device:
         self._local = _Kernels(self)
         self.dialect = OpenCLC(lanes=self.lanes, doubles=self.doubles,
                                fused=self.lanes and self._contracts())
+
+    @property
+    def queue(self) -> Any:
+        """The command queue for whoever waits: nothing is held back by the gate any more."""
+        if self.gate is not None:
+            self.gate.release()
+        return self.commands
 
     @property
     def kernels(self) -> dict[Any, Any]:

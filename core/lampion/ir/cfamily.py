@@ -172,6 +172,7 @@ class Emitter:
         self.written = {s.slot for stage in kernel.stages for s in stage.body
                         if hasattr(s, "slot")}
         self._rare = rare_branches(kernel)
+        self._branches: list[tuple[set[Expr], int]] = []  # (what only it needs, its level)
 
     # -- blocks -----------------------------------------------------------------------------------
 
@@ -319,15 +320,22 @@ class Emitter:
                 condition.volatile or other.volatile)
         self.line(f"{self.ctype(v)} {v.text} = {self.vec(other, lanes)};")
         self.open(f"if ({helpers.any_lane(self, condition)})")
+        self._branches.append((self._rare[e], self.level))
         first = self.value(e.args[1], flat)
+        self._branches.pop()
         choice, _ = helpers.select(self, [condition, first, v], d, lanes)
         self.line(f"{v.text} = {choice};")
         self.close()
         return v
 
+    def _home(self, e: Expr) -> int:
+        """The outermost level at which `e` may be computed: what only a branch needs stays
+        inside it, although its operands are known outside."""
+        return next((level for alone, level in reversed(self._branches) if e in alone), 0)
+
     def _apply(self, e: Expr, args: list[Val]) -> Val:
         lanes = max(a.lanes for a in args)
-        level = max(a.level for a in args)
+        level = max(self._home(e), *(a.level for a in args))
         volatile = any(a.volatile for a in args)
         d = e.dtype
         assert d is not None
@@ -503,25 +511,25 @@ def of(e: Expr) -> dtype:
 
 
 RARE = 30  # nodes that only one side of a select needs, from which on it becomes a branch
+MARKED = 8  # the same where the select is marked as one that rarely takes that side
 
 
-def rare_branches(kernel: Kernel) -> set[Expr]:
-    """Selects between numbers whose first choice is worth skipping."""
-    found: set[Expr] = set()
+def rare_branches(kernel: Kernel) -> dict[Expr, set[Expr]]:
+    """Selects between numbers whose first choice is worth skipping, and what only it needs."""
+    found: dict[Expr, set[Expr]] = {}
     for stage in kernel.stages:
         roots = [x for s in stage.body for x in statement_exprs(s)]
         nodes = walk(roots)
-        if len(nodes) < 2 * RARE:
-            continue
         for e in nodes:
+            least = MARKED if e.value == "rare" else RARE
             if e.op == "select" and e.dtype is not None and e.dtype.kind == "f" and (
-                    e.args[1].op != "const"):
+                    e.args[1].op != "const") and len(nodes) >= 2 * least:
                 below = walk([e.args[1]])
-                if len(below) >= RARE:
+                if len(below) >= least:
                     others = _reachable(roots, e)
-                    alone = sum(1 for x in below if x not in others)
-                    if alone >= RARE and not any(x.op == "ref" for x in below):
-                        found.add(e)
+                    alone = {x for x in below if x not in others}
+                    if len(alone) >= least and not any(x.op == "ref" for x in below):
+                        found[e] = alone
     return found
 
 

@@ -49,7 +49,11 @@ def apply(e: Emitter, x: Expr, args: list[Val], d: dtype, lanes: int) -> tuple[s
         return _compare(e, op, args, lanes)
     if d.kind == "b":
         return _logic(e, op, args, lanes)
-    text = _float(e, op, args, d, lanes) if d.kind == "f" else _integer(e, op, args, d, lanes)
+    if op == "ldexp" and e.dialect.inline_rounding:
+        helper = _ldexp(e, e.dialect.value_type(d), lanes, x.value)
+        text = f"{helper}({', '.join(e.vec(a, lanes) for a in args)})"
+    else:
+        text = _float(e, op, args, d, lanes) if d.kind == "f" else _integer(e, op, args, d, lanes)
     if is_half(d) and op not in ("neg", "abs", "maximum", "minimum"):
         text = round_half(e, text, d, lanes)
     return text, 0
@@ -106,7 +110,7 @@ def _float(e: Emitter, op: str, args: list[Val], d: dtype, lanes: int) -> str:
     ctype = e.dialect.value_type(d)
     if op == "abs":
         return _without_sign(e, v[0], ctype, lanes)
-    if e.dialect.inline_rounding and op in ("floor", "ceil", "trunc", "round", "ldexp"):
+    if e.dialect.inline_rounding and op in ("floor", "ceil", "trunc", "round"):
         return f"{_float_helper(e, op, ctype, lanes)}({', '.join(v)})"
     if op == "fma" and e.dialect.inline_fma:
         return f"{_float_helper(e, op, ctype, lanes)}({', '.join(v)})"
@@ -183,16 +187,34 @@ _FMA = """{inline} {T} {name}({T} a, {T} b, {T} c) {{
   {contract}
   return a * b + c;
 }}"""
-# x * 2^n in three exact powers of two, which reach from the largest number to the least
-_LDEXP = """{inline} {T} {name}({T} x, {T} nf) {{
-  nf = nf > ({T}){reach} ? ({T}){reach} : nf;
+# x * 2^n by one to three exact powers of two (see `expr.ldexp`); three reach from the largest
+# number to the least
+_POWERS = {1: """  return x * {n};
+""", 2: """  const {I} h = n >> 1;
+  return x * {h} * {n_h};
+""", 3: """  const {I} h = {third};
+  const {T} p = {h};
+  return x * p * p * {n_2h};
+"""}
+_CLAMP = """  nf = nf > ({T}){reach} ? ({T}){reach} : nf;
   nf = nf < ({T})-{reach} ? ({T})-{reach} : nf;
-  const {I} n = {cvt};
-  const {I} h = {third};
-  const {T} p = {p1};
-  const {T} q = {p2};
-  return x * p * p * q;
-}}"""
+"""
+
+
+def _ldexp(e: Emitter, ctype: str, lanes: int, factors: int) -> str:
+    t = _types(e, ctype, lanes)
+    name = f"ldexp{factors}_{t['T']}"
+    scalar_i = SIGNED[8 if ctype == "double" else 4]
+
+    def power(m: str) -> str:
+        return e.dialect.bits(t["T"], "(({I}){bias} + {m}) << {mantissa}".format(m=m, **t))
+
+    third = e.dialect.convert(scalar_i, lanes, "nf * ({T})0.333333333333f".format(**t))
+    body = _CLAMP.format(reach="2200" if ctype == "double" else "300", **t) if factors == 3 else ""
+    body += f"  const {t['I']} n = {e.dialect.convert(scalar_i, lanes, 'nf')};\n"
+    body += _POWERS[factors].format(n=power("n"), h=power("h"), n_h=power("(n - h)"),
+                                    n_2h=power("(n - 2 * h)"), third=third, **t)
+    return e.need(name, f"{INLINE} {t['T']} {name}({t['T']} x, {t['T']} nf) {{\n{body}}}")
 
 
 def _float_helper(e: Emitter, op: str, ctype: str, lanes: int) -> str:
@@ -220,17 +242,7 @@ def _float_helper(e: Emitter, op: str, ctype: str, lanes: int) -> str:
         text = _FLOOR.format(**{**common, "keep": keep}, cmp=">" if down else "<",
                              step="-" if down else "+")
         return e.need(name, text)
-    if op == "fma":
-        return e.need(name, _FMA.format(**common))
-    scalar_i = SIGNED[8 if ctype == "double" else 4]
-    cvt = e.dialect.convert(scalar_i, lanes, "nf")
-    third = e.dialect.convert(scalar_i, lanes, "nf * ({T})0.333333333333f".format(**t))
-    reach = "2200" if ctype == "double" else "300"
-    power = "(({I}){bias} + {m}) << {mantissa}"
-    p1 = bits(t["T"], power.format(m="h", **t))
-    p2 = bits(t["T"], power.format(m="(n - 2 * h)", **t))
-    return e.need(name, _LDEXP.format(cvt=cvt, third=third, reach=reach, p1=p1, p2=p2,
-                                       **common))
+    return e.need(name, _FMA.format(**common))
 
 
 # -- integers -------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ def _function(name: str) -> Callable[..., Expr]:
 exp, exp2, expm1 = _function("exp"), _function("exp2"), _function("expm1")
 log, log2, log10, log1p = (_function("log"), _function("log2"), _function("log10"),
                            _function("log1p"))
-sqrt, rsqrt, ldexp = _function("sqrt"), _function("rsqrt"), _function("ldexp")
+sqrt, rsqrt = _function("sqrt"), _function("rsqrt")
 sin, cos, tan = _function("sin"), _function("cos"), _function("tan")
 asin, acos, atan, atan2 = (_function("asin"), _function("acos"), _function("atan"),
                            _function("atan2"))
@@ -247,6 +247,13 @@ maximum, minimum, fma = _function("maximum"), _function("minimum"), _function("f
 idiv, fmod, mulhi = _function("idiv"), _function("fmod"), _function("mulhi")
 eq, ne, select, abs_ = (_function("eq"), _function("ne"), _function("select"), _function("abs"))
 complex_, real, imag = _function("complex"), _function("real"), _function("imag")
+
+
+def ldexp(x: Any, n: Any, factors: int = 3) -> Expr:
+    """x * 2**n, n integral of x's type. `factors`: into how many powers of two that are normal
+    numbers a printer has to split 2**n so that only the last product rounds. One is enough if 2**n
+    is normal itself, two if x is near 1 and n within twice that range, three always."""
+    return node("ldexp", (wrap(x), wrap(n)), factors)
 
 
 def rarely(condition: Any, seldom: Any, usual: Any) -> Expr:
@@ -469,7 +476,7 @@ def typed(roots: Sequence[Expr], env: Mapping[str, dtype], compute: dtype) -> li
         out = {"bool": dt.bool_, "complex": d.to_complex(), "real": d.to_real()}.get(kind, d)
         if e.op == "abs" and d.kind == "c":
             out = d.to_real()
-        return node(e.op, new, None, out)
+        return node(e.op, new, e.value, out)
 
     return [convert(r, compute) if r.dtype is None else r for r in rewrite(roots, rule)]
 

@@ -104,7 +104,7 @@ def exp_mantissa(r: Expr, f: Format) -> Expr:
 def exp(x: Expr, f: Format) -> Expr:
     """Reduction by multiples of ln 2, a polynomial, and the exponent put back by ldexp."""
     n, r = reduce_exp(clamp(x, f.underflow, f.overflow), f)
-    return ldexp(exp_mantissa(r, f), n)
+    return ldexp(exp_mantissa(r, f), n, 2)
 
 
 def exp2(x: Expr, f: Format) -> Expr:
@@ -113,7 +113,7 @@ def exp2(x: Expr, f: Format) -> Expr:
     x = clamp(x, low, high)
     n = E.round_(x)
     r = x - n
-    return ldexp(fma(r, polynomial(r, f.table("EXP2")), const(1.0)), n)
+    return ldexp(fma(r, polynomial(r, f.table("EXP2")), const(1.0)), n, 2)
 
 
 def expm1(x: Expr, f: Format) -> Expr:
@@ -122,7 +122,7 @@ def expm1(x: Expr, f: Format) -> Expr:
     x = clamp(x, -0.7 * (f.mantissa + 3), f.overflow)
     n, r = reduce_exp(x, f)
     p = fma(r * r, polynomial(r, f.table("EXP")), r)
-    half = ldexp(const(0.5), n)
+    half = ldexp(const(1.0), n - 1.0, 1)
     y = fma(half, p, half - 0.5)
     return select(E.eq(n, 0.0), select(E.eq(x, 0.0), x, p), y + y)  # keeps -0
 
@@ -184,7 +184,7 @@ def log1p(x: Expr, f: Format) -> Expr:
     """The exponent comes from 1 + x, the fraction from x itself: 2**-e x + (2**-e - 1)."""
     u = 1.0 + x
     _, e = split_normal(u, f)
-    scale = ldexp(const(1.0), -e)
+    scale = ldexp(const(1.0), -e, 2)
     frac = fma(x, scale, scale - 1.0)
     y = select(E.eq(x, 0.0), x, log_reduced(frac, e, f))  # keeps -0
     special = select(E.eq(u, 0.0), -INF, select(u > 0.0, u, NAN))
@@ -323,7 +323,7 @@ def _exp2_sum(t: Expr, u: Expr, f: Format) -> Expr:
     """2**(t + u), u small."""
     n = E.round_(t)
     v = (t - n) + u
-    return ldexp(fma(v, polynomial(v, f.table("EXP2")), const(1.0)), n)
+    return ldexp(fma(v, polynomial(v, f.table("EXP2")), const(1.0)), n, 2)
 
 
 def _power_slow(x: Expr, y: Expr, f: Format) -> Expr:
@@ -357,7 +357,7 @@ def _power_specials(x: Expr, y: Expr, a: Expr, magnitude: Expr) -> Expr:
 def _half_exp(a: Expr, f: Format) -> Expr:
     """exp(a)/2 without overflowing early, a >= 0."""
     n, r = reduce_exp(clamp(a, 0.0, f.overflow + 1.0), f)
-    return ldexp(exp_mantissa(r, f), n - 1.0)
+    return ldexp(exp_mantissa(r, f), n - 1.0, 2)
 
 
 def sinh(x: Expr, f: Format) -> Expr:
@@ -384,7 +384,7 @@ def tanh(x: Expr, f: Format) -> Expr:
     limit = 9.2 if f is F32 else 20.0
     b = select(a > limit, limit, a)
     n, r = reduce_exp(b + b, f)
-    big = 1.0 - 2.0 / (ldexp(exp_mantissa(r, f), n) + 1.0)
+    big = 1.0 - 2.0 / (ldexp(exp_mantissa(r, f), n, 1) + 1.0)
     return copysign(select(a < 0.6, small, big), x, f)
 
 

@@ -24,7 +24,7 @@ def erf(x: Expr, f: Format) -> Expr:
         y = fma(b, polynomial(b, f.table("ERF_Q")), b)
         n, r = reduce_exp(-y, f)
         p = fma(r * r, polynomial(r, f.table("EXP")), r)
-        scale = ldexp(const(1.0), n)
+        scale = ldexp(const(1.0), n, 1)
         return copysign(E.abs_(fma(scale, p, scale - 1.0)), x, f)
     z = x * x
     small = fma(x, polynomial(z, f.table("ERF")), x)
@@ -44,7 +44,7 @@ def _erfc_positive(a: Expr, f: Format) -> Expr:
     low = fma(a, a, -square)
     n, r = reduce_exp(-square, f)
     e = exp_mantissa(r - low, f)
-    return ldexp(e * g, n)
+    return ldexp(e * g, n, 2)
 
 
 def erfc(x: Expr, f: Format) -> Expr:

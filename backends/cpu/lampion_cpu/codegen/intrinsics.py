@@ -124,6 +124,8 @@ def node(s: Site, e: Expr, a: Sequence[str], ds: Sequence[dtype]) -> str:
         return (cast if e.op == "cast" else _bitcast)(s, a[0], d, e.dtype)
     if e.op == "select":
         return s.put(f"select {s.raw('i1')} {a[0]}, {s.t(ds[1])} {a[1]}, {s.t(ds[1])} {a[2]}")
+    if e.op == "ldexp" and d in (dt.float32, dt.float64):
+        return _ldexp(s, a[0], a[1], d, e.value)
     return apply(s, e.op, a, d)
 
 
@@ -163,7 +165,7 @@ def _float(s: Site, op: str, a: Sequence[str], d: dtype) -> str:
     if op in ("maximum", "minimum"):
         return nan_extreme(s, "ogt" if op == "maximum" else "olt", a, d)
     if op == "ldexp":
-        return _ldexp(s, a[0], a[1], d)
+        return _ldexp(s, a[0], a[1], d, 3)
     if op == "fmod":
         s.em.symbols.add("fmodf" if d is dt.float32 else "fmod")
         return s.put(f"frem {t} {a[0]}, {a[1]}")
@@ -183,12 +185,9 @@ def nan_extreme(s: Site, order: str, a: Sequence[str], d: dtype) -> str:
     return s.put(f"select {b} {nan}, {t} {a[0]}, {t} {best}")
 
 
-def _ldexp(s: Site, x: str, n: str, d: dtype) -> str:
-    """x * 2**n for integral n: one instruction with AVX-512, else three exact-ish factors.
-
-    Three factors of about n/3 reach from the largest number to the least subnormal, and only
-    the last product can round.
-    """
+def _ldexp(s: Site, x: str, n: str, d: dtype, factors: int) -> str:
+    """x * 2**n for integral n: one instruction with AVX-512, else by powers of two, of which
+    only the last can make the product round (see `expr.ldexp`)."""
     t, w = s.t(d), s.width
     if s.em.masked_native:
         lanes = 512 // (8 * d.itemsize)
@@ -196,16 +195,19 @@ def _ldexp(s: Site, x: str, n: str, d: dtype) -> str:
         if w == lanes:
             return s.call(f"llvm.x86.avx512.mask.scalef.{kind}.512", t, (t, x), (t, n), (t, x),
                           (f"i{lanes}", "-1"), ("i32", "4"))
-    reach = {4: 300.0, 8: 2200.0}[d.itemsize]
-    n = _clamp(s, n, -reach, reach, d)
     bits = 8 * d.itemsize
     bias, shift = (127, 23) if bits == 32 else (1023, 52)
+    reach = {4: 300.0, 8: 2200.0}[d.itemsize] if factors == 3 else factors * (bias - 1.0)
+    n = _clamp(s, n, -reach, reach + (factors == 1), d)
     it = s.raw(f"i{bits}")
-    third = s.put(f"fmul {t} {n}, {s.lit(1.0 / 3.0, d)}")
-    part = s.call(f"llvm.trunc.{s.suffix(d)}", t, (t, third))
-    twice = s.put(f"fadd {t} {part}, {part}")
-    rest = s.put(f"fsub {t} {n}, {twice}")
-    for k in (part, part, rest):
+    parts, rest = [], n
+    if factors > 1:
+        share = s.put(f"fmul {t} {n}, {s.lit(1.0 / factors, d)}")
+        part = s.call(f"llvm.trunc.{s.suffix(d)}", t, (t, share))
+        for _ in range(factors - 1):
+            parts.append(part)
+            rest = s.put(f"fsub {t} {rest}, {part}")
+    for k in [*parts, rest]:
         whole = s.put(f"fptosi {t} {k} to {it}")
         biased = s.put(f"add {it} {whole}, {s.int_lit(bias, bits)}")
         power = s.put(f"shl {it} {biased}, {s.int_lit(shift, bits)}")
