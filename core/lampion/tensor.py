@@ -580,7 +580,7 @@ def build_function(op: R.Op) -> Any:
     if op.kind != "composite":
         return callpath.build(op, callpath.function_source(op, op.name), op.name)
     fn = op.body  # type: ignore[attr-defined]
-    if op.out and not any(p.kind in ("*", "**") for p in op.params):
+    if op.out and not any(p.kind == "**" for p in op.params):
         fn = _composite_with_out(op)
     elif any(p.kind == "*" for p in op.params[1:]):
         fn = _spelled_star(op)

@@ -156,7 +156,13 @@ def _know(call):
     return known
 
 
-@composite(where=("nn.functional",), out=False, replay=True)
+@composite(where=("nn.functional",), out=False, replay=True, samples="""
+    f(2, 3, 4), f(2, 5, 4), f(2, 5, 2)
+    f(1, 2, 3, 4), f(1, 2, 3, 4).transposed, f(1, 2, 3, 4), is_causal=True
+    f(2, 3, 4), f(2, 5, 4), f(2, 5, 2), f(3, 5), scale=0.3
+    f(3, 4), f(5, 4), f(5, 2), v([[True, False, True, True, False]] * 3)
+    f(1, 4, 3, 2), f(1, 2, 5, 2), f(1, 2, 5, 2), enable_gqa=True
+""")
 def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0,
                                  is_causal=False, scale=None, enable_gqa=False):
     """softmax(query @ key.T * scale + mask) @ value.

@@ -199,6 +199,17 @@ class matmul:
     Size([2])
     """
 
+    samples = """
+        f(2, 3), f(3, 4)
+        f(3), f(3)
+        f(2, 3).transposed, f(3)
+        f(3), f(2, 3, 4)
+        f(2, 1, 3, 2), f(3, 2, 4).strided
+        f(2, 0), f(0, 3)
+        f(70, 40), f(40, 30)
+        i(2, 3), i(3, 2)
+        c(2, 3), c(3, 2)
+    """
     linear = ("input", "other")
     where = ("", "linalg")
     method = True
@@ -266,6 +277,13 @@ class _Renamed:
 class mm:
     """Product of two matrices (n, m) and (m, p). RuntimeError unless both are 2-d."""
 
+    samples = """
+        f(2, 3), f(3, 4)
+        f(3, 5).transposed, f(5, 2).strided
+        f(2, 0), f(0, 3)
+        i(2, 3), i(3, 2)
+        c(2, 3), c(3, 2).transposed
+    """
     linear = ("input", "mat2")
     method = True
     save = ("input", "mat2")
@@ -287,6 +305,11 @@ class mm:
 class bmm:
     """Products of two batches of matrices (b, n, m) and (b, m, p)."""
 
+    samples = """
+        f(2, 3, 4), f(2, 4, 2)
+        f(2, 3, 4).transposed, f(2, 4, 2).strided
+        f(0, 3, 4), f(0, 4, 2)
+    """
     linear = ("input", "mat2")
     method = True
     save = ("input", "mat2")
@@ -309,6 +332,11 @@ class bmm:
 class mv:
     """Product of a matrix (n, m) and a vector (m,)."""
 
+    samples = """
+        f(2, 3), f(3)
+        f(3, 4).transposed, f(4).strided
+        f(0, 3), f(3)
+    """
     linear = ("input", "vec")
     method = True
     save = ("input", "vec")
@@ -329,6 +357,13 @@ class mv:
 class dot:
     """Sum of the products of two vectors of one length (no conjugation: see vdot)."""
 
+    samples = """
+        f(3), f(3)
+        f(130).strided, f(130)
+        i(3), i(3)
+        c(3), c(3)
+        f(0), f(0)
+    """
     linear = ("input", "tensor")
     method = True
     save = ("input", "tensor")
@@ -353,6 +388,13 @@ class linear:
     Size([2, 4])
     """
 
+    samples = """
+        f(2, 3), f(4, 3)
+        f(2, 5, 3).transposed, f(4, 3).transposed, f(4)
+        f(3), f(4, 3), f(4)
+        f(2, 3), f(3)
+        f(0, 3), f(2, 3), f(2)
+    """
     linear = ("input bias", "weight")
     where = ("nn.functional",)
     out = False

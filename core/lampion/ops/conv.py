@@ -412,6 +412,24 @@ def batched(m, rank):
     return meta(m.dtype, (1, *m.shape), (m.shape[0] * m.strides[0], *m.strides), m.device)
 
 
+SAMPLES = {1: """
+    f(2, 3, 6), f(4, 3, 3)
+    f(2, 4, 7).transposed, f(4, 2, 2), f(4), 2, 1, 2, 2
+    f(3, 5), f(2, 3, 3), f(2), padding="same"
+    f(2, 3, 6).strided, f(3, 1, 3).transposed, None, 1, "valid", 1, 3
+    c(1, 2, 4), c(2, 2, 2)
+""", 2: """
+    f(2, 3, 5, 4), f(4, 3, 3, 2)
+    f(1, 4, 5, 6).transposed, f(2, 2, 2, 3), f(2), (2, 1), (1, 2), (1, 2), 2
+    f(2, 4, 4), f(2, 2, 1, 1), f(2)
+    f(1, 2, 4, 4), f(2, 2, 2, 3).strided, padding="same", dilation=2
+    f(0, 2, 4, 4), f(3, 2, 2, 2)
+""", 3: """
+    f(1, 2, 3, 4, 3), f(2, 2, 2, 2, 1), f(2)
+    f(1, 2, 4, 3, 3).transposed, f(2, 1, 2, 1, 3), None, 2, 1, 1, 2
+"""}
+
+
 def _declare(rank):
     """conv1d, conv2d or conv3d."""
     op = f"conv{rank}d"
@@ -421,6 +439,7 @@ def _declare(rank):
         where = ("", "nn.functional")
         out = False
         name = op
+        samples = SAMPLES[rank]
         save = ("input", "weight")
 
         def meta(input, weight, bias, stride, padding, dilation, groups):
@@ -538,7 +557,11 @@ def _plain(value):
 _PLACES = ("", "nn.functional")
 
 
-@composite(where=_PLACES, out=False)
+@composite(where=_PLACES, out=False, samples="""
+    f(2, 3, 4), f(3, 2, 3)
+    f(2, 4, 5).transposed, f(4, 1, 2), f(2), 2, 1, 1, 2
+    f(3, 4), f(3, 2, 2), None, 1, 0, 0, 1, 2
+""")
 def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1,
                      dilation=1):
     """Transposed convolution of (N, C, L) with a weight (C, O / groups, K)."""
@@ -546,7 +569,10 @@ def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_paddi
                           output_padding, groups, dilation)
 
 
-@composite(where=_PLACES, out=False)
+@composite(where=_PLACES, out=False, samples="""
+    f(1, 2, 3, 3), f(2, 3, 2, 2)
+    f(2, 2, 3, 4).transposed, f(2, 1, 3, 2), f(2), (2, 1), (1, 0), (1, 0), 2
+""")
 def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1,
                      dilation=1):
     """Transposed convolution of (N, C, H, W) with a weight (C, O / groups, *kernel)."""
@@ -554,7 +580,10 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
                           output_padding, groups, dilation)
 
 
-@composite(where=_PLACES, out=False)
+@composite(where=_PLACES, out=False, samples="""
+    f(1, 2, 2, 2, 3), f(2, 1, 2, 1, 2), f(1)
+    f(1, 1, 2, 2, 2), f(1, 2, 2, 2, 2), None, 2
+""")
 def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1,
                      dilation=1):
     """Transposed convolution of (N, C, D, H, W) with a weight (C, O / groups, *kernel)."""
@@ -562,7 +591,10 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
                           output_padding, groups, dilation)
 
 
-@composite(out=False)
+@composite(out=False, samples="""
+    f(1, 2, 5), f(3, 2, 2), f(3), (2,), (1,), (1,), False, (0,), 1
+    f(1, 2, 3, 3), f(2, 3, 2, 2), None, (1, 1), (0, 0), (1, 1), True, (0, 0), 1
+""")
 def convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
     """Any convolution, transposed or not, by the rank of the weight."""
     rank = weight.meta.ndim - 2
@@ -572,7 +604,10 @@ def convolution(input, weight, bias, stride, padding, dilation, transposed, outp
     return REGISTRY[f"conv{rank}d"].fn(input, weight, bias, stride, padding, dilation, groups)
 
 
-@composite(out=False)
+@composite(out=False, samples="""
+    f(5, 2, 3), f(3, 3, 4), f(4)
+    f(5, 2, 3), f(2, 3, 4), f(4), 1
+""")
 def conv_tbc(input, weight, bias, pad=0):
     """conv1d with time first: (T, N, C) and (K, C, O) give (T', N, O)."""
     y = conv1d.fn(input.permute(1, 2, 0), weight.permute(2, 1, 0), bias, 1, pad)

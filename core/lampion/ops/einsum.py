@@ -239,7 +239,16 @@ def order_of_pairs(terms, sizes, output):
     return path
 
 
-@composite(out=False, replay=True)
+@composite(out=False, replay=True, samples="""
+    "bij,bjk->bik", f(2, 3, 4), f(2, 4, 2)
+    "ij->ji", f(2, 3).transposed
+    "ii->i", f(3, 3)
+    "ij,j", f(2, 3), f(3)
+    "...i,...i->...", f(2, 3), f(3)
+    "i,j,k->ijk", f(2), f(3), f(2)
+    "ij->", f(2, 3)
+    f(2, 3), [0, 1], f(3, 2), [1, 2], [0, 2]
+""")
 def einsum(*args):
     """Sum of products in Einstein's notation: einsum("bij,bjk->bik", a, b).
 

@@ -115,7 +115,11 @@ def _check(name, kernel, stride, padding, dilation):
 
 
 @composite(where=("nn.functional",), out=False, name="unfold_windows",
-           aliases=("unfold",))
+           aliases=("unfold",), samples="""
+    f(2, 3, 5, 4), 2
+    f(1, 2, 5, 6).transposed, (2, 3), 2, 1, (1, 2)
+    f(2, 4, 4), 3
+""")
 def unfold(input, kernel_size, dilation=1, padding=0, stride=1):
     """All windows of (N, C, H, W) as columns: (N, C * kernel, windows); (C, H, W) likewise."""
     kernel, dilation, padding, stride = _pairs(kernel_size, dilation, padding, stride)
@@ -135,7 +139,11 @@ def unfold(input, kernel_size, dilation=1, padding=0, stride=1):
     return im2col.fn(input, kernel, stride, padding, dilation)
 
 
-@composite(where=("nn.functional",), out=False, replay=True)
+@composite(where=("nn.functional",), out=False, replay=True, samples="""
+    f(2, 12, 12), (5, 4), 2
+    f(1, 6, 6), (4, 5), (1, 3), padding=(0, 1), stride=(2, 2)
+    f(4, 9), 4, 2
+""")
 def fold(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
     """The sum of windows back into images: (N, C * kernel, windows) to (N, C, *output_size)."""
     size, kernel, dilation, padding, stride = _pairs(output_size, kernel_size, dilation, padding,

@@ -48,13 +48,18 @@ def absolute_error(input, target):
 def smooth_l1_error(input, target, beta: Scalar):
     """Quadratic below beta, linear above (Girshick 2015)."""
     d = E.abs_(input - target)
-    return E.select(d < beta, 0.5 * d * d / beta, d - 0.5 * beta)
+    return E.select(d < beta, 0.5 * d * d / _positive(beta), d - 0.5 * beta)
+
+
+def _positive(beta):
+    """A divisor for the branch that beta = 0 never takes, but that derivatives pass through."""
+    return E.select(beta > 0, beta, 1.0)
 
 
 @smooth_l1_error.grad
 def _smooth_l1(g, out, input, target, beta):
     d = input - target
-    slope = E.select(E.abs_(d) < beta, d / beta,
+    slope = E.select(E.abs_(d) < beta, d / _positive(beta),
                      E.select(d > 0, 1.0, E.select(d < 0, -1.0, d * 0.0)))
     return g * slope, -g * slope, None
 
@@ -125,20 +130,32 @@ def kl_div_log_error(input, target):
     return E.exp(target) * (target - input)
 
 
-@composite(where=(), out=False)
+@composite(where=(), out=False, samples="""
+    f(2, 3), f(2, 3)
+    f(2, 3).transposed, f(3), reduction="sum"
+    f(4), f(4), reduction="none"
+""")
 def mse_loss(input, target, *, reduction="mean"):
     """Squared error."""
     return reduced(squared_error.fn(input, target), reduction)
 
 
-@composite(where=(), out=False)
+@composite(where=(), out=False, samples="""
+    f(2, 3), f(2, 3)
+    f(2, 3).transposed, f(3), reduction="sum"
+    f(4), f(4), reduction="none"
+""")
 def l1_loss(input, target, *, reduction="mean"):
     """Absolute error."""
     return reduced(absolute_error.fn(input, target) if input.meta.dtype.kind == "f"
                    else (input - target).abs(), reduction)
 
 
-@composite(where=(), out=False, replay=True)
+@composite(where=(), out=False, replay=True, samples="""
+    f(2, 3), f(2, 3)
+    f(2, 3).transposed, f(3), reduction="sum", beta=0.5
+    f(4), f(4), reduction="none", beta=0.0
+""")
 def smooth_l1_loss(input, target, *, reduction="mean", beta=1.0):
     """Smooth L1 error."""
     if beta < 0:
@@ -146,7 +163,11 @@ def smooth_l1_loss(input, target, *, reduction="mean", beta=1.0):
     return reduced(smooth_l1_error.fn(input, target, float(beta)), reduction)
 
 
-@composite(where=(), out=False, replay=True)
+@composite(where=(), out=False, replay=True, samples="""
+    f(2, 3), f(2, 3)
+    f(2, 3).transposed, f(3), reduction="sum", delta=0.5
+    f(4), f(4), reduction="none"
+""")
 def huber_loss(input, target, *, reduction="mean", delta=1.0):
     """Huber error."""
     if delta <= 0:
@@ -154,7 +175,11 @@ def huber_loss(input, target, *, reduction="mean", delta=1.0):
     return reduced(huber_error.fn(input, target, float(delta)), reduction)
 
 
-@composite(where=(), out=False)
+@composite(where=(), out=False, samples="""
+    f(2, 3, low=0.1, high=0.9), f(2, 3, low=0.1, high=0.9)
+    f(2, 3, low=0.1, high=0.9).transposed, f(2, 3, low=0.1, high=0.9), f(3), reduction="sum"
+    v([0.0, 1, 0.5]), v([0.0, 0, 1]), reduction="none"
+""")
 def binary_cross_entropy(input, target, weight=None, *, reduction="mean"):
     """Binary cross-entropy of probabilities. RuntimeError outside [0, 1]."""
     with_bad = ((input < 0) | (input > 1)).any()
@@ -164,7 +189,12 @@ def binary_cross_entropy(input, target, weight=None, *, reduction="mean"):
     return reduced(values if weight is None else values * weight, reduction)
 
 
-@composite(where=(), out=False, replay=True)
+@composite(where=(), out=False, replay=True, samples="""
+    f(2, 3), f(2, 3, low=0, high=1)
+    f(2, 3).transposed, f(2, 3, low=0, high=1), f(3), reduction="sum"
+    f(2, 3), f(2, 3, low=0, high=1), pos_weight=f(3, low=0.5), reduction="none"
+    v([500.0, -500]), v([1.0, 1])
+""")
 def binary_cross_entropy_with_logits(input, target, weight=None, *, pos_weight=None,
                                      reduction="mean"):
     """Binary cross-entropy of logits."""
@@ -173,7 +203,11 @@ def binary_cross_entropy_with_logits(input, target, weight=None, *, pos_weight=N
     return reduced(values if weight is None else values * weight, reduction)
 
 
-@composite(where=(), out=False, replay=True)
+@composite(where=(), out=False, replay=True, samples="""
+    f(2, 3), f(2, 3, low=0.1, high=1)
+    f(2, 3).transposed, f(2, 3), reduction="sum", log_target=True
+    f(3), v([0.0, 0.5, 1]), reduction="none"
+""")
 def kl_div(input, target, *, reduction="mean", log_target=False):
     """Pointwise Kullback-Leibler divergence."""
     op = kl_div_log_error if log_target else kl_div_error
@@ -476,13 +510,26 @@ class nll_loss_classes:
         return full, None, None
 
 
-@composite(where=(), out=False)
+@composite(where=(), out=False, samples="""
+    f(4, 3), i(4, low=0, high=2)
+    f(4, 3).transposed, i(4, low=0, high=2), f(3, low=0.5).fixed, reduction="sum"
+    f(2, 3, 2), v([[0, 2], [1, 1]]), ignore_index=1
+    f(3), v(1), reduction="none"
+    f(4, 3), v([0, -100, 2, 1]), reduction="none"
+""")
 def nll_loss(input, target, weight=None, *, ignore_index=-100, reduction="mean"):
     """Negative log-likelihood of class targets."""
     return nll_loss_classes.fn(input, target, weight, ignore_index, reduction)[0]
 
 
-@composite(where=(), out=False, replay=True)
+@composite(where=(), out=False, replay=True, samples="""
+    f(4, 3), i(4, low=0, high=2)
+    f(4, 3).transposed, i(4, low=0, high=2), f(3, low=0.5).fixed, label_smoothing=0.1
+    f(2, 3, 2), v([[0, 2], [1, 1]]), ignore_index=1, reduction="sum"
+    f(3), v(1), reduction="none"
+    f(4, 3), f(4, 3, low=0, high=1)
+    f(4, 3), f(4, 3, low=0, high=1), f(3, low=0.5).fixed, label_smoothing=0.2, reduction="sum"
+""")
 def cross_entropy(input, target, weight=None, *, ignore_index=-100, reduction="mean",
                   label_smoothing=0.0):
     """Cross-entropy of logits with class targets or, for a floating target of the input's shape,

@@ -370,7 +370,10 @@ def unfold(input, dimension, size, step):
     return V.unfold_dim.fn(input, dimension, size, step)
 
 
-@composite(method=True, out=False, where=(), replay=True)
+@composite(method=True, out=False, where=(), replay=True, samples="""
+    f(3, 3), (7,), 0, 3, 2
+    f(4, 3, 2), (5, 3), -2, 2, 1
+""")
 def unfold_backward(grad, shape, dimension, size, step):
     """Gradient of Tensor.unfold: windows added back where they came from."""
     d = wrap_dim(dimension, len(shape))

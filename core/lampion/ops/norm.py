@@ -163,7 +163,13 @@ class layer_norm_backward_affine:
         return (grad * xhat).sum(lead), grad.sum(lead)
 
 
-@composite(where=("", "nn.functional"))
+@composite(where=("", "nn.functional"), samples="""
+    f(2, 3), (3,)
+    f(2, 3, 4).transposed, (3, 4), f(3, 4), f(3, 4)
+    f(4, 70), (70,), f(70)
+    f(2, 3), (3,), None, f(3), 0.1
+    f(5), [5]
+""")
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-05, cudnn_enable=True):
     """(x - mean) / sqrt(var + eps) * weight + bias over the trailing dims `normalized_shape`."""
     shape = normalized_shape if type(normalized_shape) is tuple else tuple(normalized_shape)
@@ -249,7 +255,11 @@ class rms_norm_backward:
         return r * (gw - input * r * r * (gw * input).mean(dims, True))
 
 
-@composite(where=("", "nn.functional"), replay=True)
+@composite(where=("", "nn.functional"), replay=True, samples="""
+    f(2, 3), (3,)
+    f(2, 3, 4).transposed, (3, 4), f(3, 4), 0.1
+    f(4, 70), (70,), f(70)
+""")
 def rms_norm(input, normalized_shape, weight=None, eps=None):
     """x / sqrt(mean(x**2) + eps) * weight over the trailing dims; eps defaults to the dtype's
     machine epsilon."""
@@ -361,7 +371,13 @@ class batch_norm_backward:
         return gx, s2.reshape(-1), s1.reshape(-1)
 
 
-@composite(where=("nn.functional",))
+@composite(where=("nn.functional",), samples="""
+    f(4, 3), None, None, training=True
+    f(2, 3, 4).transposed, None, None, f(3), f(3), True
+    f(2, 3, 2, 2), f(3).fixed, f(3, low=0.5).fixed, f(3), f(3)
+    f(2, 3, 4).strided, None, None, f(3), None, True, eps=0.1
+    f(4, 3), f(3).fixed, f(3, low=0.5).fixed
+""")
 def batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False,
                momentum=0.1, eps=1e-05):
     """Normalise per channel (dim 1) with the batch's statistics, or with the running ones if not
@@ -413,7 +429,12 @@ def update_running(running, value, momentum, scale):
     return running
 
 
-@composite(where=("", "nn.functional"), replay=True)
+@composite(where=("", "nn.functional"), replay=True, samples="""
+    f(2, 4), 2
+    f(2, 4, 3).transposed, 2, f(4), f(4)
+    f(2, 4, 2, 2), 1, None, f(4), 0.1
+    f(2, 6, 5), 3, f(6)
+""")
 def group_norm(input, num_groups, weight=None, bias=None, eps=1e-05, cudnn_enabled=True):
     """Normalise over groups of channels and all positions (Wu and He 2018)."""
     m = input.meta
@@ -434,7 +455,12 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-05, cudnn_enabl
     return y if bias is None else y + bias.reshape(*shape)
 
 
-@composite(where=("", "nn.functional"), replay=True)
+@composite(where=("", "nn.functional"), replay=True, samples="""
+    f(2, 3, 4)
+    f(2, 3, 4).transposed, weight=f(3), bias=f(3)
+    f(1, 2, 3, 3), eps=0.1
+    f(2, 3, 4), f(3).fixed, f(3, low=0.5).fixed, use_input_stats=False
+""")
 def instance_norm(input, running_mean=None, running_var=None, weight=None, bias=None,
                   use_input_stats=True, momentum=0.1, eps=1e-05, cudnn_enabled=True):
     """Normalise every channel of every sample over its positions (Ulyanov et al. 2016)."""
@@ -451,7 +477,10 @@ def instance_norm(input, running_mean=None, running_var=None, weight=None, bias=
     return group_norm.fn(input, m.shape[1], weight, bias, eps)
 
 
-@composite(where=("nn.functional",), replay=True)
+@composite(where=("nn.functional",), replay=True, samples="""
+    f(2, 5, 3), 3
+    f(1, 4, 2, 2).transposed, 2, 0.5, 0.5, 2.0
+""")
 def local_response_norm(input, size, alpha=1e-4, beta=0.75, k=1.0):
     """x / (k + alpha * mean of squares over `size` neighbouring channels) ** beta."""
     m = input.meta

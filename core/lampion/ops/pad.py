@@ -34,7 +34,16 @@ def pairs(pad, ndim):
     return out
 
 
-@composite(out=False, where=("nn.functional",), replay=True)
+@composite(out=False, where=("nn.functional",), replay=True, samples="""
+    f(2, 3), (1, 2)
+    f(2, 3).transposed, (1, -1, 0, 2), value=1.5
+    f(1, 2, 5).strided, (2, 1), "reflect"
+    f(1, 2, 3, 4), (2, 1, 1, 0), "replicate"
+    f(2, 5), (2, 3), "circular"
+    i(3), (1, 1), "constant", 7
+    f(1, 1, 3, 3, 3), (1, 1, 1, 1, 0, 2), "reflect"
+    b(2), (1, 0)
+""")
 def pad(input, pad, mode="constant", value=None):
     """`input` with `pad` entries (last dim first: before, after, ...) around it; negative counts
     cut off. mode "constant" (with `value`), "reflect", "replicate" or "circular".
@@ -73,7 +82,11 @@ def pad(input, pad, mode="constant", value=None):
     return pad_by.fn(input, tuple(around), mode)
 
 
-@composite(replay=True)
+@composite(replay=True, samples="""
+    f(2, 3), (1, 2)
+    f(2, 3).transposed, (1, -1, 0, 2), 1.5
+    f(0, 3), (0, 0, 1, 1), 2
+""")
 def constant_pad_nd(input, pad, value=0):
     """`input` with one number around it (last dim first: before, after, ...)."""
     try:
@@ -224,8 +237,8 @@ def fold_dim(g, d, size, before, after, mode):
 
 # ---- classes and channels  ---------------------------------------------------------------------
 
-def _shuffle(name):
-    @composite(out=False, name=name)
+def _shuffle(name, shape):
+    @composite(out=False, name=name, samples=f"f{shape}, 2\nf{shape}.transposed, 2")
     def op(input, n):
         """See nn.functional."""
         from ..nn import functional
@@ -235,11 +248,18 @@ def _shuffle(name):
     return op
 
 
-for _name in ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"):
-    _shuffle(_name)
+for _name, _shape in (("pixel_shuffle", (2, 8, 2, 3)), ("pixel_unshuffle", (3, 2, 4, 6)),
+                      ("channel_shuffle", (2, 6, 2, 2)),
+                      ("native_channel_shuffle", (1, 4, 3))):
+    _shuffle(_name, _shape)
 
 
-@composite(out=False, where=("nn.functional",))
+@composite(out=False, where=("nn.functional",), differentiable=False, samples="""
+    i(2, 3, low=0, high=4), 5
+    v([0, 2])
+    i(0), 3
+    v(1)
+""")
 def one_hot(tensor, num_classes=-1):
     """(*,) class numbers as (*, classes) of 0 and 1 (int64). RuntimeError for a class number that
     is negative or at least `num_classes` (-1: the largest plus one).

@@ -105,6 +105,39 @@ def _with_indices(op, form, input, *geometry, return_indices, out=None):
     return W.window_max_index.fn(input, windows, size)
 
 
+MAX_SAMPLES = {1: """
+    f(2, 3, 7), 2
+    f(2, 3, 8).transposed, 3, 2, 1, 2
+    f(3, 7), 3, 2, ceil_mode=True
+    f(2, 1, 6), 2, return_indices=True
+    i(1, 2, 6), 2
+    v([[[1.0, nan, 2, 2]]]), 2
+""", 2: """
+    f(2, 2, 5, 4), 2
+    f(1, 3, 6, 7).transposed, (3, 2), (2, 1), (1, 0), (1, 2)
+    f(2, 5, 5), 3, 2, 1, 1, True
+    f(1, 2, 4, 6).strided, 2, 1, return_indices=True
+""", 3: """
+    f(1, 2, 4, 3, 4), 2
+    f(1, 1, 4, 4, 4).transposed, (2, 1, 2), 1, 0, 1, False, True
+"""}
+MEAN_SAMPLES = {1: """
+    f(2, 3, 7), 2
+    f(2, 3, 8).transposed, 3, 2, 1
+    f(3, 7), 3, 2, 1, True, False
+    f(2, 1, 6).strided, 4, 3, 2, True
+""", 2: """
+    f(2, 2, 5, 4), 2
+    f(1, 3, 6, 7).transposed, (3, 2), (2, 1), (1, 0)
+    f(2, 5, 5), 3, 2, 1, True, False
+    f(1, 2, 4, 6).strided, 2, 1, divisor_override=3
+""", 3: """
+    f(1, 2, 4, 3, 4), 2
+    f(1, 1, 4, 4, 4).transposed, (2, 3, 2), 2, 1, True, False
+    f(1, 3, 3, 3), 2, 1, 0, False, True, 5
+"""}
+
+
 def _declare_max(rank):
     op = f"max_pool{rank}d"
 
@@ -112,6 +145,7 @@ def _declare_max(rank):
         where = PLACES
         out = False
         name = op
+        samples = MAX_SAMPLES[rank]
         save = ("input",)
         detour = Detour("return_indices", lambda o, form, input, k, s, p, d, c, r: _with_indices(
             OPS[op], form, input, k, s, p, d, c, return_indices=r))
@@ -177,6 +211,7 @@ def _declare_mean(rank):
         where = PLACES
         out = False
         name = op
+        samples = MEAN_SAMPLES[rank]
 
         def meta(input, *geometry):
             check_input(op, input, rank)
@@ -263,37 +298,57 @@ def _adaptive_max(op, rank, input, output_size, return_indices):
     return W.window_max.fn(input, windows, size)
 
 
-@composite(where=PLACES, out=False)
+@composite(where=PLACES, out=False, samples="""
+    f(2, 3, 5), 3
+    f(2, 3, 6).transposed, 1
+    f(3, 6), 2
+""")
 def adaptive_avg_pool1d(input, output_size):
     """Averages of an even split of the last dim into `output_size` windows."""
     return _adaptive_mean("adaptive_avg_pool1d", 1, input, output_size)
 
 
-@composite(where=PLACES, out=False)
+@composite(where=PLACES, out=False, samples="""
+    f(2, 2, 5, 4), (3, 2)
+    f(1, 2, 6, 4).transposed, (None, 3)
+    f(2, 4, 4), 1
+""")
 def adaptive_avg_pool2d(input, output_size):
     """Averages of an even split of the last two dims; None in output_size keeps a dim."""
     return _adaptive_mean("adaptive_avg_pool2d", 2, input, output_size)
 
 
-@composite(where=PLACES, out=False)
+@composite(where=PLACES, out=False, samples="""
+    f(1, 2, 4, 3, 2), (2, 2, 1)
+    f(1, 2, 2, 2, 4), 1
+""")
 def adaptive_avg_pool3d(input, output_size):
     """Averages of an even split of the last three dims; None in output_size keeps a dim."""
     return _adaptive_mean("adaptive_avg_pool3d", 3, input, output_size)
 
 
-@composite(where=PLACES, out=False)
+@composite(where=PLACES, out=False, samples="""
+    f(2, 3, 5), 3
+    f(2, 3, 6).transposed, 2, True
+""")
 def adaptive_max_pool1d(input, output_size, return_indices=False):
     """Maxima of an even split of the last dim, with their indices if asked for."""
     return _adaptive_max("adaptive_max_pool1d", 1, input, output_size, return_indices)
 
 
-@composite(where=PLACES, out=False)
+@composite(where=PLACES, out=False, samples="""
+    f(2, 2, 5, 4), (3, 2)
+    f(1, 2, 6, 4).transposed, (None, 3), True
+""")
 def adaptive_max_pool2d(input, output_size, return_indices=False):
     """Maxima of an even split of the last two dims, with their indices if asked for."""
     return _adaptive_max("adaptive_max_pool2d", 2, input, output_size, return_indices)
 
 
-@composite(where=PLACES, out=False)
+@composite(where=PLACES, out=False, samples="""
+    f(1, 2, 4, 3, 2), (2, 2, 1)
+    f(1, 2, 2, 2, 4), (1, 2, 3), True
+""")
 def adaptive_max_pool3d(input, output_size, return_indices=False):
     """Maxima of an even split of the last three dims, with their indices if asked for."""
     return _adaptive_max("adaptive_max_pool3d", 3, input, output_size, return_indices)

@@ -33,7 +33,14 @@ def blended(name, input, result, beta, alpha):
     return input + result if alpha == 1 else op("add")(input, result, alpha=alpha)
 
 
-@composite(method=True, inplace=True, replay=True)
+@composite(method=True, inplace=True, replay=True, samples="""
+    f(2, 4), f(2, 3), f(3, 4)
+    f(4), f(2, 3).transposed, f(3, 4).strided
+    f(2, 1), f(2, 3), f(3, 4), beta=0.5, alpha=2
+    i(2, 2), i(2, 3), i(3, 2), beta=2, alpha=-1
+    f(2, 4), f(2, 0), f(0, 4)
+    v([[nan, 1]]), f(1, 3), f(3, 2), beta=0
+""")
 def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     """beta * input + alpha * mat1 @ mat2; `input` broadcasts to the product."""
     if beta == 1 and alpha == 1 and input.meta.ndim == 1 and mat2.meta.ndim == 2 \
@@ -42,19 +49,28 @@ def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     return blended("addmm", input, mm.fn(mat1, mat2), beta, alpha)
 
 
-@composite(method=True, inplace=True, replay=True)
+@composite(method=True, inplace=True, replay=True, samples="""
+    f(2), f(2, 3), f(3)
+    f(), f(2, 3).transposed, f(3).strided, beta=0.5, alpha=2
+""")
 def addmv(input, mat, vec, *, beta=1, alpha=1):
     """beta * input + alpha * mat @ vec."""
     return blended("addmv", input, mv.fn(mat, vec), beta, alpha)
 
 
-@composite(method=True, inplace=True, replay=True)
+@composite(method=True, inplace=True, replay=True, samples="""
+    f(2, 3, 4), f(2, 3, 2), f(2, 2, 4)
+    f(4), f(2, 3, 2).transposed, f(2, 2, 4), beta=0.5, alpha=2
+""")
 def baddbmm(input, batch1, batch2, *, beta=1, alpha=1):
     """beta * input + alpha * batch1 @ batch2, matrix by matrix."""
     return blended("baddbmm", input, bmm.fn(batch1, batch2), beta, alpha)
 
 
-@composite(method=True, inplace=True, replay=True)
+@composite(method=True, inplace=True, replay=True, samples="""
+    f(3, 4), f(2, 3, 2), f(2, 2, 4)
+    f(4), f(2, 3, 2).transposed, f(2, 2, 4), beta=0.5, alpha=2
+""")
 def addbmm(input, batch1, batch2, *, beta=1, alpha=1):
     """beta * input + alpha * the sum of the products of all matrices of the batches."""
     a, b = batch1.meta, batch2.meta
@@ -65,7 +81,10 @@ def addbmm(input, batch1, batch2, *, beta=1, alpha=1):
     return blended("addbmm", input, mm.fn(wide, tall), beta, alpha)
 
 
-@composite(method=True, inplace=True, replay=True)
+@composite(method=True, inplace=True, replay=True, samples="""
+    f(2, 3), f(2), f(3)
+    f(3), f(2), f(3).strided, beta=0.5, alpha=2
+""")
 def addr(input, vec1, vec2, *, beta=1, alpha=1):
     """beta * input + alpha * the outer product of two vectors."""
     return blended("addr", input, outer.fn(vec1, vec2), beta, alpha)
@@ -73,7 +92,11 @@ def addr(input, vec1, vec2, *, beta=1, alpha=1):
 
 # ---------------------------------------------------------------- vectors
 
-@composite(method=True, replay=True)
+@composite(method=True, replay=True, samples="""
+    f(2), f(3)
+    i(2).strided, i(3)
+    f(0), f(2)
+""")
 def outer(input, vec2):
     """The matrix of all products of the elements of two vectors."""
     for name, x in (("self", input), ("vec2", vec2)):
@@ -82,19 +105,26 @@ def outer(input, vec2):
     return input.unsqueeze(1) * vec2
 
 
-@composite(method=True)
+@composite(method=True, samples="f(2), f(3)")
 def ger(input, vec2):
     """Alias of `outer`."""
     return outer.fn(input, vec2)
 
 
-@composite(method=True)
+@composite(method=True, samples="""
+    f(3), f(3)
+    c(4).strided, c(4)
+""")
 def vdot(input, other):
     """dot with the first vector conjugated."""
     return dot.fn(conj(input), other)
 
 
-@composite(where=("linalg",), replay=True)
+@composite(where=("linalg",), replay=True, samples="""
+    f(2, 3), f(2, 3)
+    f(2, 3).transposed, f(1, 3), dim=0
+    c(2, 3), c(3)
+""")
 def vecdot(x, y, *, dim=-1):
     """Dot products along a dim, the first operand conjugated; batch dims broadcast."""
     if x.meta.dtype.kind not in "fc" or y.meta.dtype.kind not in "fc":
@@ -103,7 +133,11 @@ def vecdot(x, y, *, dim=-1):
     return (conj(x) * y).sum(dim)
 
 
-@composite(method=True, replay=True)
+@composite(method=True, replay=True, samples="""
+    f(2, 3), f(4, 3)
+    f(2, 3).transposed, f(3)
+    f(), f(2)
+""")
 def inner(input, other):
     """Sums of products over the last dims of both; a plain product if one is a scalar."""
     a, b = input.meta, other.meta
@@ -117,7 +151,12 @@ def inner(input, other):
 
 # ---------------------------------------------------------------- any dims
 
-@composite(out=False, replay=True)
+@composite(out=False, replay=True, samples="""
+    f(2, 3, 4), f(3, 4, 2)
+    f(2, 3).transposed, f(3, 4), 1
+    f(2, 3, 4), f(4, 5, 2), ((0, 2), (2, 0))
+    f(2), f(3), 0
+""")
 def tensordot(a, b, dims=2):
     """Sum of products over dims: an int n (the last n of a, the first n of b) or two lists."""
     m, w = a.meta, b.meta
@@ -162,7 +201,11 @@ def _count(m, dims):
     return n
 
 
-@composite(method=True, replay=True)
+@composite(method=True, replay=True, samples="""
+    f(2, 2), f(2, 3)
+    f(2).strided, f(2, 3).transposed
+    f(), f(2)
+""")
 def kron(input, other):
     """Kronecker product: every element of `input` times all of `other`."""
     rank = max(input.meta.ndim, other.meta.ndim)
@@ -175,7 +218,10 @@ def kron(input, other):
 
 # ---------------------------------------------------------------- chains and powers
 
-@composite(where=("linalg",), replay=True)
+@composite(where=("linalg",), replay=True, samples="""
+    [f(2, 3), f(3, 4), f(4, 2)]
+    (f(3), f(3, 4).transposed, f(4))
+""")
 def multi_dot(tensors):
     """The product of matrices, multiplied in the cheapest order; the first and the last may be
     vectors."""
@@ -223,7 +269,7 @@ def _chain(tensors):
     return build(0, n - 1)
 
 
-@composite(replay=True)
+@composite(replay=True, samples="f(2, 3), f(3, 4), f(4, 2)")
 def chain_matmul(*matrices):
     """The product of matrices in the cheapest order (deprecated: use linalg.multi_dot)."""
     warnings.warn("chain_matmul is deprecated and will be removed in a future release. Use "
@@ -235,7 +281,12 @@ def chain_matmul(*matrices):
     return matrices[0] if len(matrices) == 1 else _chain(list(matrices))
 
 
-@composite(method=True, where=("", "linalg"), replay=True)
+@composite(method=True, where=("", "linalg"), replay=True, samples="""
+    f(3, 3), 3
+    f(2, 3, 3).transposed, 2
+    f(3, 3), 0
+    f(3, 3), 1
+""")
 def matrix_power(input, n):
     """The n-th power of square matrices; a negative n inverts first, 0 gives the identity."""
     m = input.meta
@@ -269,7 +320,11 @@ def _cross(a, b, dim):
     return op("stack")(parts, dim)
 
 
-@composite(method=True, replay=True)
+@composite(method=True, replay=True, samples="""
+    f(2, 3), f(2, 3)
+    f(3, 3).transposed, f(3, 3), 0
+    f(4, 3), f(1, 3), -1
+""")
 def cross(input, other, dim=None):
     """Cross products along a dim of size 3 (the first such dim unless given)."""
     if dim is None:
@@ -280,7 +335,10 @@ def cross(input, other, dim=None):
     return linalg_cross.fn(input, other, dim=dim)
 
 
-@composite(where=("linalg",), replay=True)
+@composite(where=("linalg",), replay=True, samples="""
+    f(2, 3), f(2, 3)
+    f(3, 2).transposed, f(3, 2), dim=0
+""")
 def linalg_cross(input, other, *, dim=-1):
     """Cross products along a dim of size 3 (linalg.cross)."""
     a, b = input.meta, other.meta

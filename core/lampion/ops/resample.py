@@ -255,7 +255,19 @@ def _output_size(rank, space, size, scale_factor, recompute):
     return sizes, ((None,) * rank if recompute else scales)
 
 
-@composite(where=("nn.functional",), out=False, replay=True)
+@composite(where=("nn.functional",), out=False, replay=True, samples="""
+    f(1, 2, 4), 6
+    f(2, 1, 3, 4).transposed, scale_factor=2
+    f(1, 1, 3, 2, 2), (2, 3, 4), mode="nearest-exact"
+    f(1, 2, 5), 7, mode="linear"
+    f(1, 2, 5), 3, mode="linear", align_corners=True
+    f(1, 2, 3, 4).transposed, (5, 6), mode="bilinear"
+    f(1, 1, 4, 4), (6, 3), mode="bicubic"
+    f(1, 1, 4, 4), (6, 7), mode="bicubic", align_corners=True
+    f(1, 1, 2, 3, 3), (3, 4, 5), mode="trilinear"
+    f(1, 2, 6), 4, mode="area"
+    f(1, 1, 6, 6), (3, 4), mode="bilinear", antialias=True
+""")
 def interpolate(input, size=None, scale_factor=None, mode="nearest", align_corners=None,
                 recompute_scale_factor=None, antialias=False):
     """Resize the space dims of (N, C, *space) to `size` or by `scale_factor`.

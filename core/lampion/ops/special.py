@@ -44,14 +44,18 @@ def _order(n):
     return int(n)
 
 
-@composite(where=("", "special"))
+@composite(where=("", "special"), samples="""
+    1, f(2, 3, low=0.5, high=6)
+    2, f(3, 4, low=0.5, high=6).transposed
+    0, f(3, low=0.5, high=6)
+""")
 def polygamma(n, input):
     """The n-th derivative of digamma at each element."""
     return polygamma_of.fn(input, _order(n))
 
 
 @composite(name="polygamma_method", method=True, inplace=True, out=False, where=(),
-           aliases=("polygamma",))
+           aliases=("polygamma",), samples="f(2, 3, low=0.5, high=6), 1")
 def polygamma_method(input, n):
     """The n-th derivative of digamma at each element."""
     return polygamma_of.fn(input, _order(n))
@@ -67,7 +71,11 @@ def mvlgamma_of(input, p: Attr = 1):
     return total
 
 
-@composite(where=("", "special"), method=True, inplace=True, aliases=("multigammaln",))
+@composite(where=("", "special"), method=True, inplace=True, aliases=("multigammaln",), samples="""
+    f(2, 3, low=3, high=8), 2
+    f(3, low=3, high=8).strided, 1
+    f(low=3, high=8), 4
+""")
 def mvlgamma(input, p):
     """The logarithm of the p-variate gamma function; p >= 1."""
     if p < 1:
@@ -377,13 +385,21 @@ def _incomplete_op(input, other, upper):
     return incomplete_slope.fn(value, weights, x, sign=-1.0 if upper else 1.0).to(d)
 
 
-@composite(where=("special", ""), aliases=("igamma",), method=True, inplace=True)
+@composite(where=("special", ""), aliases=("igamma",), method=True, inplace=True, samples="""
+    f(2, 3, low=0.5, high=4).fixed, f(2, 3, low=0.2, high=6)
+    f(3, 1, low=0.5, high=4).fixed, f(4, low=0.2, high=6)
+    v([0.0, 1, 2]), v([1.0, 0, inf])
+""")
 def gammainc(input, other):
     """The regularised lower incomplete gamma function P(input, other); differentiable by other."""
     return _incomplete_op(input, other, False)
 
 
-@composite(where=("special", ""), aliases=("igammac",), method=True, inplace=True)
+@composite(where=("special", ""), aliases=("igammac",), method=True, inplace=True, samples="""
+    f(2, 3, low=0.5, high=4).fixed, f(2, 3, low=0.2, high=6)
+    f(3, 1, low=0.5, high=4).fixed, f(4, low=0.2, high=6)
+    v([0.0, 1, 2]), v([1.0, 0, inf])
+""")
 def gammaincc(input, other):
     """The regularised upper incomplete gamma function Q(input, other); differentiable by other."""
     return _incomplete_op(input, other, True)
@@ -434,10 +450,17 @@ def _family(name, first, step, shifted):
             return degree.fn(input, int(n))
         return _by_steps(input, n, degree, one_step)
 
+    samples = """
+        f(2, 3, low=0.1, high=0.9), 3
+        f(3, 4, low=0.1, high=0.9).transposed, 0
+        f(3, low=0.1, high=0.9), 40
+        f(3, low=0.1, high=0.9), i(2, 3, low=0, high=6)
+        f(low=0.1, high=0.9), 1
+    """
     public.__name__ = name
     public.__doc__ = (f"{name.replace('_', ' ').capitalize()} of degree n (a number or a tensor) "
                       "at each element, by its recurrence.")
-    composite(public, where=("special",))
+    composite(public, where=("special",), samples=samples)
 
 
 def _by_steps(input, n, degree, one_step):

@@ -125,6 +125,11 @@ class unsqueeze:
 class squeeze_dims:
     """Drop dims of size 1: those in `dims`, or all."""
 
+    samples = """
+        f(1, 3, 1)
+        f(1, 3, 1).transposed, (0, -1)
+        f(2, 3), (0,)
+    """
     where = ()
 
     def view(m, dims):
@@ -178,6 +183,10 @@ class expand_to:
 class view_as_shape:
     """The same elements under another shape, without a copy (shape fully known)."""
 
+    samples = """
+        f(2, 6), (3, 4)
+        f(), (1, 1)
+    """
     where = ()
 
     def view(m, shape):

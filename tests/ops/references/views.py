@@ -60,6 +60,15 @@ def _unfold(x: Any, dimension: int, size: int, step: int) -> Any:
     return np.take(windows, range(0, windows.shape[dimension], step), dimension)
 
 
+def _unfold_backward(g: Any, shape: Any, dimension: int, size: int, step: int) -> Any:
+    out, dimension = np.zeros(shape), dimension % len(shape)
+    full, parts = np.moveaxis(out, dimension, 0), np.moveaxis(g, (dimension, -1), (0, 1)) \
+        if g.ndim > 1 else g
+    for k, window in enumerate(parts):
+        full[k * step:k * step + size] += window
+    return out
+
+
 def _unsqueeze(x: Any, dim: int) -> Any:
     return np.expand_dims(x, dim)
 
@@ -80,5 +89,7 @@ REFERENCE = {
     "broadcast_to": np.broadcast_to, "movedim": np.moveaxis, "moveaxis": np.moveaxis,
     "flatten": _flatten, "unflatten": _unflatten, "ravel": np.ravel, "narrow": narrow,
     "unbind": lambda x, dim=0: tuple(np.moveaxis(x, dim, 0)), "as_strided": _as_strided,
-    "unfold": _unfold,
+    "unfold": _unfold, "unfold_backward": _unfold_backward,
+    "squeeze_dims": lambda x, dims=None: _squeeze(x, *(() if dims is None else (dims,))),
+    "view_as_shape": lambda x, shape: x.reshape(shape),
 }
