@@ -19,16 +19,19 @@ FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special",
             "pad", "sort", "search", "create", "random", "contract", "conv", "windows", "pool",
             "attention", "linalg_solve", "linalg_factor", "linalg_eigen", "linalg_norms",
             "linalg_functions", "products", "einsum", "fold", "resample", "masked_reduce",
-            "segments", "native")
+            "segments", "native", "fourier",
+            "stft")
 for _family in FAMILIES:
     importlib.import_module(f".ops.{_family}", __package__)
 
 _MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func",
             "config", "plugins", "ops", "testing", "random", "serialization",
-            "overrides", "cli", "demos", "return_types", "masked")
+            "overrides", "cli", "demos", "return_types", "masked", "signal")
 
 # Functions of the top level whose module is only imported when one of them is used.
-_FUNCTIONS = {"save": "serialization", "load": "serialization"}
+_FUNCTIONS = {"save": "serialization", "load": "serialization", **dict.fromkeys(
+    ("bartlett_window", "blackman_window", "hamming_window", "hann_window", "kaiser_window"),
+    "signal.windows")}
 
 
 def lookup(module: str, name: str) -> Any:

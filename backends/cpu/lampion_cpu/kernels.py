@@ -24,10 +24,11 @@ def kernels() -> Sequence[KernelImpl]:
         "conv_backward_weight": (build_conv_backward_weight, "conv"),
         "conv_backward_weight_bias": (build_conv_backward_weight, "conv"),
     }
-    from . import sorting
+    from . import fourier, sorting
 
     return [*(KernelImpl(op, "cpu", build, priority=10, source=f"cpu.{source}")
-              for op, (build, source) in table.items()), *sorting.kernels()]
+              for op, (build, source) in table.items()), *fourier.kernels(),
+            *sorting.kernels()]
 
 
 def _view(slot: int, m: Any) -> Any:

@@ -1,7 +1,8 @@
-"""unfold and fold: all windows of images as columns, and their sum back into images.
+"""unfold and fold: all windows of images as columns, and their sum back into images; and the sum
+of the windows along one dim, which is the gradient of `Tensor.unfold`.
 
-Floor 3. The two kernels are each other's gradients. `fold` gathers: a pixel looks at the windows
-that hold it.
+Floor 3. The kernels of a pair are each other's gradients. Sums gather: a pixel looks at the
+windows that hold it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from ..base import dtype as dt
 from ..ir import expr as E
 from ..runtime.lowering import Nest, convert
 from .registry import composite, kernel_op
+from .samples import Sample, T
 from .windows import _int, _over, _read
 
 
@@ -97,6 +99,44 @@ class col2im:
 
     def vjp(ctx, g):
         return (im2col.fn(g, ctx.kernel, ctx.stride, ctx.padding, ctx.dilation),)
+
+
+@kernel_op("input: T, length, step")
+class overlap_add:
+    """(..., windows, size) to (..., length): each window added in `step` after the one before."""
+
+    where = ()
+    out = False
+
+    def samples(rng):
+        return [Sample(T((2, 4, 6)), 14, 2), Sample(T((3, 2), "float64"), 11, 4),
+                Sample(T((2, 3, 5), "complex64"), 7, 1)]
+
+    def meta(input, length, step):
+        return [(input.dtype, (*input.shape[:-2], length))]
+
+    def lower(call):
+        x, y, step = call.input, call.outputs[0], call.step
+        windows, size = x.shape[-2:]
+        acc, last = dt.opmath(y.dtype), y.ndim - 1
+        n = Nest("overlap_add", (*y.shape, -(-size // step)), [y.ndim], compute=acc, merge=False)
+        o, v = n.output(y, (*y.strides, 0)), n.input(x, (*x.strides[:-2], 0, 0))
+        n.start()
+        t = n.coord(last)
+        window = _over(t, step) - n.coord(y.ndim)
+        k = t - window * _int(step)
+        here = (window >= _int(0)) & (window < n.of(windows)) & (k < n.of(size))
+        at = v.offset + window * n.params.stride(x.strides[-2]) + k * n.params.stride(
+            x.strides[-1])
+        value = v.at(at, mask=here, other=0)
+        n.store(o, n.reduce("sum", convert(n.typed(value), acc)), inner=False)
+        return n.program()
+
+    def vjp(ctx, g):
+        windows, size = ctx.meta("input").shape[-2:]
+        used = (windows - 1) * ctx.step + size if windows else 0
+        return (g.narrow(-1, 0, used).unfold(-1, size, ctx.step)
+                if windows else g.new_zeros(ctx.meta("input").shape),)
 
 
 def _pairs(*values):

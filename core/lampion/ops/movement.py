@@ -376,32 +376,8 @@ def unfold(input, dimension, size, step):
 """)
 def unfold_backward(grad, shape, dimension, size, step):
     """Gradient of Tensor.unfold: windows added back where they came from."""
+    add = REGISTRY["overlap_add"].fn
+    if not shape:
+        return add(grad.unsqueeze(0), 1, step).reshape(())
     d = wrap_dim(dimension, len(shape))
-    full = grad.new_zeros(shape if shape else (1,))
-    count = grad.meta.shape[d] if shape else 1
-    for k in range(size):
-        part = grad.select(-1, k) if shape else grad[k].reshape((1,))
-        region = V.slice_dim.fn(full, d, k, k + (count - 1) * step + 1, step)
-        full = V_add_region(full, region, part, d, k, count, step)
-    return full if shape else full.reshape(())
-
-
-def V_add_region(full, region, part, d, start, count, step):
-    """full with part added to a slice, keeping the graph intact."""
-    return (region + part).slice_scatter_into(full, d, start, start + (count - 1) * step + 1, step)
-
-
-@composite(method=True, out=False, where=())
-def select_scatter_into(src, full, dim, index):
-    """`full` with `src` written at full.select(dim, index); `full` is fresh and may be reused."""
-    out = full.clone() if full.node is not None else full
-    V.select.fn(out, dim, index).copy_(src)
-    return out
-
-
-@composite(method=True, out=False, where=())
-def slice_scatter_into(src, full, dim, start, stop, step):
-    """`full` with `src` written at a slice; `full` is fresh and may be reused."""
-    out = full.clone() if full.node is not None else full
-    V.slice_dim.fn(out, dim, start, stop, step).copy_(src)
-    return out
+    return add(grad.movedim(d, -2), shape[d], step).movedim(-1, d)

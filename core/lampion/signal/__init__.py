@@ -1,0 +1,5 @@
+"""`lampion.signal`: signal processing, with PyTorch's names. Floor 7."""
+
+from . import windows
+
+__all__ = ["windows"]
