@@ -45,6 +45,8 @@ def bernoulli(input: Any, p: Any = None, *, generator: Any = None) -> Any:
     _floating(m, "bernoulli_tensor")
     with _unrecorded():
         input = input.contiguous()
+        if NS["modes"] and NS["levels"]:
+            input = NS["transformed_spread"](input)
         m = input.meta.plain
         low, high = extremes(input)
         if not (low >= 0.0 and high <= 1.0):
@@ -63,7 +65,7 @@ def extremes(t: Any, unknown: float = 1.0) -> tuple[float, float]:
     if not m.numel or "host-memory" not in P.backend_of(m.device).capabilities(
             m.device.index or 0).features:
         return unknown, unknown
-    t = t.detach()
+    t = NS["transformed_whole"](t) if m.virtual else t.detach()
     return t.amin().item(), t.amax().item()
 
 
@@ -136,6 +138,8 @@ def poisson(input: Any, generator: Any = None) -> Any:
     _floating(m, "poisson_cpu")
     with _unrecorded():
         input = input.contiguous()
+        if NS["modes"] and NS["levels"]:
+            input = NS["transformed_spread"](input)
         m = input.meta.plain
         low, high = extremes(input, math.inf)
         if not low >= 0.0:
@@ -165,7 +169,7 @@ def dropout(input: Any, p: float, train: bool) -> Any:
     if not train or p == 0.0:
         return input
     m = input.meta
-    if m.dtype.kind != "f" or p == 1.0:
+    if m.dtype.kind != "f" or p == 1.0 or (NS["modes"] and NS["levels"]):
         return input * _keep(input, m.shape, p, "dropout")
     if m.span != m.nbytes:
         input = R.REGISTRY["duplicate"].fn(input)

@@ -29,7 +29,7 @@ _MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "fun
             "overrides", "cli", "demos", "return_types", "masked", "signal")
 
 # Functions of the top level whose module is only imported when one of them is used.
-_FUNCTIONS = {"save": "serialization", "load": "serialization", **dict.fromkeys(
+_FUNCTIONS = {"save": "serialization", "load": "serialization", "vmap": "func", **dict.fromkeys(
     ("bartlett_window", "blackman_window", "hamming_window", "hann_window", "kaiser_window"),
     "signal.windows")}
 

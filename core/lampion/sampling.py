@@ -66,7 +66,14 @@ INTEGERS = tuple(Kind("draw_integers", "random_", wide) for wide in range(3))
 
 
 def draw(kind: Kind, m: Meta, generator: Generator | None, *numbers: Any) -> Any:
-    """A fresh tensor of the dense meta `m`."""
+    """A fresh tensor of the dense meta `m`; within vmap, as its `randomness` says."""
+    if NS["modes"] and NS["levels"]:
+        return NS["transformed_draw"](
+            lambda m: _draw(kind, m, generator, *numbers), m)
+    return _draw(kind, m, generator, *numbers)
+
+
+def _draw(kind: Kind, m: Meta, generator: Generator | None, *numbers: Any) -> Any:
     launch, _, groups, g = kind.entries.get(m) or kind.entry(m, numbers)
     if generator is not None:
         g = generator
@@ -356,8 +363,18 @@ def randperm(n: int, *, generator: Any = None, out: Any = None, dtype: Any = Non
     if n and n - 1 > integer_bounds(d)[1]:
         raise RuntimeError(f"n is too large for result tensor type: '{P._word(d)}'")
     m = meta(dt.int64, (n,), None, resolve(device))
+    generator = _generator(generator, "randperm")
+    if NS["modes"] and NS["levels"]:
+        r = NS["transformed_draws"](lambda: _order(m, generator))
+    else:
+        r = _order(m, generator)
+    return _finish(r if d is dt.int64 else r.to(d), requires_grad, out)
+
+
+def _order(m: Meta, generator: Any) -> Any:
+    n = m.numel
     bits = max(n - 1, 1).bit_length()
-    r = draw(ORDER, m, _generator(generator, "randperm"), bits)
+    r = _draw(ORDER, m, generator, bits)
     raw = P.backend_of(m.device).host_view(r.data_)
     if raw is None:
         r = r.sort()[0] & ((1 << bits) - 1)  # type: ignore[attr-defined]
@@ -365,7 +382,7 @@ def randperm(n: int, *, generator: Any = None, out: Any = None, dtype: Any = Non
         keys = np.frombuffer(raw, np.int64, n)
         keys.sort()
         keys &= (1 << bits) - 1
-    return _finish(r if d is dt.int64 else r.to(d), requires_grad, out)  # type: ignore
+    return r
 
 
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None,

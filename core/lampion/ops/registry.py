@@ -395,9 +395,11 @@ class KernelOp(Op):
     gradient per tensor argument; `linear` names the arguments that the op is linear in, jointly
     within one string and separately between several ("input bias", "weight"), from which its
     tangents follow; `jvp(ctx, *tangents)` gives the tangents of the results where neither that
-    nor the vjp of the vjp will do; `compose(*args)` a definition in other ops for devices that can
-    neither lower nor have a kernel. `save` names what `vjp` needs: arguments, "out", "out1".
-    `through(call)` re-reads the call as one of another op (an OpCall over the same inputs and
+    nor the vjp of the vjp will do. `batch` says how vmap runs the op on a batch: the names of the
+    arguments that count dims ("dim"), if dims may be added in front of all tensors, or a function
+    `batch(b, *args)` (see transforms/batching.py). `compose(*args)` is a definition in other ops
+    for devices that can neither lower nor have a kernel. `save` names what `vjp` needs: arguments,
+    "out", "out1". `through(call)` re-reads the call as one of another op (an OpCall over the same inputs and
     outputs under other metas), whose kernels then serve it; None if it cannot.
     `update(call)` is the Program of the in-place form, whose output slot already holds the first
     input. `explain(call, inputs)` raises the error for values that a Program's status refused.
@@ -409,6 +411,7 @@ class KernelOp(Op):
     vjp: Callable[..., Any] | None = field(default=None, repr=False)
     jvp: Callable[..., Any] | None = field(default=None, repr=False)
     linear: tuple[str, ...] = ()
+    batch: Any = None
     compose: Callable[..., Any] | None = field(default=None, repr=False)
     through: Callable[[OpCall], OpCall | None] | None = field(default=None, repr=False)
     normalize: Callable[..., Any] | None = field(default=None, repr=False)
@@ -581,10 +584,10 @@ _COMMON = ("method", "inplace", "out", "where", "aliases", "differentiable", "sa
 def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
     """Declare an op by a class block with `meta`, `lower` and/or `compose`, `vjp`, `save`."""
     def deco(cls: type) -> Op:
-        parts = _block(cls, _COMMON + ("meta", "lower", "vjp", "jvp", "linear", "compose",
-                                       "through", "normalize", "save", "noutputs", "update",
-                                       "explain", "host", "diff_outputs", "absent_grads",
-                                       "detour"))
+        parts = _block(cls, _COMMON + ("meta", "lower", "vjp", "jvp", "linear", "batch",
+                                       "compose", "through", "normalize", "save", "noutputs",
+                                       "update", "explain", "host", "diff_outputs",
+                                       "absent_grads", "detour"))
         parts.setdefault("name", cls.__name__)
         parts["save"] = tuple(parts.get("save", ()))
         parts["linear"] = tuple(parts.get("linear", ()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from ..autograd.function import Function, _finish
+from ..autograd.function import Function, FunctionCtx, _finish
 from ..autograd.state import mode
 from . import levels as L
 from .tangents import DualLevel
@@ -32,12 +32,27 @@ def apply(cls: Any, args: tuple[Any, ...]) -> Any:
         return level.custom(cls, args)  # type: ignore[attr-defined]
 
 
+def context(cls: Any, inputs: tuple[Any, ...], output: Any) -> FunctionCtx:
+    """The ctx that the Function sets up for these inputs and outputs of one level."""
+    ctx = FunctionCtx()
+    previous, mode.enabled = mode.enabled, False
+    try:
+        cls.setup_context(ctx, inputs, output)
+    finally:
+        mode.enabled = previous
+    return ctx
+
+
 def _dual(level: DualLevel, cls: Any, args: tuple[Any, ...]) -> Any:
     """Primals below, tangents by the Function's jvp."""
     pairs = [level.parts(a) if hasattr(a, "data_") else (a, None) for a in args]
-    primals = [p for p, _ in pairs]
-    result, ctx, saved = cls._run(tuple(primals)) if not any(
-        hasattr(p, "data_") and p.meta.virtual for p in primals) else _virtual(cls, primals)
+    primals = tuple([p for p, _ in pairs])
+    split = cls.setup_context is not Function.setup_context
+    if split:
+        result = cls.apply(*primals)
+        ctx, saved = context(cls, primals, result), ()
+    else:
+        result, ctx, saved = cls._run(primals)
     many = result if isinstance(result, tuple) else (result,)
     outs = list(many)
     if any(t is not None for _, t in pairs):
@@ -49,40 +64,43 @@ def _dual(level: DualLevel, cls: Any, args: tuple[Any, ...]) -> Any:
             raise RuntimeError(f"{cls.__name__}.jvp returned {len(tangents)} tangents for "
                                f"{len(many)} outputs")
         outs = [o if t is None else level.dual(o, t) for o, t in zip(many, tangents)]
-    tensors = [a if hasattr(a, "data_") else None for a in args]
-    own = [t if t is not None and (level.merged or L.owner(t) is level) else None
-           for t in tensors]
-    if mode.enabled and any(t is not None and t.node is not None for t in own):
-        outs = _recorded(level, cls, ctx, own, primals, args, many, outs, saved)
+    made = tuple(outs) if isinstance(result, tuple) else outs[0]
+    own = own_tensors(level, args)
+    if not recording(own):
+        return made
+    outs = at_level(level, outs)
+    made = tuple(outs) if isinstance(result, tuple) else outs[0]
+    if split:
+        ctx = context(cls, args, made)
+    else:  # what was saved below is saved as the tensors of this level that it belongs to
+        known = {id(p): a for p, a in zip(primals, args)} | {
+            id(b): o for b, o in zip(many, outs)}
+        ctx = copy.copy(ctx)
+        ctx._node, ctx.to_save = None, tuple([known.get(id(t), t) for t in saved])
+    outs = recorded(cls, ctx, own, outs)
     return tuple(outs) if isinstance(result, tuple) else outs[0]
 
 
-def _virtual(cls: Any, args: list[Any]) -> Any:
-    """A Function on arguments that belong to lower levels: its ctx is that of their call."""
-    box: list[Any] = []
-
-    class Inner(cls):  # type: ignore[misc]
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            cls.setup_context(ctx, inputs, output)
-            box[:] = [ctx, tuple(ctx.to_save)]
-
-    Inner.__name__ = cls.__name__
-    result = Inner.apply(*args)
-    return result, box[0], box[1]
+def own_tensors(level: Any, args: tuple[Any, ...]) -> list[Any]:
+    """The arguments that are tensors in the graph of a level; None for the others."""
+    return [a if hasattr(a, "data_") and (level.merged or L.owner(a) is level) else None
+            for a in args]
 
 
-def _recorded(level: Any, cls: Any, ctx: Any, tensors: list[Any], primals: list[Any],
-              args: tuple[Any, ...], below: Any, outs: list[Any],
-              saved: tuple[Any, ...]) -> list[Any]:
-    """Results with a node in the graph of `level`. What was saved below is saved as the tensors of
-    this level that it belongs to."""
-    outs = [o if not hasattr(o, "data_") or L.owner(o) is level else L.stand(level.inert(o))
+def recording(tensors: list[Any]) -> bool:
+    """Whether a call with these tensors gets a node."""
+    return mode.enabled and any(t is not None and t.node is not None for t in tensors)
+
+
+def at_level(level: Any, outs: list[Any]) -> list[Any]:
+    """Results as tensors of a level."""
+    return [L.stand(level.inert(o)) if hasattr(o, "data_") and L.owner(o) is not level else o
             for o in outs]
-    known = {id(p): a for p, a in zip(primals, args)} | {id(b): o for b, o in zip(below, outs)}
+
+
+def recorded(cls: Any, ctx: FunctionCtx, tensors: list[Any], outs: list[Any]) -> list[Any]:
+    """Results with a node of the Function that has this ctx."""
     node = cls._backward_cls()
-    node.ctx = copy.copy(ctx)
-    node.ctx._node = None
-    node.ctx.to_save = tuple([known.get(id(t), t) for t in saved])
-    node.ctx.needs_input_grad = tuple([t is not None and t.node is not None for t in tensors])
+    node.ctx = ctx
+    ctx.needs_input_grad = tuple([t is not None and t.node is not None for t in tensors])
     return _finish(node, tensors, tuple(outs), True)

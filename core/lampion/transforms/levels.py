@@ -226,9 +226,21 @@ def depends(nodes: Sequence[Any], own: Sequence[Any]) -> bool:
     return False
 
 
-def trimmed(t: Any, own: Sequence[Any]) -> Any:
-    """`t` without a history that leads to nothing but the leaves `own`."""
+def trimmed(t: Any, own: Sequence[Any], level: Level | None) -> Any:
+    """`t` without a history that leads to nothing but the leaves `own` of `level`."""
+    at = owner(t)
+    if at is not None and at is not level and (level is None or at.number > level.number):
+        return stand(at.apply(t, lambda v: trimmed(v, own, level)), t.node)
     return t if t.node is None or depends((t.node,), own) else bare(t)
+
+
+def tracked(t: Any) -> bool:
+    """Whether a tensor has a history, at any level."""
+    if t.node is not None or not t.meta.virtual:
+        return t.node is not None
+    found: list[bool] = []
+    t.data_.level.apply(t, lambda v: (found.append(tracked(v)), v)[1])
+    return any(found)
 
 
 # ---------------------------------------------------------------- calls
@@ -394,6 +406,14 @@ def promote(level: Level, t: Any) -> None:
     level.promoted.append(ref(t))
 
 
+def promote_family(level: Level, t: Any) -> None:
+    """`promote` a tensor together with its base and the views of that."""
+    root = t if t.root is None else t.root
+    for v in [root, t, *[k() for k in root.kids or ()]]:
+        if v is not None and owner(v) is not level:
+            promote(level, v)
+
+
 def apply_below(t: Any, fn: Callable[[Any], Any]) -> Any:
     """A linear function of tensors, such as a copy to another device, below `t`'s level."""
     level = highest((t,))
@@ -411,6 +431,13 @@ def readable(t: Any, how: str) -> Any:
     return t
 
 
+def whole(t: Any) -> Any:
+    """The ordinary tensor at the bottom of `t`, with all examples of a batch."""
+    while t.meta.virtual:
+        t = t.data_.value
+    return bare(t)
+
+
 def fresh(t: Any, made: Any) -> Any:
     """A new tensor `made` "like" `t`, with the batch dims that `t` has."""
     return t.data_.level.fresh(t, made) if t.meta.virtual else made
@@ -418,8 +445,9 @@ def fresh(t: Any, made: Any) -> Any:
 
 NS.update(transformed=transformed, transformed_inplace=transformed_inplace,
           transformed_apply=apply_below, transformed_detach=detached,
-          transformed_read=readable, transformed_copy=copy, transformed_fresh=fresh)
+          transformed_read=readable, transformed_copy=copy, transformed_fresh=fresh,
+          transformed_whole=whole)
 
 __all__ = ["Level", "Virtual", "stack", "below", "owner", "highest", "stand", "bare", "detached",
-           "leaf", "depends", "trimmed", "invoke", "each", "shadow", "view_of", "finish",
-           "promote", "readable", "tensors_of", "remake"]
+           "leaf", "depends", "trimmed", "tracked", "invoke", "each", "shadow", "view_of", "finish",
+           "promote", "promote_family", "readable", "tensors_of", "remake"]

@@ -89,15 +89,12 @@ class DualLevel(Level):
     def receive(self, target: Any) -> None:
         """Give a tensor a tangent of zeros, which its base and the base's views share."""
         root = target if target.root is None else target.root
-        if L.owner(root) is not self:
-            L.promote(self, root)
+        L.promote_family(self, target)
         if root.data_.tangent is None:
             root.data_.tangent = _zeros_laid_out(root.data_.value)
         views = [target] if target is not root else []
         views += [v for v in (k() for k in root.kids or ()) if v is not None and v is not target]
         for v in views:
-            if L.owner(v) is not self:
-                L.promote(self, v)
             if v.data_.tangent is None:
                 below, whole = v.data_.value, root.data_
                 step = (below.data_.offset - whole.value.data_.offset) // v.meta.dtype.itemsize
@@ -282,13 +279,12 @@ def _transposed_twice(op: Any, primals: Sequence[Any], args: Sequence[Any],
         pairs = [(g, t) for g, t in zip(first, tangents) if g is not None and g.node is not None]
         if pairs:
             own = [t.node for t in (*leaves, *seeds)]
-            graph = previous and (
-                any(t.meta.virtual for t in (*leaves, *tangents))
-                or L.depends([x.node for pair in pairs for x in pair], own))
+            graph = previous and (level is not None or any(map(L.tracked, tangents))
+                                  or L.depends([g.node for g, _ in pairs], own))
             second = grad([g for g, _ in pairs], seeds, [t for _, t in pairs],
                           create_graph=graph, allow_unused=True)
             for k, t in zip(at, second):
-                found[k] = t if t is None else L.trimmed(t, own)
+                found[k] = t if t is None else L.trimmed(t, own, level)
     finally:
         mode.enabled = previous
     return found

@@ -1,0 +1,22 @@
+"""Composable function transforms: `grad`, `vjp`, `jvp`, `vmap` and what is built of them.
+
+Floor 7. Transforms take a function and give a function; they nest to any depth.
+
+>>> import lampion
+>>> from lampion.func import grad, vmap
+>>> grad(lampion.sin)(lampion.tensor(0.0))
+tensor(1.)
+>>> vmap(grad(lambda x: (x ** 3).sum()))(lampion.tensor([[1.0, 2.0], [3.0, 0.0]]))
+tensor([[ 3., 12.],
+        [27.,  0.]])
+"""
+
+from __future__ import annotations
+
+from ._derivatives import grad, grad_and_value, jvp, linearize, vjp
+from ._jacobians import hessian, jacfwd, jacrev
+from ._modules import functional_call, functionalize, stack_module_state
+from ._vmap import vmap
+
+__all__ = ["grad", "grad_and_value", "vjp", "jvp", "linearize", "jacrev", "jacfwd", "hessian",
+           "vmap", "functional_call", "stack_module_state", "functionalize"]
