@@ -399,8 +399,8 @@ class KernelOp(Op):
     arguments that count dims ("dim"), if dims may be added in front of all tensors, or a function
     `batch(b, *args)` (see transforms/batching.py). `compose(*args)` is a definition in other ops
     for devices that can neither lower nor have a kernel. `save` names what `vjp` needs: arguments,
-    "out", "out1". `through(call)` re-reads the call as one of another op (an OpCall over the same inputs and
-    outputs under other metas), whose kernels then serve it; None if it cannot.
+    "out", "out1". `through(call)` re-reads the call as one of another op (an OpCall over the same
+    inputs and outputs under other metas), whose kernels then serve it; None if it cannot.
     `update(call)` is the Program of the in-place form, whose output slot already holds the first
     input. `explain(call, inputs)` raises the error for values that a Program's status refused.
     `host(call)` gives the op as a function on NumPy arrays, outputs first (see runtime/host.py).
