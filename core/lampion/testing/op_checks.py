@@ -9,10 +9,12 @@ Floor 7; imports the ops, autograd and NumPy. The checks run an op on the sample
 - `check_gradients`: first and second derivatives along random directions against central
   differences in float64; an op declared not differentiable returns no gradients.
 - `missing_parts`: what a block lacks for these.
+- `check_op`: all of them, for the tests of an op plug-in.
 
 >>> from lampion.ops.registry import REGISTRY
 >>> from lampion.testing.op_checks import check_gradients
->>> check_gradients(REGISTRY["cumsum"], "cpu")
+>>> check_gradients(REGISTRY["cumsum"], "cpu") > 0
+True
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ import numpy as np
 
 import lampion
 
+from .. import plugins
 from ..base.dtype import dtype
+from ..ops import registry
 from ..ops import samples as S
 from ..ops.plans import backend_of
 from ..runtime.devices import resolve
@@ -35,6 +39,34 @@ from ..runtime.devices import resolve
 TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 2e-5, "float64": 1e-10,
              "complex64": 2e-5, "complex128": 1e-10}
 STEP = 1e-5
+
+
+def check_op(op: Any, device: str = "cpu", reference: Any = None) -> None:
+    """Everything that the op's block promises, on one device.
+
+    A plug-in's test is this, over its namespace:
+
+        @pytest.mark.parametrize("op", op_checks.ops_of("acme"))
+        def test_op(op):
+            op_checks.check_op(op)
+
+    AssertionError for what is missing or wrong.
+    """
+    lacking = missing_parts(op, reference)
+    assert not lacking, f"{op.qualname} lacks {', '.join(lacking)}"
+    check_values(op, device, reference)
+    check_forms(op, device)
+    check_gradients(op, device)
+
+
+def ops_of(namespace: str) -> list[Any]:
+    """The public ops of a namespace, op plug-ins loaded. ValueError if there are none."""
+    plugins.load_ops(registry)
+    found = [op for op in registry.REGISTRY.values()
+             if op.namespace == namespace and (op.where or op.method)]
+    if not found:
+        raise ValueError(f"no op is declared in the namespace {namespace!r}")
+    return found
 
 
 def missing_parts(op: Any, reference: Any = None) -> list[str]:
@@ -391,4 +423,5 @@ def _agree(got: float, want: float, tolerance: float, where: str) -> None:
         f"{where}: the derivative is {got!r}, by differences {want!r}")
 
 
-__all__ = ["check_values", "check_forms", "check_gradients", "missing_parts", "generator"]
+__all__ = ["check_op", "check_values", "check_forms", "check_gradients", "missing_parts",
+           "ops_of", "generator"]

@@ -1,0 +1,98 @@
+"""`lampion.testing.op_checks` finds what is wrong with an op, and passes what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lampion
+from lampion.ops.registry import REGISTRY, composite, namespace
+from lampion.ops.samples import Sample, T, parse
+from lampion.testing import op_checks
+
+
+@contextmanager
+def declared(fn: Any, **options: Any) -> Iterator[Any]:
+    """A composite of its own namespace, for as long as the test runs."""
+    with namespace("checked"):
+        op = composite(fn, **options)
+    try:
+        yield op
+    finally:
+        del REGISTRY[op.qualname]
+
+
+def doubled(input):
+    return input * 2.0
+
+
+GOOD = {"samples": "f(2, 3)\nf(3, 4).transposed\nf(0)\nf()", "reference": lambda x: 2 * x}
+
+
+def test_a_right_op_passes(device):
+    with declared(doubled, **GOOD) as op:
+        op_checks.check_op(op, device)
+        assert op_checks.ops_of("checked") == [op]
+        assert op_checks.check_values(op, device) == 4
+        assert op_checks.check_values(op, device, limit=1) == 1
+    with pytest.raises(ValueError, match="checked"):
+        op_checks.ops_of("checked")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"reference": lambda x: 3 * x}, "Not equal"),
+    ({"reference": lambda x: 2 * x.reshape(-1)}, "shape"),
+    ({"reference": lambda x: (2 * x).astype(np.float16)}, "float32, not float16"),
+    ({"reference": lambda x: (2 * x, x)}, "1 results, not 2"),
+    ({"reference": None}, "lacks reference"), ({"samples": None}, "lacks samples"),
+    ({"samples": "i(3)"}, "gradient"), ({"samples": "f(3"}, "open bracket"),
+    ({"samples": "g(3)"}, "'g' is not defined"),
+    ({"differentiable": False}, "declared not differentiable"),
+])
+def test_what_a_block_gets_wrong_is_named(change, words):
+    with declared(doubled, **{**GOOD, **change}) as op, pytest.raises(AssertionError, match=words):
+        op_checks.check_op(op)
+
+
+@pytest.mark.parametrize(("slope", "words"), [
+    (lambda x, g: g * x, "derivative is"), (lambda x, g: g * 2 * x.detach(), "second order"),
+])
+def test_wrong_gradients_are_found(slope, words):
+    class Square(lampion.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, g):
+            return slope(*ctx.saved_tensors, g)
+
+    def squared(input):
+        return Square.apply(input)
+
+    with declared(squared, samples="f(3)") as op, pytest.raises(AssertionError, match=words):
+        op_checks.check_gradients(op)
+
+
+def test_a_changed_input_is_found():
+    def careless(input):
+        return input.mul_(2.0)
+
+    with declared(careless, **GOOD) as op, pytest.raises(AssertionError, match="changed its input"):
+        op_checks.check_values(op)
+
+
+def test_text_and_objects_say_the_same():
+    text = parse("""
+        f(2, 3), dim=(0, -1)   # a comment
+        [i(4, low=0, high=3),
+         v([True, False])], float64
+    """)
+    assert text[0] == Sample(T((2, 3)), dim=(0, -1))
+    assert text[1] == Sample([T((4,), "int64", 0, 3), T((2,), "bool", values=[True, False])],
+                             lampion.float64)
