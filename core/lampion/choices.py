@@ -150,6 +150,30 @@ def poisson(input: Any, generator: Any = None) -> Any:
                                              large=high >= 10.0)
 
 
+@R.composite(out=False)
+def binomial(count: Any, prob: Any, generator: Any = None) -> Any:
+    """Numbers of successes among `count` trials of probability `prob`, two floating tensors of one
+    dtype that broadcast; 0 for a count or probability below 0. RuntimeError for other dtypes.
+
+    >>> binomial(full((3,), 4.0), full((), 1.0)).tolist()
+    [4.0, 4.0, 4.0]
+    """
+    generator = _generator(generator, "binomial")
+    if count.meta.dtype is not prob.meta.dtype:
+        raise RuntimeError(f"Found dtype {P._word(prob.meta.dtype)} but expected "
+                           f"{P._word(count.meta.dtype)}")
+    _floating(count.meta, "binomial_cpu")
+    with _unrecorded():
+        count, prob = R.REGISTRY["broadcast_tensors"].fn(count.detach(), prob.detach())
+        count, prob = count.contiguous(), prob.contiguous()
+        m = count.meta.plain
+        g = generator or generator_of(m.device)
+        mean = extremes(count * prob.minimum(1 - prob), math.inf)[1]
+        return R.REGISTRY["draw_binomial"].fn(count, prob, g.key,
+                                              g.advance(m.numel * streams.TRIES),
+                                              large=not mean < 10.0)
+
+
 # ---- dropout -----------------------------------------------------------------
 
 def _rate(p: Any, name: str) -> None:

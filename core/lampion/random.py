@@ -86,6 +86,18 @@ class Generator:
             raise RuntimeError(f"offset must be a number of 63 bits, not {offset}")
         self.offset = int(offset)
 
+    def graphsafe_get_state(self) -> "Generator":
+        """The state as a generator, to hand to `graphsafe_set_state`."""
+        return self.clone_state()
+
+    def graphsafe_set_state(self, state: "Generator") -> "Generator":
+        """Continue from the state of another generator. TypeError for anything else."""
+        if not isinstance(state, Generator):
+            raise TypeError("graphsafe_set_state() expected a Generator, but got "
+                            f"{type(state).__name__}")
+        self._set(state._seed, state.offset)
+        return self
+
     def clone_state(self) -> "Generator":
         """A generator that continues independently from the same state."""
         other = Generator(self.device)

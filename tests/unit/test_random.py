@@ -78,12 +78,14 @@ def test_devices_draw_the_same_bits(name, dtype):
     lambda d: lampion.randint(10, (3, 5), device=d, dtype=lampion.uint8),
     lambda d: lampion.bernoulli(lampion.full((50,), 0.25, device=d)),
     lambda d: lampion.poisson(lampion.arange(50.0, device=d)),
+    lambda d: lampion.binomial(lampion.arange(90.0, device=d), lampion.linspace(
+        0, 1, 90, device=d)),
     lambda d: lampion.multinomial(lampion.arange(9.0, device=d), 20, True),
     lambda d: lampion.multinomial(lampion.arange(9.0, device=d), 5),
     lambda d: lampion.dropout(lampion.ones(77, device=d), 0.3, True),
     lambda d: lampion.randn(9, dtype=lampion.complex64, device=d).view(lampion.float32),
-], ids=["randperm", "randint64", "randint32", "randint8", "bernoulli", "poisson", "multinomial",
-        "multinomial_once", "dropout", "complex"])
+], ids=["randperm", "randint64", "randint32", "randint8", "bernoulli", "poisson", "binomial",
+        "multinomial", "multinomial_once", "dropout", "complex"])
 def test_devices_choose_alike(draw):
     both(draw)
 
@@ -129,6 +131,28 @@ def test_poisson_counts(rate):
     assert likely(drawn.bincount(minlength=200).tolist(), np.array(pmf) * n)
 
 
+@pytest.mark.parametrize("dtype", [lampion.float32, lampion.float64])
+@pytest.mark.parametrize("trials, chance", [
+    (5, 0.3), (39, 0.25), (40, 0.25), (40, 0.9), (1000, 0.5), (30_000, 0.3), (500, 0.9999)])
+def test_binomial_counts(trials, chance, dtype):
+    lampion.manual_seed(3)
+    n = 20_000
+    count = lampion.full((n,), float(trials), dtype=dtype, device="cpu")
+    drawn = lampion.binomial(count, lampion.full((), chance, dtype=dtype, device="cpu")).long()
+    logs = [math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
+            + k * math.log(chance) + (trials - k) * math.log1p(-chance) for k in range(trials + 1)]
+    assert likely(drawn.bincount(minlength=trials + 1).tolist(), np.exp(logs) * n)
+
+
+def test_binomial_at_the_ends():
+    nan = float("nan")
+    count = lampion.tensor([3.0, 3.0, 0.0, -1.0, nan, 5.0], device="cpu")
+    chance = lampion.tensor([0.0, 1.0, 0.5, 0.5, 0.5, nan], device="cpu")
+    np.testing.assert_equal(lampion.binomial(count, chance).numpy(), [0, 3, 0, 0, nan, nan])
+    with pytest.raises(RuntimeError, match="Double"):
+        lampion.binomial(count, chance.double())
+
+
 def test_counts_of_integers_and_choices():
     lampion.manual_seed(4)
     n = 40_000
@@ -160,6 +184,9 @@ def test_a_state_is_restored():
     for other in (clone, pickle.loads(text), lampion.Generator().set_state(state)):
         assert lampion.rand(7, generator=other).tolist() == expected
     assert g.initial_seed() == 5
+    kept = g.graphsafe_get_state()
+    expected = lampion.rand(7, generator=g).tolist()
+    assert lampion.rand(7, generator=g.graphsafe_set_state(kept)).tolist() == expected
     with pytest.raises(RuntimeError, match="wrong size"):
         g.set_state(state[:8])
     with pytest.raises(TypeError, match="ByteTensor"):

@@ -390,6 +390,84 @@ class draw_poisson:
         return n.program()
 
 
+@kernel_op("count: T, prob: T, seed: I, offset: I, *, large")
+class draw_binomial:
+    """Numbers of successes among `count` trials of probability `prob` (both dense and alike).
+    `large` says that some may have 10 or more in the mean; the other draws do not depend on it.
+
+    As for draw_poisson: inversion below a mean of 10, else Hörmann's transformed rejection (BTRS,
+    1993). Probabilities above a half count the failures.
+    """
+
+    where = ()
+    out = False
+    differentiable = False
+
+    def meta(count, prob, seed, offset, large):
+        return [(count.dtype, count.shape, count.strides)]
+
+    def lower(call):
+        m, out = call.inputs[0], call.outputs[0]
+        d = dt.float64 if m.dtype is dt.float64 else dt.float32
+        n = Nest("binomial", (m.numel, TRIES), [1], compute=d, merge=False)
+        target = n.output(out, (1, 0))
+        trials, chances = n.input(m, (1, 0)), n.input(call.inputs[1], (1, 0))
+        seed, offset = n.scalar(dt.int64), n.scalar(dt.int64)
+        n.start()
+        count, chance = cast(trials.outer(), d), cast(chances.outer(), d)
+        p = E.maximum(E.minimum(chance, 1.0 - chance), 0.0)
+        mean = count * p
+        start = offset + n.coord(0) * TRIES
+        few = E.minimum(count, 10.0 / E.maximum(p, 1e-30))
+        value = _binomial_inversion(few, p, unit(philox(seed, n.typed(start)), d)[0])
+        if call.large:
+            words = philox(seed, n.typed(start + n.coord(1)))
+            u, v = (open_unit if d is dt.float64 else unit)(words, d)[:2]
+            fair = E.maximum(p, 10.0 / E.maximum(count, 20.0))  # values that the others discard
+            k, accepted = _binomial_rejection(E.maximum(count, 20.0), fair, u, v)
+            _, k = n.arg_reduce("max", _settled(n, cast(accepted, dt.float32)),
+                                _settled(n, cast(k, dt.int64)))
+            value = E.select(mean < 10.0, value, cast(k, d))
+        value = E.select(chance > 0.5, count - value, value)
+        value = E.select(op("or", count <= 0.0, chance <= 0.0), 0.0, value)
+        value = E.select(E.eq(mean, mean), value, mean)  # NaN stays
+        n.store(target, _settled(n, value), inner=False)
+        return n.program()
+
+
+def _binomial_inversion(count: Expr, p: Expr, u: Expr) -> Expr:
+    odds = p / (1.0 - p)
+    term = E.exp(count * E.log1p(-p))
+    total, found = term, cast(u >= term, dt.float32)
+    for k in range(1, 48):
+        term = term * E.maximum(count - (k - 1.0), 0.0) * odds * (1.0 / k)
+        total = total + term
+        found = found + cast(op("and", u >= total, count >= k), dt.float32)
+    return found
+
+
+def _binomial_rejection(count: Expr, p: Expr, u: Expr, v: Expr) -> tuple[Expr, Expr]:
+    """(candidate, whether it is accepted)."""
+    q = 1.0 - p
+    spread = E.sqrt(count * p * q)
+    b = 1.15 + 2.53 * spread
+    a = -0.0873 + 0.0248 * b + 0.01 * p
+    u = u - 0.5
+    us = 0.5 - E.abs_(u)
+    k = E.floor((2.0 * a / us + b) * u + count * p + 0.5)
+    within = op("and", k >= 0.0, k <= count)
+    quick = op("and", within, op("and", us >= 0.07, v <= 0.92 - 4.2 / b))
+
+    def log_weight(k: Expr) -> Expr:  # the binomial law is that of two Poisson numbers, given both
+        return _log_poisson(k, count * p) + _log_poisson(count - k, count * q)
+
+    mode = E.floor((count + 1.0) * p)
+    left = E.log(v * (2.83 + 5.1 / b) * spread / (a / (us * us) + b))
+    inside = E.minimum(E.maximum(k, 0.0), count)
+    exact = op("and", within, left <= log_weight(inside) - log_weight(mode))
+    return k, op("or", quick, exact)
+
+
 def _settled(n: Nest, e: Expr) -> Expr:
     from ..ir.math import expand
 
