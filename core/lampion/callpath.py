@@ -240,8 +240,15 @@ def _launch_body(op: R.Op, launch: list[str], nodes: list[str], slow: str) -> li
                   f"        r.node = record(p, ({', '.join(names)},), {values}, (r,), {needs})",
                   "    else:", "        r.node = None", "    return r"]
         return lines
-    edges = _gather(nodes, "node", [])
-    return lines + [f"    return finish_one(p, r, ({edges},), {values})"]
+    finish = f"return finish_one(p, r, ({_gather(nodes, 'node', [])},), {values})"
+    if not any(n[0] == "?" for n in nodes):  # look before building the edges
+        lines.append("    if p.diff and mode.enabled:")
+        for n in live:
+            lines += [f"        for e in {n[1:]}:", "            if e.node is not None:",
+                      f"                {finish}"] if n[0] == "*" else [
+                          f"        if {n} is not None:", f"            {finish}"]
+        return lines + ["    r.node = None", "    return r"]
+    return lines + [f"    {finish}"]
 
 
 def _optional_body(launch: list[str], nodes: list[str], values: str) -> list[str]:

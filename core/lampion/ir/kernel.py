@@ -259,7 +259,7 @@ class Params:
     """Collects the runtime integers of a kernel while it is built.
 
     `of(n)` gives the expression for the value n; 0 and 1 of strides stay constants through
-    `stride(n)`, because printers specialise on them.
+    `stride(n)`, because printers specialise on them (as on -1, lines read backwards).
     """
 
     def __init__(self) -> None:
@@ -271,8 +271,8 @@ class Params:
         return param(len(self.values) - 1)
 
     def stride(self, n: int) -> Expr:
-        """A stride: the constants 0 and 1 stay static."""
-        return const(n, dt.int64) if n in (0, 1) else self.of(n)
+        """A stride: the constants 0, 1 and -1 stay static."""
+        return const(n, dt.int64) if n in (0, 1, -1) else self.of(n)
 
 
 def dot(axes: Sequence[Any], strides: Sequence[Any]) -> Expr:

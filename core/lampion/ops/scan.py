@@ -232,6 +232,8 @@ def diff(input, n=1, dim=-1, prepend=None, append=None):
 def trapezoid(y, x=None, *, dx=1, dim=-1):
     """Integral along `dim` by the trapezoidal rule."""
     n = y.meta.shape[dim] if y.meta.ndim else 1
+    if x is None and n > 1 and y.meta.dtype.kind in "fc":  # all but half of both ends
+        return (y.sum(dim) - (y.select(dim, 0) + y.select(dim, -1)) * 0.5) * dx
     a, b = y.narrow(dim, 0, max(n - 1, 0)), y.narrow(dim, 1, max(n - 1, 0))
     if x is None:
         return ((a + b) * (0.5 * dx)).sum(dim)

@@ -14,6 +14,7 @@ from ..runtime.lowering import Nest, convert
 from .join import cat
 from .registry import REGISTRY, composite, kernel_op
 from .results import named
+from .scatter import index_put_at
 from .sort import argsort, sort
 
 
@@ -268,11 +269,12 @@ def bincount(input, weights=None, minlength=0):
     x = input.to(dt.int64)
     size = minlength
     if m.numel:
-        if int(x.min().item()) < 0:
+        low, high = x.aminmax()
+        if low.item() < 0:
             raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
-        size = max(size, int(x.max().item()) + 1)
+        size = max(size, high.item() + 1)
     if weights is None:
-        return x.new_zeros((size,)).index_add(0, x, x.new_ones(m.shape))
+        return index_put_at.fn(x.new_zeros((size,)), (x,), (0,), "sum", False, 1)
     d = weights.meta.dtype if weights.meta.dtype is dt.float32 else dt.float64
     w = weights.detach().to(d)
     return w.new_zeros((size,)).index_add(0, x, w)

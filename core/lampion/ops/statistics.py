@@ -14,6 +14,8 @@ from ..ir import expr as E
 from ..runtime.lowering import Nest, convert, reduced_strides
 from .contract import conj
 from .reduce import (
+    amax,
+    amin,
     expand_reduced,
     float_only,
     lower_reduction,
@@ -92,20 +94,38 @@ def prod(input, dim=None, keepdim=False, *, dtype=None):
     return prod_dims.fn(input, dims, keepdim, dtype=dtype)
 
 
-@composite(replay=True, method=True, samples="""
-    f(2, 3)
-    f(3, 4).transposed, 1
-    f(2, 3, 4).strided, (0, -1), True
-    v([[1, nan], [nan, nan]]), 1
-    i(2, 3), 0
-    f(3), dtype=float64
-""")
-def nansum(input, dim=None, keepdim=False, *, dtype=None):
+@kernel_op("input: T, dim=None, keepdim=False, *, dtype=None")
+class nansum:
     """Sum with NaN as 0."""
-    if input.meta.dtype.kind == "c":
-        raise RuntimeError("nansum does not support complex inputs")
-    x = _where(input.isnan(), 0.0, input) if input.meta.dtype.kind == "f" else input
-    return REGISTRY["sum"].fn(x, dim, keepdim, dtype=dtype)
+
+    samples = """
+        f(2, 3)
+        f(3, 4).transposed, 1
+        f(2, 3, 4).strided, (0, -1), True
+        v([[1, nan], [nan, nan]]), 1
+        i(2, 3), 0
+        f(3), dtype=float64
+    """
+    method = True
+
+    def meta(input, dim, keepdim, dtype):
+        if input.dtype.kind == "c":
+            raise RuntimeError("nansum does not support complex inputs")
+        dims = wrap_dims(dim, input.ndim, op="nansum")
+        return [(sum_dtype(input.dtype, dtype), reduced_shape(input.shape, dims, keepdim))]
+
+    def lower(call):
+        x, acc = call.inputs[0], dt.opmath(call.outputs[0].dtype)
+
+        def number(v):
+            return convert(E.select(E.ne(v, v), convert(E.const(0), v.dtype), v), acc)
+
+        return lower_reduction(call, "sum", wrap_dims(call.dim, x.ndim), call.keepdim, acc,
+                               number if x.dtype.kind == "f" else lambda v: convert(v, acc))
+
+    def compose(input, dim, keepdim, dtype):
+        x = _where(input.isnan(), 0.0, input) if input.meta.dtype.kind == "f" else input
+        return REGISTRY["sum"].fn(x, dim, keepdim, dtype=dtype)
 
 
 @composite(replay=True, method=True, samples="""
@@ -135,20 +155,44 @@ def count_nonzero(input, dim=None):
     return (input != 0).sum(dim)
 
 
-@composite(replay=True, method=True, out=False, samples="""
-    f(2, 3)
-    f(3, 4).transposed, dim=-1
-    f(3, 4), dim=0, keepdim=True
-    i(5), dim=0
-    v([1, nan, 3])
-    f()
-""")
-def aminmax(input, *, dim=None, keepdim=False):
-    """(smallest, largest) over one dim or all."""
-    pair = named("aminmax", ("min", "max"))
-    dims = () if dim is None else dim
-    return pair(REGISTRY["amin"].fn(input, dims, keepdim),
-                REGISTRY["amax"].fn(input, dims, keepdim))
+@kernel_op("input: T, *, dim=None, keepdim=False")
+class aminmax:
+    """(smallest, largest) over one dim or all; NaN wins."""
+
+    samples = """
+        f(2, 3)
+        f(3, 4).transposed, dim=-1
+        f(3, 4), dim=0, keepdim=True
+        i(5), dim=0
+        v([1, nan, 3])
+        f()
+    """
+    method = True
+    out = False
+    noutputs = 2
+    returns = ("min", "max")
+
+    def meta(input, dim, keepdim):
+        dims = wrap_dims(dim, input.ndim, op="aminmax")
+        need_elements("aminmax", input, dims)
+        return [(input.dtype, reduced_shape(input.shape, dims, keepdim))] * 2
+
+    def lower(call):
+        x, (low, high) = call.inputs[0], call.outputs
+        dims = wrap_dims(call.dim, x.ndim)
+        n = Nest("aminmax", x.shape, dims, compute=dt.opmath(x.dtype))
+        places = [n.output(m, reduced_strides(m, x.shape, dims, call.keepdim)) for m in
+                  (low, high)]
+        a = n.input(x)
+        n.start()
+        for o, r in zip(places, n.reduce_all(("min", a()), ("max", a()))):
+            n.store(o, r, inner=False)
+        return n.program()
+
+    def compose(input, dim, keepdim):
+        dims = () if dim is None else dim
+        return named("aminmax", ("min", "max"))(amin.fn(input, dims, keepdim),
+                                                amax.fn(input, dims, keepdim))
 
 
 @composite(replay=True, method=True, out=False, samples="""

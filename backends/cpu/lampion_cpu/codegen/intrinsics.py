@@ -341,24 +341,32 @@ def cast(s: Site, x: str, src: dtype, dst: dtype) -> str:
             word = "sitofp" if src.kind == "i" else "uitofp"
         return s.put(f"{word} {a} {x} to {b}")
     if src.kind == "f":
-        if dst.itemsize <= 2:
-            return _to_small(s, x, src, dst)
-        name = f"llvm.fpto{'s' if dst.kind == 'i' else 'u'}i.sat.{s.suffix(dst)}.{s.suffix(src)}"
-        return s.call(name, b, (a, x))
+        return _to_integer(s, x, src, dst)
     if src.kind == "b" or dst.itemsize > src.itemsize:
         return s.put(f"{'sext' if src.kind == 'i' else 'zext'} {a} {x} to {b}")
     return x if dst.itemsize == src.itemsize else s.put(f"trunc {a} {x} to {b}")
 
 
-def _to_small(s: Site, x: str, src: dtype, dst: dtype) -> str:
-    """Float to 8 or 16 bits: clamped as a float, then through int32, which cannot overflow."""
-    bits = 8 * dst.itemsize
-    low, high = (0, 2**bits - 1) if dst.kind == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    t, b, i = s.t(src), s.raw("i1"), s.raw("i32")
+def _to_integer(s: Site, x: str, src: dtype, dst: dtype) -> str:
+    """Float to integer, NaN to 0, saturating: clamped as a float, so that the conversion cannot
+    overflow (8 and 16 bits go through int32). LLVM's own saturating conversion takes vectors
+    apart."""
+    via = dst if dst.itemsize >= 4 else dt.int32
+    digits = 8 * dst.itemsize - (dst.kind == "i")
+    precision = 24 if src is dt.float32 else 53
+    low, beyond = (-(2.0**digits) if dst.kind == "i" else 0.0), 2.0**digits
+    # the largest float below 2**digits is the largest integer if the float has that many digits
+    high = beyond - 2.0 ** max(0, digits - precision)
+    t, b = s.t(src), s.raw("i1")
     number = s.put(f"fcmp ord {t} {x}, {x}")
     x = s.put(f"select {b} {number}, {t} {x}, {t} {s.lit(0.0, src)}")
-    whole = s.put(f"fptosi {t} {_clamp(s, x, float(low), float(high), src)} to {i}")
-    return s.put(f"trunc {i} {whole} to {s.t(dst)}")
+    word = "fptosi" if via.kind == "i" else "fptoui"
+    whole = s.put(f"{word} {t} {_clamp(s, x, low, high, src)} to {s.t(via)}")
+    if digits > precision:
+        over = s.put(f"fcmp oge {t} {x}, {s.lit(beyond, src)}")
+        most = s.lit(2**digits - 1, via)
+        whole = s.put(f"select {b} {over}, {s.t(via)} {most}, {s.t(via)} {whole}")
+    return whole if via is dst else s.put(f"trunc {s.t(via)} {whole} to {s.t(dst)}")
 
 
 def _to_bfloat16(s: Site, x: str) -> str:

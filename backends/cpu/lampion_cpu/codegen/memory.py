@@ -31,6 +31,8 @@ def load(em: Emitter, e: Expr, scope: Scope, vec: bool) -> Val:
     step = coefficient.value if coefficient is not None and coefficient.op == "const" else 0
     if step == 1 and not em.varying(rest):
         out = contiguous_load(em, e, rest, masks, scope, d)
+    elif step == -1 and not any(masks) and not em.varying(rest):
+        out = backward_load(em, e, rest, scope, d)
     elif step == 2 and not any(masks) and not em.varying(rest):
         out = paired_load(em, e, rest, scope, d)
     else:
@@ -100,6 +102,22 @@ def contiguous_load(em: Emitter, e: Expr, rest: Expr, masks: tuple[str | None, .
                 f"llvm.masked.load.v{w}{suffix_of(t)}.p0", v,
                 [("ptr", at), ("i32", str(d.itemsize)), (f"<{w} x i1>", m), (v, others[u])],
                 scope))
+    return out
+
+
+def backward_load(em: Emitter, e: Expr, rest: Expr, scope: Scope, d: dtype) -> list[str]:
+    """Neighbouring elements in descending order: contiguous loads and a shuffle."""
+    lanes = em.lanes
+    assert lanes is not None
+    t, w = ty.mem(d), lanes.width
+    v = ty.vec(t, w)
+    base = lane_pointer(em, e.value, rest, d, scope, -1)
+    order = ", ".join(f"i32 {w - 1 - k}" for k in range(w))
+    out = []
+    for u in range(lanes.count):
+        at = offset_pointer(em, base, t, 1 - (u + 1) * w, scope)
+        x = em.put(f"load {v}, ptr {at}, align {d.itemsize}", scope)
+        out.append(em.put(f"shufflevector {v} {x}, {v} poison, <{w} x i32> <{order}>", scope))
     return out
 
 
