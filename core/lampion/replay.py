@@ -223,7 +223,7 @@ def replayed(body: Callable[..., Any]) -> Callable[..., Any]:
                     else:
                         key += type(x), tuple(x) if type(x) is list else x
             else:
-                key += t, a
+                key += t, a if a or t is not float else repr(a)  # -0.0 equals 0.0
         where = tuple(key)
         try:
             found = traces.get(where)

@@ -72,6 +72,13 @@ def test_other_values_of_the_same_shapes(op: Any) -> None:
         same(op.fn(*second.args, **second.kwargs), op.body(*second.args, **second.kwargs))
 
 
+def test_zeros_of_both_signs_are_told_apart() -> None:
+    fn = replayed(lambda x, number: x * number)
+    x = torch.ones(2)
+    for _ in range(3):
+        assert [np.signbit(fn(x, n).numpy()).any() for n in (0.0, -0.0, 0)] == [False, True, False]
+
+
 def test_python_runs_twice() -> None:
     calls, y = runs(lambda a, b: (a.reshape(4) * b).reshape(2, 2) + 1,
                     torch.ones(2, 2), torch.full((4,), 3.0))
