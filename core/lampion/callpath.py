@@ -85,7 +85,7 @@ _LOCALS = re.compile(r"[prdbfce]|root|kids|edges|out|op|plans|iplans|detour|[tmd
 
 # Globals of the generated code that an argument must not hide.
 RESERVED = frozenset(("modes", "mode", "new", "record", "clock", "getframe", "ref", "Tensor",
-                      "Parameter", "slow", "prune", "len", "type", "tuple"))
+                      "Parameter", "slow", "prune", "by_name", "len", "type", "tuple"))
 
 
 def _arg(p: R.Param) -> str:
@@ -109,8 +109,19 @@ def _star(p: R.Param) -> str:
 
 def _unstar(op: R.Op) -> list[str]:
     """Lines that make a starred argument's value from both ways to give it."""
-    return [f"    {p.name} = {_star(p)} if {p.name} is None else ({p.name},)"
+    return [f"    {p.name} = {_star(p)} if {p.name} is None else by_name(op, {_star(p)}, {p.name})"
             for p in op.params if p.name in _spelled(op)]
+
+
+def by_name(op: R.Op, star: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    """The value of a starred argument that was given by name. TypeError if it was given twice."""
+    if star:
+        name = next(p.name for p in op.params[1:] if p.kind == "*")
+        raise TypeError(f"{op.qualname}() got multiple values for argument '{name}'")
+    return (value,)
+
+
+NS["by_name"] = by_name
 
 
 def _operand_code(op: R.Op, method: bool) -> tuple[list[str], list[str], list[str], list[str]]:
@@ -526,7 +537,8 @@ def convert(op: R.Op, values: list[Any]) -> list[Any]:
 def _operands(op: R.Op, values: list[Any], anchor: Any) -> None:
     """Numbers among tensor-or-number arguments; host scalars next to device tensors."""
     BaseTensor = NS["BaseTensor"]
-    slots = [k for k, p in enumerate(op.params) if p.kind == R.TENSOR_OR_NUMBER]
+    kinds = (R.TENSOR_OR_NUMBER, R.TENSOR) if op.kind == "elementwise" else (R.TENSOR_OR_NUMBER,)
+    slots = [k for k, p in enumerate(op.params) if p.kind in kinds]
     if not slots:
         return
     if not any(isinstance(values[k], BaseTensor) for k, p in enumerate(op.params)

@@ -237,10 +237,14 @@ def filled_slow(m: Any, value: Any) -> Tensor:
     raise TypeError(f"full(): argument 'fill_value' must be Number, not {type(value).__name__}")
 
 
-def _finish(r: Tensor, requires_grad: bool, out: Any) -> Tensor:
+def _finish(r: Tensor, requires_grad: bool, out: Any, keep_shape: bool = False) -> Tensor:
+    """A new tensor as the options want it. With `keep_shape`, an out= tensor of as many elements
+    keeps its shape."""
     if out is not None:
         from .updating import write_out
 
+        if keep_shape and out.meta.numel == r.meta.numel:
+            r = r.view(out.meta.shape)
         return write_out(R.REGISTRY["full"], out, r)
     return r.requires_grad_() if requires_grad else r
 
@@ -434,9 +438,19 @@ def empty_strided(size: Any, stride: Any, *, dtype: Any = None, device: Any = No
 
 def empty_permuted(size: Any, physical_layout: Any, **options: Any) -> Tensor:
     """An uninitialised dense tensor whose dims lie in memory in the given order."""
-    size = tuple(size)
+    size, order = tuple(size), tuple(physical_layout)
+    if len(size) != len(order):
+        raise RuntimeError("Number of dimensions in size does not match the length of the "
+                           f"physical_layout; i.e. len(size) = {len(size)} is not equal to "
+                           f"len(physical_layout) = {len(order)}")
+    for k, d in enumerate(order):
+        if not 0 <= d < len(size):
+            raise RuntimeError(f"Dimension out of range (expected to be between 0 and "
+                               f"{len(size) - 1}, but got {d} at index {k})")
+        if d in order[:k]:
+            raise RuntimeError(f"Duplicate dim not allowed (dim {d} at index {k})")
     strides, step = [0] * len(size), 1
-    for d in reversed(tuple(physical_layout)):
+    for d in reversed(order):
         strides[d] = step
         step *= max(size[d], 1)
     return empty_strided(size, strides, **options)
@@ -476,6 +490,8 @@ def arange(*args: Any, start: Any = None, end: Any = None, step: Any = None, dty
     d = dtype or (out.meta.dtype if out is not None else dt.int64 if integral else dt._default)
     if d.kind in "ui" and not integral and math.isfinite(start) and math.isfinite(end):
         start, end, step = int(start), int(end), int(step)
+        if step == 0:
+            raise ValueError(f"step must be nonzero as an integer (dtype {d!r})")
     n = _count(start, end, step)
     where = resolve(device)
     if d.kind in "uib":
@@ -515,18 +531,26 @@ def range(start: Any = 0, end: Any = None, step: Any = 1, *, dtype: Any = None,
     return _finish(r, requires_grad, out)
 
 
+def _steps(name: str, steps: Any) -> int:
+    """The number of steps of linspace and logspace, checked."""
+    if not hasattr(steps, "__index__"):
+        raise TypeError(f"{name}(): argument 'steps' must be int, not {type(steps).__name__}")
+    if steps < 0:
+        raise RuntimeError("number of steps must be non-negative")
+    return int(steps)
+
+
 def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = None,
              device: Any = None, requires_grad: bool = False, layout: Any = None,
              pin_memory: bool = False) -> Tensor:
     """`steps` numbers at equal distances from start to end, both included."""
-    if steps < 0:
-        raise RuntimeError("number of steps must be non-negative")
+    steps = _steps("linspace", steps)
     start, end = _number(start), _number(end)
     d = dtype or dt._default
     if isinstance(start, complex) or isinstance(end, complex):
         d = dtype or dt._default.to_complex()
         r = upload(np.linspace(start, end, steps), d, device)
-        return _finish(r, requires_grad, out)
+        return _finish(r, requires_grad, out, True)
     step = (end - start) / (steps - 1) if steps > 1 else 0.0
     if steps == 1:
         end = start
@@ -535,7 +559,7 @@ def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = 
     else:
         r = R.REGISTRY["linspace_steps"].fn(steps, float(start), float(end), float(step), dtype=d,
                                             device=resolve(device))
-    return _finish(r, requires_grad, out)
+    return _finish(r, requires_grad, out, True)
 
 
 def _host_linspace(start: Any, end: Any, step: float, steps: int) -> Any:
@@ -547,13 +571,12 @@ def _host_linspace(start: Any, end: Any, step: float, steps: int) -> Any:
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any = None,
              dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """base ** linspace(start, end, steps)."""
-    if steps < 0:
-        raise RuntimeError("number of steps must be non-negative")
+    steps = _steps("logspace", steps)
     d = dtype or dt._default
     exponents = np.linspace(_number(start), _number(end), steps, dtype=np.float64)
     r = upload(np.power(complex(base) if base < 0 and d.kind == "c" else float(base), exponents),
                d, device)
-    return _finish(r, requires_grad, out)
+    return _finish(r, requires_grad, out, True)
 
 
 def eye(n: int, m: int | None = None, *, out: Any = None, dtype: Any = None, device: Any = None,

@@ -657,6 +657,17 @@ def _inplace_method(op: R.Op, name: str) -> Any:
     return method
 
 
+def _reflected(fn: Callable[[Any, Any], Any], name: str) -> Callable[[Any, Any], Any]:
+    """A binary operator with its sides exchanged; a tensor is on the right."""
+    def operator(self: Any, other: Any) -> Any:
+        if not isinstance(self, Tensor):  # only where called by name: Tensor.__radd__(2, x)
+            raise TypeError(f"descriptor '{name}' requires a 'Tensor' object but received a "
+                            f"'{type(self).__name__}'")
+        return fn(other, self)
+
+    return _with_operand(operator)
+
+
 def _with_operand(fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """A binary operator that leaves operands it cannot take to the other side."""
     def operator(self: Any, other: Any) -> Any:
@@ -669,7 +680,7 @@ def _with_operand(fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 def _operator(op: R.Op, special: str, reflected: bool) -> Any:
     fn = op.fn
     if reflected:
-        return _with_operand(lambda self, other: fn(other, self))
+        return _reflected(fn, special)
     if op.kind == "elementwise":
         return callpath.build(
             op, callpath.function_source(op, special, method=True, dunder=True), special)
@@ -688,7 +699,7 @@ def _spelled_star(op: R.Op) -> Any:
     @functools.wraps(body)
     def fn(*args: Any, **kwargs: Any) -> Any:
         if name in kwargs:
-            args = (*args, kwargs.pop(name))
+            args = (args[0], *callpath.by_name(op, args[1:], kwargs.pop(name)))
         return body(*args, **kwargs)
 
     return fn
@@ -705,9 +716,13 @@ def _composite_with_out(op: R.Op) -> Any:
 
     @functools.wraps(plain)
     def fn(*args: Any, out: Any = None, **kwargs: Any) -> Any:
-        if out is None:
-            return body(*args, **kwargs)
-        return NS["write_out"](op, out, body(*args, **kwargs))
+        try:
+            if out is None:
+                return body(*args, **kwargs)
+            NS["refuse_recorded"](op, out, (*args, *kwargs.values()))
+            return NS["write_out"](op, out, body(*args, **kwargs))
+        except AttributeError as e:
+            raise NS["wrong_type"](op, args, kwargs, e) from None
 
     return fn
 

@@ -6,6 +6,8 @@ a copy, and the call is recorded as the op's.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from . import callpath
@@ -87,15 +89,33 @@ def through_layers(op: Any, name: str, target: Any, values: list[Any]) -> Any:
 
 def call_out(op: Any, values: list[Any], out: Any) -> Any:
     """Run with out=: resized if it has another shape, then written; never recorded."""
+    refuse_recorded(op, out, values)
+    return write_out(op, out, callpath.call(op, values) if op.kind != "composite"
+                     else op.body(*[v for p, v in zip(op.params, values) if not p.kwonly],
+                                **{p.name: v for p, v in zip(op.params, values) if p.kwonly}))
+
+
+def refuse_recorded(op: Any, out: Any, values: Sequence[Any]) -> None:
+    """RuntimeError if a call with out= would have to be recorded."""
     outs = out if isinstance(out, (tuple, list)) else (out,)
     for t in (*outs, *values):
         if getattr(t, "node", None) is not None and mode.enabled:
             raise RuntimeError(
                 f"{op.qualname}(): functions with out=... arguments don't support automatic "
                 "differentiation, but one of the arguments requires grad.")
-    return write_out(op, out, callpath.call(op, values) if op.kind != "composite"
-                     else op.body(*[v for p, v in zip(op.params, values) if not p.kwonly],
-                                **{p.name: v for p, v in zip(op.params, values) if p.kwonly}))
+
+
+def wrong_type(op: Any, args: Sequence[Any], kwargs: dict[str, Any],
+               error: AttributeError) -> Exception:
+    """What to raise for an attribute that was missing in a composite: a TypeError that names the
+    argument, if it is one of the call's arguments that is no tensor."""
+    given = [(k, p.name, v) for k, (p, v) in enumerate(zip(op.params, args))]
+    given += [(k, p.name, kwargs[p.name]) for k, p in enumerate(op.params) if p.name in kwargs]
+    for k, name, v in given:
+        if v is error.obj and not isinstance(v, NS["BaseTensor"]):
+            return TypeError(f"{op.qualname}(): argument '{name}' (position {k + 1}) must be "
+                             f"Tensor, not {type(v).__name__}")
+    return error
 
 
 def write_out(op: Any, out: Any, result: Any) -> Any:
@@ -113,10 +133,19 @@ def write_out(op: Any, out: Any, result: Any) -> Any:
     if out.meta.device is not result.meta.device:
         raise RuntimeError(f"{op.qualname}: expected out tensor to be on {result.meta.device}, "
                            f"but it is on {out.meta.device}")
-    if not can_cast(result.meta.dtype, out.meta.dtype):
-        raise RuntimeError(f"{op.qualname}: result type {P._word(result.meta.dtype)} can't be "
-                           f"cast to the desired output type {P._word(out.meta.dtype)}")
+    have, want = result.meta.dtype, out.meta.dtype
+    if have is not want and op.out_cast != "any":
+        if op.out_cast == "same":
+            raise RuntimeError(f"{op.qualname}: Expected out tensor to have dtype {have.name}, but "
+                               f"got {want.name} instead")
+        if not can_cast(have, want):
+            raise RuntimeError(f"{op.qualname}: result type {P._word(have)} can't be cast to the "
+                               f"desired output type {P._word(want)}")
     if out.meta.shape != result.meta.shape:
+        if out.meta.numel:
+            warnings.warn(f"{op.qualname}: out= of shape {list(out.meta.shape)} was resized to "
+                          f"{list(result.meta.shape)}; give one of that shape, or an empty one.",
+                          UserWarning, stacklevel=4)
         out.resize_(result.meta.shape)
     previous = mode.enabled
     mode.enabled = False
@@ -130,4 +159,6 @@ def write_out(op: Any, out: Any, result: Any) -> Any:
 NS["inplace_kernel"] = inplace_kernel
 NS["call_out"] = call_out
 NS["write_out"] = write_out
+NS["refuse_recorded"] = refuse_recorded
+NS["wrong_type"] = wrong_type
 NS["through_layers"] = through_layers

@@ -86,6 +86,8 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
 def rrelu(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False,
           inplace: bool = False) -> Tensor:
     """x where x >= 0, else a x, a drawn from [lower, upper] in training, their mean otherwise."""
+    if lower > upper:
+        raise RuntimeError("Lower bound should be less than or equal to the upper bound")
     if training:
         slope = lampion.empty_like(input, requires_grad=False).uniform_(lower, upper)
         factor = lampion.where(input.detach() > 0, lampion.ones_like(slope), slope)

@@ -277,7 +277,8 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
         raise ValueError("only p == 1 and p == 2 supported")
     rows, batched, classes = _rows(input, target, "multi_margin_loss")
     if weight is not None and (weight.dim() != 1 or weight.numel() != classes):
-        raise ValueError(f"inconsistent weight size, expected {classes} but got {weight.size()}")
+        raise RuntimeError(f"inconsistent weight size, expected {classes} but got "
+                           f"{list(weight.shape)}")
     label = target.reshape(-1, 1)
     hinge = (margin - rows.gather(1, label) + rows).clamp(min=0)
     if p == 2:

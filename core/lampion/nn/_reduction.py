@@ -12,6 +12,8 @@ from lampion.tensor import Tensor
 def resolve(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
     """The reduction's name, with the two older arguments taken into account (and warned about)."""
     if size_average is None and reduce is None:
+        if reduction not in ("mean", "sum", "none", "batchmean"):
+            raise ValueError(f"{reduction} is not a valid value for reduction")
         return reduction
     averaged = True if size_average is None else size_average
     if reduce is False:

@@ -10,7 +10,7 @@ import math
 from ..ir import expr as E
 from ..ir.expr import by_type, select
 from .arithmetic import conj, kind_of
-from .registry import Attr, Scalar, composite, elementwise
+from .registry import Attr, Detour, Scalar, composite, elementwise
 
 NN = ("nn.functional",)
 # not a method; the in-place form belongs to nn.functional
@@ -116,7 +116,7 @@ def _approximation(op, operands, attrs):
         raise RuntimeError("approximate argument must be either none or tanh.")
 
 
-@elementwise(check=_approximation, **ONLY_NEW)
+@elementwise(check=_approximation, out_cast="same", **ONLY_NEW)
 def gelu(input, *, approximate: Attr = "none"):
     """x times the normal distribution's Phi(x); approximate="tanh" takes a tanh for it."""
     if approximate == "tanh":
@@ -170,7 +170,7 @@ def _mish_grad(g, out, input):
     return g * select(input > 20.0, 1.0, t + input * s * (1.0 - t * t))
 
 
-@elementwise(**ONLY_NEW)
+@elementwise(out_cast="same", **ONLY_NEW)
 def softplus(input, beta: Scalar = 1.0, threshold: Scalar = 20.0):
     """log(1 + e**(beta x)) / beta, and x itself where beta x > threshold."""
     z = input * beta
@@ -183,7 +183,7 @@ def _softplus_grad(g, out, input, beta, threshold):
     return g * select(z > threshold, 1.0, logistic(z)), None, None
 
 
-@elementwise(**ONLY_NEW)
+@elementwise(out_cast="same", **ONLY_NEW)
 def logsigmoid(input):
     """log(sigmoid(x)) without overflow."""
     return E.minimum(input, 0.0) - E.log1p(E.exp(-E.abs_(input)))
@@ -212,7 +212,7 @@ def tanhshrink(input):
     return input - E.tanh(input)
 
 
-@elementwise(where=NN + ("",), method=True, inplace=False, kinds="f")
+@elementwise(out_cast="same", where=NN + ("",), method=True, inplace=False, kinds="f")
 def hardshrink(input, lambd: Scalar = 0.5):
     """0 where |x| <= lambd, else x."""
     return select((input >= -lambd) & (input <= lambd), 0.0, input)
@@ -223,7 +223,11 @@ def _hardshrink_grad(g, out, input, lambd):
     return select((input > lambd) | (input < -lambd), g, 0.0), None
 
 
-@elementwise(**ONLY_NEW)
+def _refuse_lambda(op, form, input, lambd, out=None):
+    raise RuntimeError(f"softshrink: lambda must be in range [0, inf), but found {lambd}")
+
+
+@elementwise(out_cast="same", detour=Detour("lambd < 0", _refuse_lambda), **ONLY_NEW)
 def softshrink(input, lambd: Scalar = 0.5):
     """x moved towards 0 by lambd."""
     return select(input > lambd, input - lambd, select(input < -lambd, input + lambd,

@@ -12,6 +12,7 @@ from ..base.errors import DtypeError
 from ..base.meta import Meta
 from ..ir import expr as E
 from ..ir.expr import by_type, select
+from .checks import need_tensors
 from .registry import REGISTRY, Detour, Param, Scalar, composite, elementwise
 
 FLOATING = "fc"
@@ -140,6 +141,7 @@ def sub(input, other):
 """)
 def rsub(input, other, *, alpha=1):
     """other - alpha * input."""
+    need_tensors("rsub", input=input)
     if alpha == 1:
         return sub.fn(other, input)
     return sub.fn(other, input, alpha=alpha) if hasattr(other, "meta") else sub.fn(
@@ -235,7 +237,7 @@ def _remainder_grad(g, out, input, other):
     return g, -g * floored_quotient(input, other)
 
 
-@elementwise(kinds="uif", divisor="other", domain={"other": (0.6, 3)})
+@elementwise(tensors=("input",), kinds="uif", divisor="other", domain={"other": (0.6, 3)})
 def fmod(input, other):
     """The rest of the division rounded towards 0, with the sign of input. RuntimeError for
     integer division by 0."""
@@ -247,7 +249,7 @@ def _fmod_grad(g, out, input, other):
     return g, -g * E.trunc(input / other)
 
 
-@elementwise(check=refuse_negated_bool, aliases=("negative",), kinds="buifc")
+@elementwise(out_cast="same", check=refuse_negated_bool, aliases=("negative",), kinds="buifc")
 def neg(input):
     """-input; RuntimeError for bool."""
     return -input
@@ -264,7 +266,7 @@ def positive(input):
     return input
 
 
-@elementwise(promote="real", kinds="uifc", aliases=("absolute",))
+@elementwise(out_cast="same", promote="real", kinds="uifc", aliases=("absolute",))
 def abs(input):
     """|input|; the modulus of complex numbers."""
     return E.abs_(input)
@@ -275,13 +277,13 @@ def _abs_grad(g, out, input):
     return g * sign_of(input)
 
 
-@elementwise(kinds="buif")
+@elementwise(out_cast="same", kinds="buif")
 def sign(input):
     """-1, 0 or 1 by the sign of each element; 0 for NaN."""
     return sign_of(input)
 
 
-@elementwise
+@elementwise(out_cast="same")
 def sgn(input):
     """sign() extended to complex numbers: x / |x|."""
     return sign_of(input)
@@ -361,7 +363,7 @@ def pow_general(input, exponent):
     return input ** exponent
 
 
-@composite(replay=True, method=True, inplace=True, samples="""
+@composite(out_cast="safe", replay=True, method=True, inplace=True, samples="""
     f(2, 3, low=0.1, dtype=float64), f(3)
     i(3, low=1), f(3, dtype=float64)
     f(3, low=0.1, dtype=float64), 1.5
@@ -382,25 +384,25 @@ def float_power(input, exponent):
 
 # ---------------------------------------------------------------- extremes
 
-@elementwise(kinds=REAL)
+@elementwise(tensors=("input", "other"), kinds=REAL)
 def maximum(input, other):
     """The larger of two elements; NaN if either is."""
     return E.maximum(input, other)
 
 
-@elementwise(kinds=REAL)
+@elementwise(tensors=("input", "other"), kinds=REAL)
 def minimum(input, other):
     """The smaller of two elements; NaN if either is."""
     return E.minimum(input, other)
 
 
-@elementwise(kinds=REAL)
+@elementwise(tensors=("input", "other"), kinds=REAL)
 def fmax(input, other):
     """The larger of two elements; a NaN gives way to a number."""
     return select((input >= other) | E.isnan(other), input, other)
 
 
-@elementwise(kinds=REAL)
+@elementwise(tensors=("input", "other"), kinds=REAL)
 def fmin(input, other):
     """The smaller of two elements; a NaN gives way to a number."""
     return select((input <= other) | E.isnan(other), input, other)
@@ -430,7 +432,7 @@ def _clamp_grad(g, out, input, min, max):
             select((max < min) | (input > max), g, 0.0))
 
 
-@elementwise(kinds="buif")
+@elementwise(kinds="buif", tensors=("input",))
 def clamp_min(input, min):
     """input, or `min` where that is larger."""
     return E.maximum(input, min)
@@ -441,7 +443,7 @@ def _clamp_min_grad(g, out, input, min):
     return select(input >= min, g, 0.0), select(input < min, g, 0.0)
 
 
-@elementwise(kinds="buif")
+@elementwise(tensors=("input",), kinds="buif")
 def clamp_max(input, max):
     """input, or `max` where that is smaller."""
     return E.minimum(input, max)
@@ -497,7 +499,7 @@ def _lerp_grad(g, out, input, end, weight):
     return g * conj(1 - weight), g * conj(weight), g * conj(end - input)
 
 
-@elementwise(kinds="f")
+@elementwise(tensors=("input", "other"), kinds="f")
 def hypot(input, other):
     """sqrt(input**2 + other**2) without overflow."""
     a, b = E.abs_(input), E.abs_(other)
@@ -513,7 +515,7 @@ def _hypot_grad(g, out, input, other):
     return g * (input / out), g * (other / out)
 
 
-@elementwise(promote="float", kinds=REAL)
+@elementwise(tensors=("input",), promote="float", kinds=REAL)
 def copysign(input, other):
     """|input| with the sign of other."""
     size = E.abs_(input)
@@ -525,13 +527,13 @@ def _copysign_grad(g, out, input, other):
     return g * select(E.eq(input, 0.0), 0.0, out / input), None
 
 
-@elementwise(promote="float")
+@elementwise(tensors=("input", "other"), promote="float")
 def ldexp(input, other):
     """input * 2**other."""
     return input * by_type(c=E.op("pow", 2.0, other), other=E.exp2(other))
 
 
-@composite(method=True, inplace=True, differentiable=False, samples="""
+@composite(out_cast="safe", method=True, inplace=True, differentiable=False, samples="""
     f(2, 3), f(3)
     v([0.0, 1, inf]), v([1.0, 1, 0])
 """)
@@ -595,7 +597,8 @@ for _op in (next_float, next_bfloat, next_half):
     _op.grad(_step_gradient)
 
 
-@elementwise(kinds="buif", differentiable=False, check=_same_floats)
+@elementwise(out_cast="same", tensors=("input", "values"), kinds="buif", differentiable=False,
+             check=_same_floats)
 def heaviside(input, values):
     """0 for negative input, 1 for positive, `values` at 0."""
     return select(E.eq(input, 0), values, select(input > 0, 1, 0))
@@ -647,7 +650,7 @@ def _boolean_condition(op, operands, attrs):
                            f"with dtype {_word(d)}")
 
 
-@elementwise(method=False, check=_boolean_condition,
+@elementwise(out_cast="same", method=False, check=_boolean_condition,
              detour=Detour("other is None", where_indices))
 def where(condition: bool, input=None, other=None):
     """input where the condition holds, other elsewhere; where(condition) gives indices."""
@@ -684,7 +687,7 @@ def positive_copy(input, out):
     return input.clone() if out is None else REGISTRY["duplicate"].fn(input, out=out)
 
 
-@elementwise(kinds="fc", detour=Detour(
+@elementwise(out_cast="same", kinds="fc", detour=Detour(
     "posinf is None or neginf is None or nan is None or input.meta.dtype.kind in 'bui'",
     fill_limits))
 def nan_to_num(input, nan: Scalar = 0.0, posinf: Scalar = None, neginf: Scalar = None):
@@ -719,7 +722,7 @@ def gcd_steps(input, other):
     return a, b
 
 
-@composite(method=True, inplace=True, differentiable=False, samples="""
+@composite(out_cast="safe", method=True, inplace=True, differentiable=False, samples="""
     i(2, 3, low=-20, high=20), i(3, low=-20, high=20)
     i(4), v([0, 0, 6, -3])
 """)
@@ -735,7 +738,7 @@ def gcd(input, other):
             return a
 
 
-@composite(replay=True, method=True, inplace=True, differentiable=False, samples="""
+@composite(out_cast="safe", replay=True, method=True, inplace=True, differentiable=False, samples="""
     i(2, 3, low=-20, high=20), i(3, low=-20, high=20)
     i(4), v([0, 0, 6, -3])
 """)

@@ -26,6 +26,14 @@ class IndexRangeError(IndexError, RuntimeError):
     from some of its indexing functions)."""
 
 
+def need_tensors(op, **arguments):
+    """TypeError naming the first of the arguments that is no tensor."""
+    for k, (name, v) in enumerate(arguments.items(), 1):
+        if not hasattr(v, "meta"):
+            raise TypeError(f"{op}(): argument '{name}' (position {k}) must be Tensor, not "
+                            f"{type(v).__name__}")
+
+
 def words_for(m):
     """Status words for an index of this meta: one per chunk of a large contiguous one."""
     if not m.contiguous or m.numel < 2 * CHUNK:

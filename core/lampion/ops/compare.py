@@ -11,6 +11,7 @@ from ..base import dtype as dt
 from ..ir import expr as E
 from ..ir.expr import by_type, select
 from .arithmetic import REAL, sign_bit
+from .checks import need_tensors
 from .registry import composite, elementwise
 
 TRUTH = {"promote": "bool"}
@@ -18,37 +19,37 @@ TRUTH = {"promote": "bool"}
 
 # ---------------------------------------------------------------- order
 
-@elementwise(kinds=REAL, aliases=("less",), **TRUTH)
+@elementwise(kinds=REAL, aliases=("less",), tensors=("input",), **TRUTH)
 def lt(input, other):
     """input < other."""
     return input < other
 
 
-@elementwise(kinds=REAL, aliases=("less_equal",), **TRUTH)
+@elementwise(kinds=REAL, aliases=("less_equal",), tensors=("input",), **TRUTH)
 def le(input, other):
     """input <= other."""
     return input <= other
 
 
-@elementwise(kinds=REAL, aliases=("greater",), **TRUTH)
+@elementwise(kinds=REAL, aliases=("greater",), tensors=("input",), **TRUTH)
 def gt(input, other):
     """input > other."""
     return input > other
 
 
-@elementwise(kinds=REAL, aliases=("greater_equal",), **TRUTH)
+@elementwise(kinds=REAL, aliases=("greater_equal",), tensors=("input",), **TRUTH)
 def ge(input, other):
     """input >= other."""
     return input >= other
 
 
-@elementwise(**TRUTH)
+@elementwise(tensors=("input",), **TRUTH)
 def eq(input, other):
     """input == other, element by element."""
     return E.eq(input, other)
 
 
-@elementwise(aliases=("not_equal",), **TRUTH)
+@elementwise(aliases=("not_equal",), tensors=("input",), **TRUTH)
 def ne(input, other):
     """input != other, element by element."""
     return E.ne(input, other)
@@ -56,19 +57,19 @@ def ne(input, other):
 
 # ---------------------------------------------------------------- truth
 
-@elementwise(**TRUTH)
+@elementwise(tensors=("input", "other"), **TRUTH)
 def logical_and(input, other):
     """Both not 0."""
     return E.ne(input, 0) & E.ne(other, 0)
 
 
-@elementwise(**TRUTH)
+@elementwise(tensors=("input", "other"), **TRUTH)
 def logical_or(input, other):
     """One or both not 0."""
     return E.ne(input, 0) | E.ne(other, 0)
 
 
-@elementwise(**TRUTH)
+@elementwise(tensors=("input", "other"), **TRUTH)
 def logical_xor(input, other):
     """Exactly one not 0."""
     return E.ne(input, 0) ^ E.ne(other, 0)
@@ -186,6 +187,7 @@ def isclose_strict(input, other, rtol, atol):
 """)
 def isclose(input, other, rtol=1e-05, atol=1e-08, equal_nan=False):
     """Whether |input - other| <= atol + rtol * |other|; infinities only equal themselves."""
+    need_tensors("isclose", input=input, other=other)
     a, b = input.meta.dtype, other.meta.dtype
     if a is not b:
         from .plans import _word

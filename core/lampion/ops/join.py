@@ -46,7 +46,7 @@ def channel_order(m):
     return order if contiguous_strides(shape) == tuple(m.strides[d] for d in order) else None
 
 
-@kernel_op("tensors: T[], dim=0")
+@kernel_op("tensors: T[], dim=0", out_cast="safe")
 class cat:
     """Tensors one after the other along a dim; dtypes are promoted.
 
@@ -128,7 +128,7 @@ def join_program(call, d, shapes, widths):
     return Program(tuple(calls))
 
 
-@kernel_op("tensors: T[], dim=0")
+@kernel_op("tensors: T[], dim=0", out_cast="safe")
 class stack:
     """Tensors of one shape along a new dim."""
 
@@ -286,6 +286,9 @@ def _split_along(name, least, dim_of, samples):
             raise RuntimeError(f"torch.{name} requires a tensor with at least {least} dimension"
                                f"{'s' if least > 1 else ''}, but got a tensor with {m.ndim} "
                                "dimensions!")
+        if isinstance(indices_or_sections, str):
+            raise TypeError(f"{name}(): argument 'indices_or_sections' must be int or tuple of "
+                            "ints, not str")
         d = dim_of(m)
         if isinstance(indices_or_sections, int) and indices_or_sections > 0 and (
                 m.shape[d] % indices_or_sections):
@@ -370,7 +373,7 @@ def _some(name, tensors):
     return tensors
 
 
-@composite(replay=True, samples="""
+@composite(out_cast="safe", replay=True, samples="""
     [f(2), f(3)]
     [f(2, 3).transposed, f(2, 1)]
     [f(), f()]
@@ -381,7 +384,7 @@ def hstack(tensors):
     return cat.fn(parts, 0 if parts[0].meta.ndim == 1 else 1)
 
 
-@composite(replay=True, aliases=("row_stack",), samples="""
+@composite(out_cast="safe", replay=True, aliases=("row_stack",), samples="""
     [f(3), f(3)]
     (f(2, 3).transposed, f(3))
 """)
@@ -390,7 +393,7 @@ def vstack(tensors):
     return cat.fn(atleast_2d.fn(list(_some("vstack", tensors))), 0)
 
 
-@composite(replay=True, samples="""
+@composite(out_cast="safe", replay=True, samples="""
     [f(3), f(3)]
     [f(2, 3), f(2, 3).transposed]
 """)
@@ -399,7 +402,7 @@ def dstack(tensors):
     return cat.fn(atleast_3d.fn(list(_some("dstack", tensors))), 2)
 
 
-@composite(replay=True, samples="""
+@composite(out_cast="safe", replay=True, samples="""
     [f(3), f(3, 2)]
     [f(), f()]
 """)

@@ -33,6 +33,8 @@ def check_fill(input, mask, value):
         if value.meta.ndim:
             raise RuntimeError("masked_fill_ only supports a 0-dimensional value tensor, but got "
                                f"tensor with {value.meta.ndim} dimension(s).")
+        if not dt.can_cast(value.meta.dtype, d):
+            raise RuntimeError(f"value cannot be converted to type {d.name} without overflow")
         return value.to(input.meta.device, d)
     if isinstance(value, complex) and d.kind != "c":
         raise RuntimeError(f"value cannot be converted to type {d.name} without overflow")

@@ -282,6 +282,8 @@ def narrow(input, dim, start, length):
     if not m.ndim:
         raise RuntimeError("narrow() cannot be applied to a 0-dim tensor.")
     d = wrap_dim(dim, m.ndim)
+    if hasattr(start, "meta") and (start.meta.ndim or start.meta.dtype.kind not in "ui"):
+        raise RuntimeError("start must be an 0-dim integral Tensor.")
     n, start, length = m.shape[d], int(start), int(length)
     if length < 0:
         raise RuntimeError("narrow(): length must be non-negative.")
@@ -303,7 +305,7 @@ def unbind(input, dim=0):
     """The slices along a dim, as views."""
     m = input.meta
     if not m.ndim:
-        raise RuntimeError("unbind(): dimension specified as 0 but tensor has no dimensions")
+        raise IndexError(f"Dimension specified as {dim} but tensor has no dimensions")
     d = wrap_dim(dim, m.ndim)
     pick = V.select.fn
     return tuple([pick(input, d, k) for k in range(m.shape[d])])

@@ -263,6 +263,10 @@ class rms_norm_backward:
 def rms_norm(input, normalized_shape, weight=None, eps=None):
     """x / sqrt(mean(x**2) + eps) * weight over the trailing dims; eps defaults to the dtype's
     machine epsilon."""
+    if weight is not None and weight.meta.shape != tuple(normalized_shape):
+        raise RuntimeError("Expected weight to be of same shape as normalized_shape, but got "
+                           f"weight of shape {list(weight.meta.shape)} and normalized_shape = "
+                           f"{list(normalized_shape)}")
     if eps is None:
         eps = {"float64": 2.0 ** -52, "bfloat16": 2.0 ** -7, "float16": 2.0 ** -10}.get(
             input.meta.dtype.name, 2.0 ** -23)

@@ -268,6 +268,9 @@ def adaptive_windows(space, size):
 
 def check_adaptive(op, m, rank):
     """Rank, emptiness and dtype of an adaptive pooling's input."""
+    if rank > 1 and m.ndim < rank + 1:
+        raise ValueError(f"{op}(): Input dimension should be at least {rank + 1}, but got "
+                         f"{m.ndim}: {list(m.shape)}")
     if m.ndim not in (rank + 1, rank + 2):
         raise RuntimeError(f"{op}(): Expected {rank + 1}D or {rank + 2}D tensor, but got "
                            f"{list(m.shape)}")

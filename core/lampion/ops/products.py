@@ -81,7 +81,7 @@ def addbmm(input, batch1, batch2, *, beta=1, alpha=1):
     return blended("addbmm", input, mm.fn(wide, tall), beta, alpha)
 
 
-@composite(method=True, inplace=True, replay=True, samples="""
+@composite(out_cast="safe", method=True, inplace=True, replay=True, samples="""
     f(2, 3), f(2), f(3)
     f(3), f(2), f(3).strided, beta=0.5, alpha=2
 """)
@@ -92,7 +92,7 @@ def addr(input, vec1, vec2, *, beta=1, alpha=1):
 
 # ---------------------------------------------------------------- vectors
 
-@composite(method=True, replay=True, samples="""
+@composite(out_cast="safe", method=True, replay=True, samples="""
     f(2), f(3)
     i(2).strided, i(3)
     f(0), f(2)
@@ -133,7 +133,7 @@ def vecdot(x, y, *, dim=-1):
     return (conj(x) * y).sum(dim)
 
 
-@composite(method=True, replay=True, samples="""
+@composite(out_cast="safe", method=True, replay=True, samples="""
     f(2, 3), f(4, 3)
     f(2, 3).transposed, f(3)
     f(), f(2)
@@ -201,7 +201,7 @@ def _count(m, dims):
     return n
 
 
-@composite(method=True, replay=True, samples="""
+@composite(out_cast="safe", method=True, replay=True, samples="""
     f(2, 2), f(2, 3)
     f(2).strided, f(2, 3).transposed
     f(), f(2)
@@ -281,7 +281,7 @@ def chain_matmul(*matrices):
     return matrices[0] if len(matrices) == 1 else _chain(list(matrices))
 
 
-@composite(method=True, where=("", "linalg"), replay=True, samples="""
+@composite(out_cast="safe", method=True, where=("", "linalg"), replay=True, samples="""
     f(3, 3), 3
     f(2, 3, 3).transposed, 2
     f(3, 3), 0

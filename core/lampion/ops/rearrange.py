@@ -55,13 +55,13 @@ class reverse_dims:
     i(0, 3), 0
     f(), ()
 """)
-def flip(input, *args, dims=None):
+def flip(input, *dims):
     """A copy with the given dims in reverse order.
 
     >>> flip(tensor([1, 2, 3]), 0).tolist()
     [3, 2, 1]
     """
-    dims = sizes(args if dims is None else (dims,), "flip")
+    dims = sizes(dims, "flip")
     if not dims:
         return input.clone()
     return reverse_dims.fn(input, wrap_dims(dims, input.meta.ndim, op="flip"))
@@ -112,10 +112,12 @@ def roll(input, shifts, dims=None):
     if len(shifts) != len(dims):
         raise RuntimeError(f"shifts and dimensions must align. shifts: {len(shifts)}, "
                            f"dims:{len(dims)}")
+    if not input.meta.ndim:
+        raise IndexError(f"Dimension specified as {dims[0]} but tensor has no dimensions")
     total = {}
     for s, d in zip(shifts, dims):
         d = wrap_dim(d, input.meta.ndim)
-        n = input.meta.shape[d] if input.meta.ndim else 0
+        n = input.meta.shape[d]
         total[d] = (total.get(d, 0) + s) % n if n else 0
     if not input.meta.ndim:
         return input.clone()

@@ -57,7 +57,7 @@ def sum_dtype(d, wanted):
     return dt.int64 if d.kind in "bui" else d
 
 
-@kernel_op("input: T, dim=None, keepdim=False, *, dtype=None")
+@kernel_op("input: T, dim=None, keepdim=False, *, dtype=None", out_cast="any")
 class sum:
     """Sum over `dim` (an int, a tuple, or None for all). 16-bit floats accumulate in float32."""
 
@@ -117,7 +117,7 @@ def need_elements(op, meta, dims):
         raise IndexError(f"{op}(): Expected reduction dim {d} to have non-zero size.")
 
 
-@kernel_op("input: T, dim=None, keepdim=False, *, dtype=None")
+@kernel_op("input: T, dim=None, keepdim=False, *, dtype=None", out_cast="safe")
 class mean:
     """Mean over `dim`. RuntimeError for integer tensors unless a floating dtype is given."""
 
@@ -218,6 +218,12 @@ def _extreme(title, op):
 
         def meta(input, dim, keepdim):
             dims = wrap_dims(dim, input.ndim, op=title)
+            if input.ndim > 64:
+                raise RuntimeError(f"{title}(): only tensors with up to 64 dims are supported")
+            if dim == () and not input.numel:
+                raise RuntimeError(f"{title}(): Expected reduction dim to be specified for "
+                                   "input.numel() == 0. Specify the reduction dim with the 'dim' "
+                                   "argument.")
             need_elements(title, input, dims)
             if input.dtype.kind == "c":
                 raise RuntimeError(f'"{title}" is not implemented for complex tensors')
@@ -359,7 +365,7 @@ any = _logic("any", "or")
 all = _logic("all", "and")
 
 
-@composite(method=True, samples="""
+@composite(out_cast="safe", method=True, samples="""
     f(2, 3)
     f(3, 4).transposed, 1
     f(3, 4), 0, True
@@ -374,7 +380,7 @@ def max(input, dim=None, keepdim=False, *, other=None):
     return _overloads("max", input, dim, keepdim, other)
 
 
-@composite(method=True, samples="""
+@composite(out_cast="safe", method=True, samples="""
     f(2, 3)
     f(3, 4).transposed, 1
     f(3, 4), 0, True
@@ -480,14 +486,14 @@ def _dims_and_correction(input, dim, unbiased, correction):
     return wrap_dims(dim, input.meta.ndim), correction
 
 
-@composite(method=True, samples=MOMENTS)
+@composite(out_cast="safe", method=True, samples=MOMENTS)
 def var(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
     """Variance over `dim`, with n - correction degrees of freedom (default 1)."""
     dims, c = _dims_and_correction(input, dim, unbiased, correction)
     return variance.fn(input, dims, c, keepdim)
 
 
-@composite(method=True, samples=MOMENTS)
+@composite(out_cast="safe", method=True, samples=MOMENTS)
 def std(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
     """Standard deviation over `dim` (see `var`)."""
     dims, c = _dims_and_correction(input, dim, unbiased, correction)
@@ -508,7 +514,7 @@ def std_mean(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
     return deviation.fn(input, dims, c, keepdim), mean.fn(input, dims, keepdim)
 
 
-@kernel_op("input: T, dim, keepdim=False")
+@kernel_op("input: T, dim, keepdim=False", out_cast="safe")
 class logsumexp:
     """log(sum(exp(input))) over `dim`, computed around the maximum."""
 

@@ -91,7 +91,8 @@ class Op:
 
     `method`, `inplace`, `out` say which variants exist; `where` lists the public namespaces
     ("" is the top level, then "nn.functional", "special", "linalg", ...). `differentiable` is
-    False only by declaration.
+    False only by declaration. `out_cast` says which dtypes out= may have: "same" as the result's,
+    "safe" (one that the result's can be cast to; the default of elementwise ops) or "any".
     """
 
     name: str
@@ -110,10 +111,12 @@ class Op:
     returns: tuple[str, ...] = ()
     result_name: str = ""  # of the named tuple of `returns`, if it is not the op's own
     namespace: str = ""
+    out_cast: str = ""
     plans: dict[Any, Any] = field(default_factory=dict, repr=False)
     iplans: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        self.out_cast = self.out_cast or ("safe" if self.kind == "elementwise" else "same")
         self.tensors = tuple(p for p in self.params
                              if p.kind in (TENSOR, OPTIONAL, LIST, TENSOR_OR_NUMBER))
         self.scalars = tuple(p for p in self.params if p.kind in (SCALAR, INTEGER))
@@ -508,10 +511,11 @@ class namespace:
 def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
                 method: bool = True, inplace: bool | None = None, where: Sequence[str] = ("",),
                 name: str | None = None, fixed: dict[str, dtype] | None = None,
-                noutputs: int = 1, **options: Any) -> Any:
+                noutputs: int = 1, tensors: Sequence[str] = (), **options: Any) -> Any:
     """Declare an elementwise op from a function of scalar expressions.
 
-    Positional arguments are tensors (numbers are taken where at least one is a tensor);
+    Positional arguments are tensors (numbers are taken where at least one is a tensor, and not
+    for the arguments that `tensors` names);
     arguments annotated `Scalar` are numbers passed at run time, `Attr` are Python values the
     expression is traced for, and `bool` a boolean tensor outside promotion.
 
@@ -522,7 +526,7 @@ def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
     if fn is None:
         return lambda f: elementwise(f, promote=promote, kinds=kinds, method=method,
                                      inplace=inplace, where=where, name=name, fixed=fixed,
-                                     noutputs=noutputs, **options)
+                                     noutputs=noutputs, tensors=tensors, **options)
     params: list[Param] = []
     stay = dict(fixed or {})
     notes = {k: _NOTES.get(v, v) for k, v in fn.__annotations__.items()}
@@ -530,7 +534,7 @@ def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
     binary = sum(notes.get(p.name) not in (Scalar, Attr) for p in spec) > 1
     for p in spec:
         note = notes.get(p.name)
-        kind = _KINDS.get(note, TENSOR_OR_NUMBER if binary else TENSOR)
+        kind = _KINDS.get(note, TENSOR_OR_NUMBER if binary and p.name not in tensors else TENSOR)
         if note is bool:
             stay[p.name] = dt.bool_
         params.append(Param(p.name, kind, p.default, p.kwonly))
@@ -578,7 +582,7 @@ def _block(cls: type, allowed: Iterable[str]) -> dict[str, Any]:
 
 
 _COMMON = ("method", "inplace", "out", "where", "aliases", "differentiable", "samples",
-           "reference", "domain", "name", "returns", "result_name")
+           "reference", "domain", "name", "returns", "out_cast", "result_name")
 
 
 def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:

@@ -48,7 +48,7 @@ def _scan_meta(title):
     return meta
 
 
-@kernel_op("input: T, dim, *, dtype=None")
+@kernel_op("input: T, dim, *, dtype=None", out_cast="any")
 class cumsum:
     """Running sum along `dim`; integers and bool give int64 unless dtype is given."""
 
@@ -75,7 +75,7 @@ def _flip_sum(g, dim):
     return g.flip(dim).cumsum(dim).flip(dim)
 
 
-@kernel_op("input: T, dim, *, dtype=None")
+@kernel_op("input: T, dim, *, dtype=None", out_cast="any")
 class cumprod:
     """Running product along `dim`."""
 
@@ -171,6 +171,7 @@ cummin = _running_extreme("cummin", "min")
 """)
 def logcumsumexp(input, dim):
     """log(cumsum(exp(input))) along `dim`, around the running maximum."""
+    wrap_dim(dim, input.meta.ndim)
     if input.meta.dtype.kind not in "fc":
         input = input.to(dt.get_default_dtype())
     if not input.meta.ndim or not input.meta.numel:
@@ -193,7 +194,7 @@ def log_running(input, top, dim):
     return y
 
 
-@composite(replay=True, method=True, samples="""
+@composite(out_cast="safe", replay=True, method=True, samples="""
     f(2, 4)
     f(5, 3).transposed, 2, 0
     f(4).offset, 1, -1, f(2), f(1)

@@ -75,7 +75,7 @@ def _others(x, dims):
     return (before * after).reshape(*shape).permute(*back)
 
 
-@composite(replay=True, method=True, samples="""
+@composite(out_cast="any", replay=True, method=True, samples="""
     f(2, 3)
     f(3, 4).transposed, 1
     f(2, 3, 4).strided, -2, True
@@ -94,7 +94,7 @@ def prod(input, dim=None, keepdim=False, *, dtype=None):
     return prod_dims.fn(input, dims, keepdim, dtype=dtype)
 
 
-@kernel_op("input: T, dim=None, keepdim=False, *, dtype=None")
+@kernel_op("input: T, dim=None, keepdim=False, *, dtype=None", out_cast="safe")
 class nansum:
     """Sum with NaN as 0."""
 
@@ -128,7 +128,7 @@ class nansum:
         return REGISTRY["sum"].fn(x, dim, keepdim, dtype=dtype)
 
 
-@composite(replay=True, method=True, samples="""
+@composite(out_cast="safe", replay=True, method=True, samples="""
     f(2, 3)
     f(3, 4).transposed, 1
     f(2, 3, 4).strided, (0, -1), True
@@ -168,12 +168,16 @@ class aminmax:
         f()
     """
     method = True
-    out = False
     noutputs = 2
     returns = ("min", "max")
 
     def meta(input, dim, keepdim):
         dims = wrap_dims(dim, input.ndim, op="aminmax")
+        if input.ndim > 64:
+            raise RuntimeError("aminmax(): only tensors with up to 64 dims are supported")
+        if dim is None and not input.numel:
+            raise RuntimeError("aminmax(): cannot compute aminmax over an empty dimension as the "
+                               "operation has no identity.")
         need_elements("aminmax", input, dims)
         return [(input.dtype, reduced_shape(input.shape, dims, keepdim))] * 2
 
@@ -357,6 +361,13 @@ def pdist(input, p=2.0):
 """)
 def renorm(input, p, dim, maxnorm):
     """Scale down every slice along `dim` whose p-norm exceeds `maxnorm`."""
+    if input.meta.ndim < 2:
+        raise RuntimeError(f"renorm: input needs at least 2 dimensions, got {input.meta.ndim} "
+                           "dimensions")
+    if p <= 0:
+        raise RuntimeError("renorm: non-positive-norm not supported")
+    if maxnorm < 0:
+        raise RuntimeError(f"renorm: expected maxnorm to be >= 0 but got {maxnorm}")
     d = wrap_dim(dim, input.meta.ndim)
     others = tuple(k for k in range(input.meta.ndim) if k != d)
     size = vector_norm.fn(input, p, others, True)

@@ -79,13 +79,13 @@ def log1p(input):
     return E.log1p(input)
 
 
-@elementwise(kinds=FLOATING)
+@elementwise(tensors=("input", "other"), kinds=FLOATING)
 def logaddexp(input, other):
     """log(e**input + e**other) without overflow."""
     return _log_sum(input, other, E.exp, E.log1p, E.log)
 
 
-@elementwise(kinds="f")
+@elementwise(tensors=("input", "other"), kinds="f")
 def logaddexp2(input, other):
     """log2(2**input + 2**other) without overflow."""
     return _log_sum(input, other, E.exp2, lambda x: E.log1p(x) * (1 / math.log(2)), E.log2)
@@ -154,7 +154,7 @@ def atan(input):
     return E.atan(input)
 
 
-@elementwise(kinds=REAL, aliases=("arctan2",), **FUNCTION)
+@elementwise(kinds=REAL, aliases=("arctan2",), tensors=("input", "other"), **FUNCTION)
 def atan2(input, other):
     """The angle of the point (x=other, y=input)."""
     return E.atan2(input, other)
@@ -258,25 +258,25 @@ def _logit_grad(g, out, input, *, eps):
 
 # ---------------------------------------------------------------- rounding
 
-@elementwise(kinds="uif")
+@elementwise(out_cast="same", kinds="uif")
 def floor(input):
     """The largest integer not above."""
     return by_type(f=E.floor(input), other=input)
 
 
-@elementwise(kinds="uif")
+@elementwise(out_cast="same", kinds="uif")
 def ceil(input):
     """The smallest integer not below."""
     return by_type(f=E.ceil(input), other=input)
 
 
-@elementwise(kinds="uif", aliases=("fix",))
+@elementwise(out_cast="same", kinds="uif", aliases=("fix",))
 def trunc(input):
     """The integer part, towards 0."""
     return by_type(f=E.trunc(input), other=input)
 
 
-@elementwise(kinds="f")
+@elementwise(out_cast="same", kinds="f")
 def frac(input):
     """The part after the point, with the sign of the input."""
     return input - E.trunc(input)
@@ -292,7 +292,7 @@ def at_decimals(op, form, input, *, decimals, out=None):
     return other.fn(input, decimals, out=out)
 
 
-@elementwise(kinds="uif", where=SPECIAL, detour=Detour(
+@elementwise(out_cast="same", kinds="uif", where=SPECIAL, detour=Detour(
     "decimals != 0", at_decimals, (Param("decimals", "A", 0, True),)))
 def round(input):
     """The nearest integer, halves to even; `decimals` rounds to that many places."""
@@ -338,15 +338,19 @@ def _angle_grad(g, out, input):
 
 
 def _full_width(op, operands, attrs):
-    """Complex numbers have float32 or float64 parts."""
+    """Complex numbers have float32 or float64 parts, both of one dtype."""
+    first, second = [m.dtype for m in operands]
+    if first is not second:
+        raise RuntimeError(f"{op.name}: Expected both parts to be of one floating dtype but got "
+                           f"{first!r} and {second!r}")
     for m in operands:
         if isinstance(m, Meta) and m.dtype.itemsize == 2:
             raise DtypeError(f'"{op.name}" is not implemented for dtype {m.dtype!r}: complex '
                              "numbers have float32 or float64 parts")
 
 
-@elementwise(name="complex", method=False, kinds="f", check=_full_width,
-             promote=lambda d, attrs: [d.to_complex()])
+@elementwise(name="complex", tensors=("real", "imag"), out_cast="same", method=False, kinds="f",
+             check=_full_width, promote=lambda d, attrs: [d.to_complex()])
 def complex_(real, imag):
     """The complex number real + i imag."""
     return E.complex_(real, imag)
@@ -357,7 +361,8 @@ def _complex_grad(g, out, real, imag):
     return E.real(g), E.imag(g)
 
 
-@elementwise(method=False, kinds="f", check=_full_width, domain=(0.1, 2),
+@elementwise(tensors=("abs", "angle"), out_cast="same", method=False, kinds="f",
+             check=_full_width, domain=(0.1, 2),
              promote=lambda d, attrs: [d.to_complex()])
 def polar(abs, angle):
     """The complex number of this modulus and angle."""

@@ -119,6 +119,16 @@ def back(x: Any) -> Any:
     return x
 
 
+def narrowed(t: Any, computed: torch.dtype) -> Any:
+    """A tensor of either library in the dtype that its values were computed in, if that is
+    narrower: an out= tensor may be wider than the result."""
+    if isinstance(t, torch.Tensor):
+        wider = t.dtype.is_floating_point and t.dtype.itemsize > computed.itemsize
+        return t.to(computed) if wider else t
+    wider = t.dtype.is_floating_point and t.dtype.itemsize > computed.itemsize
+    return t.to(dtype(computed)) if wider else t
+
+
 def map_tensors(f: Callable[[Any], Any], x: Any, kind: type = torch.Tensor) -> Any:
     """`x` with every tensor replaced by f(tensor)."""
     if isinstance(x, kind):

@@ -82,8 +82,7 @@ def function_of(op: Any) -> Callable[..., Any]:
         return lambda x: getattr(x, op.name)
     method = op.name if op.name in METHODS else WRITERS.get(op.name)
     if method is not None:
-        getattr(Tensor, method)  # AttributeError here rather than at the first sample
-        return lambda x, *args, **kw: getattr(x, method)(*args, **kw)
+        return getattr(Tensor, method)
     return public(op.name)
 
 
