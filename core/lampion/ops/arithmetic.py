@@ -738,7 +738,8 @@ def gcd(input, other):
             return a
 
 
-@composite(out_cast="safe", replay=True, method=True, inplace=True, differentiable=False, samples="""
+@composite(out_cast="safe", replay=True, method=True, inplace=True, differentiable=False,
+           samples="""
     i(2, 3, low=-20, high=20), i(3, low=-20, high=20)
     i(4), v([0, 0, 6, -3])
 """)

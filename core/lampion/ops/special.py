@@ -71,7 +71,8 @@ def mvlgamma_of(input, p: Attr = 1):
     return total
 
 
-@composite(out_cast="safe", where=("", "special"), method=True, inplace=True, aliases=("multigammaln",), samples="""
+@composite(out_cast="safe", where=("", "special"), method=True, inplace=True,
+           aliases=("multigammaln",), samples="""
     f(2, 3, low=3, high=8), 2
     f(3, low=3, high=8).strided, 1
     f(low=3, high=8), 4
@@ -385,7 +386,8 @@ def _incomplete_op(input, other, upper):
     return incomplete_slope.fn(value, weights, x, sign=-1.0 if upper else 1.0).to(d)
 
 
-@composite(out_cast="safe", where=("special", ""), aliases=("igamma",), method=True, inplace=True, samples="""
+@composite(out_cast="safe", where=("special", ""), aliases=("igamma",), method=True, inplace=True,
+           samples="""
     f(2, 3, low=0.5, high=4).fixed, f(2, 3, low=0.2, high=6)
     f(3, 1, low=0.5, high=4).fixed, f(4, low=0.2, high=6)
     v([0.0, 1, 2]), v([1.0, 0, inf])
@@ -395,7 +397,8 @@ def gammainc(input, other):
     return _incomplete_op(input, other, False)
 
 
-@composite(out_cast="safe", where=("special", ""), aliases=("igammac",), method=True, inplace=True, samples="""
+@composite(out_cast="safe", where=("special", ""), aliases=("igammac",), method=True, inplace=True,
+           samples="""
     f(2, 3, low=0.5, high=4).fixed, f(2, 3, low=0.2, high=6)
     f(3, 1, low=0.5, high=4).fixed, f(4, low=0.2, high=6)
     v([0.0, 1, 2]), v([1.0, 0, inf])
