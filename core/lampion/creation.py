@@ -593,13 +593,23 @@ def eye(n: int, m: int | None = None, *, out: Any = None, dtype: Any = None, dev
 def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None,
                  layout: Any = None) -> Tensor:
     """Coordinates of the lower triangle of a row x col matrix, shape (2, count), row by row."""
-    return upload(np.array(np.tril_indices(row, offset, col)), dtype or dt.int64, device)
+    return _triangle("tril_indices", row, col, offset, False, dtype, device)
 
 
 def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None,
                  layout: Any = None) -> Tensor:
     """Coordinates of the upper triangle of a row x col matrix, shape (2, count), row by row."""
-    return upload(np.array(np.triu_indices(row, offset, col)), dtype or dt.int64, device)
+    return _triangle("triu_indices", row, col, offset, True, dtype, device)
+
+
+def _triangle(name: str, row: int, col: int, offset: int, upper: bool, d: Any,
+              device: Any) -> Tensor:
+    """Indices of a triangle, once the arguments are known to make sense."""
+    for what, n in (("row", row), ("col", col)):
+        if n < 0:
+            raise RuntimeError(f"{name}: {what} must be non-negative, got {n}")
+    return R.REGISTRY["triangle_indices"].fn(row, col, offset, upper, dtype=d or dt.int64,
+                                             device=resolve(device))
 
 
 # ---- methods  ----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from .base.meta import meta
 from .callpath import NS
 from .conversion import raw_copy
 from .ops import plans as P
+from .ops.movement import sizes
 from .runtime.backend import host_read
 from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
@@ -363,12 +364,13 @@ def set_(self: Tensor, source: Any = None, storage_offset: int = 0, size: Any = 
 def resize_(self: Tensor, *size: Any, memory_format: Any = None) -> Tensor:
     """Change the shape in place; grows the storage if it is too small (new elements are
     uninitialised)."""
-    from .ops.movement import sizes
-
     if self.node is not None:
         raise RuntimeError("cannot resize variables that require grad")
     m = self.meta
-    new = meta(m.dtype, sizes(size, "resize_"), None, m.device)
+    shape = sizes(size, "resize_")
+    if shape == m.shape and memory_format is None:
+        return self
+    new = meta(m.dtype, shape, None, m.device)
     if self.data_.offset + new.span > self.data_.base.nbytes:
         grown = empty_meta(new)
         keep = min(m.span, new.span)

@@ -52,7 +52,6 @@ def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12,
     return input / scale if out is None else lampion.div(input, scale, out=out)
 
 
-@replayed
 def pdist(input: Tensor, p: float = 2) -> Tensor:
     """The p-norm distances of all pairs i < j of rows of (N, M): N (N - 1) / 2 values."""
     return lampion.pdist(input, p)

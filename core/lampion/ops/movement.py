@@ -169,34 +169,36 @@ def broadcast_to(input, size):
     return input.expand(*size)
 
 
-@composite(method=True, out=False, samples="""
-    f(2, 3, 4), 0, 2
-    f(2, 3, 4).transposed, (0, -1), (1, 0)
-""")
-def movedim(input, source, destination):
+@view_op("input: T, source, destination")
+class movedim:
     """Move dims to new positions; the others keep their order."""
-    n = input.meta.ndim
-    src = [wrap_dim(d, n) for d in ((source,) if isinstance(source, int) else source)]
-    dst = [wrap_dim(d, n) for d in ((destination,) if isinstance(destination, int)
-                                    else destination)]
-    if len(src) != len(dst):
-        raise RuntimeError(f"movedim: Invalid source or destination dims: source ({src} dims) "
-                           f"should contain the same number of dims as destination ({dst} dims)")
-    if len(set(src)) != len(src):
-        raise RuntimeError(f"movedim: repeated dim in `source` ({src})")
-    if len(set(dst)) != len(dst):
-        raise RuntimeError(f"movedim: repeated dim in `destination` ({dst})")
-    order = [-1] * n
-    for a, b in zip(src, dst):
-        order[b] = a
-    rest = iter(d for d in range(n) if d not in src)
-    return input.permute([next(rest) if d < 0 else d for d in order])
 
+    aliases = ("moveaxis",)
+    samples = """
+        f(2, 3, 4), 0, 2
+        f(2, 3, 4).transposed, (0, -1), (1, 0)
+        f(2, 3, 4), 0, -1
+    """
 
-@composite(method=True, out=False, samples="f(2, 3, 4), 0, -1")
-def moveaxis(input, source, destination):
-    """Alias of `movedim`."""
-    return movedim.fn(input, source, destination)
+    def view(m, source, destination):
+        src, dst = ([wrap_dim(d, m.ndim) for d in ((dims,) if isinstance(dims, int) else dims)]
+                    for dims in (source, destination))
+        if len(src) != len(dst):
+            raise RuntimeError(f"movedim: Invalid source or destination dims: source ({src} dims) "
+                               f"should contain the same number of dims as destination ({dst} "
+                               "dims)")
+        if len(set(src)) != len(src):
+            raise RuntimeError(f"movedim: repeated dim in `source` ({src})")
+        if len(set(dst)) != len(dst):
+            raise RuntimeError(f"movedim: repeated dim in `destination` ({dst})")
+        order = [-1] * m.ndim
+        for a, b in zip(src, dst):
+            order[b] = a
+        rest = iter(d for d in range(m.ndim) if d not in src)
+        return V.permute_dims.view(m, [next(rest) if d < 0 else d for d in order])
+
+    def vjp(ctx, g):
+        return (g.movedim(ctx.destination, ctx.source),)
 
 
 @composite(replay=True, method=True, out=False, samples="""
@@ -222,24 +224,28 @@ def flatten(input, start_dim=0, end_dim=-1):
     return input.reshape(m.shape[:a] + (n,) + m.shape[b + 1:])
 
 
-@composite(method=True, out=False, samples="""
-    f(2, 6), 1, (2, -1)
-    f(6, 2).transposed, -2, (3, 2)
-""")
-def unflatten(input, dim, sizes):
+@view_op("input: T, dim, sizes")
+class unflatten:
     """Split a dim into `sizes` (one may be -1)."""
-    m = input.meta
-    d = wrap_dim(dim, m.ndim)
-    sizes = tuple(sizes)
-    if not sizes:
-        raise RuntimeError("unflatten: sizes must be non-empty")
-    known = 1
-    for n in sizes:
-        known *= n if n != -1 else 1
-    if (sizes.count(-1) == 0 and known != m.shape[d]) or (known and m.shape[d] % known):
-        raise RuntimeError(f"unflatten: Provided sizes {list(sizes)} don't multiply up to the "
-                           f"size of dim {d} ({m.shape[d]}) in the input tensor")
-    return input.view(m.shape[:d] + infer_size(sizes, m.shape[d]) + m.shape[d + 1:])
+
+    samples = """
+        f(2, 6), 1, (2, -1)
+        f(6, 2).transposed, -2, (3, 2)
+    """
+    vjp = _like_input
+
+    def view(m, dim, sizes):
+        d = wrap_dim(dim, m.ndim)
+        if not sizes:
+            raise RuntimeError("unflatten: sizes must be non-empty")
+        known = 1
+        for n in sizes:
+            known *= n if n != -1 else 1
+        if (sizes.count(-1) == 0 and known != m.shape[d]) or (known and m.shape[d] % known):
+            raise RuntimeError(f"unflatten: Provided sizes {list(sizes)} don't multiply up to the "
+                               f"size of dim {d} ({m.shape[d]}) in the input tensor")
+        shape = m.shape[:d] + infer_size(sizes, m.shape[d]) + m.shape[d + 1:]
+        return shape, view_strides(m.shape, m.strides, shape), 0
 
 
 @composite(method=True, out=False, samples="""

@@ -595,6 +595,11 @@ def combinations(input, r=2, with_replacement=False):
         raise RuntimeError(f"Expect a non-negative number, but got {r}")
     if r == 0:
         return input.new_empty((0,))
+    if r == 2:
+        n, device = input.meta.numel, input.meta.device
+        pairs = REGISTRY["triangle_indices"].fn(n, n, int(not with_replacement), True,
+                                                dtype=dt.int64, device=device)
+        return input.index_select(0, pairs.t().reshape((-1,))).reshape((-1, 2))
     pick = itertools.combinations_with_replacement if with_replacement else itertools.combinations
     rows = list(pick(range(input.meta.numel), r))
     index = input.new_tensor(rows, dtype=dt.int64)

@@ -233,14 +233,7 @@ class norm_dims:
         a = n.input(x)
         p = E.cast(n.scalar(), acc)
         n.start()
-        v = E.abs_(a())
-        value = {"two": lambda: E.sqrt(n.reduce("sum", v * v)),
-                 "one": lambda: n.reduce("sum", v),
-                 "max": lambda: n.reduce("max", v), "min": lambda: n.reduce("min", v),
-                 "zero": lambda: n.reduce("sum", E.select(E.eq(v, 0.0), 0.0, 1.0)),
-                 "power": lambda: E.op("pow", n.reduce("sum", E.op("pow", v, p)), 1.0 / p),
-                 }[call.kind]()
-        n.store(o, value, inner=False)
+        n.store(o, norm_of(n, call.kind, E.abs_(a()), p), inner=False)
         return n.program()
 
     def vjp(ctx, g):
@@ -265,7 +258,17 @@ class norm_dims:
         return (_where(y == 0, 0.0, x.sgn() * slope * (g / y ** (p - 1))),)
 
 
-def _kind(p):
+def norm_of(n, kind, v, p):
+    """The p-norm of magnitudes `v` over the inner loops; `kind` as `norm_kind` says."""
+    return {"two": lambda: E.sqrt(n.reduce("sum", v * v)),
+            "one": lambda: n.reduce("sum", v),
+            "max": lambda: n.reduce("max", v), "min": lambda: n.reduce("min", v),
+            "zero": lambda: n.reduce("sum", E.select(E.eq(v, 0.0), 0.0, 1.0)),
+            "power": lambda: E.op("pow", n.reduce("sum", E.op("pow", v, p)), 1.0 / p),
+            }[kind]()
+
+
+def norm_kind(p):
     return {2.0: "two", 1.0: "one", math.inf: "max", -math.inf: "min", 0.0: "zero"}.get(
         float(p), "power")
 
@@ -292,7 +295,7 @@ def vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
                "tensor as input.")
     if dtype is not None:
         x = x.to(dtype)
-    return norm_dims.fn(x, wrap_dims(dim, x.meta.ndim), keepdim, _kind(ord), float(ord))
+    return norm_dims.fn(x, wrap_dims(dim, x.meta.ndim), keepdim, norm_kind(ord), float(ord))
 
 
 @composite(replay=True, method=True, samples="""
@@ -318,40 +321,6 @@ def norm(input, p="fro", dim=None, keepdim=False, dtype=None):
 def dist(input, other, p=2):
     """p-norm of input - other."""
     return vector_norm.fn(input - other, p)
-
-
-@composite(replay=True, samples="""
-    f(3, 4), f(2, 4)
-    f(2, 3, 4), f(2, 2, 4).transposed, 1.0
-    f(3, 2), f(4, 2), p=inf
-    f(3, 2), f(0, 2)
-""")
-def cdist(x1, x2, p=2.0, compute_mode="use_mm_for_euclid_dist_if_necessary"):
-    """Distances between all rows of x1 [..., P, M] and x2 [..., R, M]."""
-    if x1.meta.shape[-1] != x2.meta.shape[-1]:
-        raise RuntimeError(f"X1 and X2 must have the same number of columns. X1: "
-                           f"{x1.meta.shape[-1]} X2: {x2.meta.shape[-1]}")
-    return vector_norm.fn(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
-
-
-@composite(samples="""
-    f(4, 3)
-    f(3, 2).transposed, 1
-    f(1, 3)
-""")
-def pdist(input, p=2.0):
-    """Distances between all pairs of rows, i < j, as one dim."""
-    m = input.meta
-    if m.ndim != 2:
-        raise RuntimeError(f"pdist only supports 2D tensors, got: {m.ndim}D")
-    if m.dtype.kind != "f":
-        raise RuntimeError("pdist only supports floating-point dtypes")
-    if p < 0:
-        raise RuntimeError("pdist only supports non-negative p values")
-    n = m.shape[0]
-    pairs = REGISTRY["full"].fn((n, n), True, dtype=dt.bool_, device=input.meta.device).triu(1)
-    first, second = (rows.contiguous() for rows in pairs.nonzero().unbind(1))
-    return vector_norm.fn(input.index_select(0, first) - input.index_select(0, second), p, -1)
 
 
 @composite(replay=True, method=True, samples="""

@@ -221,7 +221,7 @@ _SHIFTED: dict[str, Callable[..., tuple[Any, ...]]] = {
     "unfold_dim": lambda n, d, *rest: (wrap_dim(d, n) + 1, *rest),
     "index_view": lambda n, key: ((_FULL, *key),),
 }
-_RESHAPES = frozenset(("view_as_shape", "view", "reshape", "squeeze_dims", "squeeze"))
+_RESHAPES = frozenset(("view_as_shape", "view", "reshape", "unflatten", "squeeze_dims", "squeeze"))
 
 
 def _view(level: BatchLevel, op: Any, args: Sequence[Any], plan: Any) -> Any:
