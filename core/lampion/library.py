@@ -14,13 +14,13 @@ from . import tensor as _tensor
 from .ops import registry as _registry
 
 FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special", "facts",
-            "reduce", "scan", "softmax", "statistics", "distances", "norm", "loss", "views",
-            "movement", "region", "gather", "scatter", "masked", "nonzero", "join", "copies",
-            "rearrange", "pad", "sort", "search", "create", "random", "contract", "conv",
-            "windows", "pool", "attention", "linalg_solve", "linalg_factor", "linalg_eigen", "linalg_norms",
+            "reduce", "scan", "softmax", "statistics", "norm", "loss", "views", "movement",
+            "region", "gather", "scatter", "masked", "nonzero", "join", "copies", "rearrange",
+            "pad", "sort", "search", "create", "random", "contract", "conv", "windows", "pool",
+            "attention", "linalg_solve", "linalg_factor", "linalg_eigen", "linalg_norms",
             "linalg_functions", "products", "einsum", "fold", "resample", "masked_reduce",
             "segments", "native", "fourier",
-            "stft")
+            "stft", "distances")
 for _family in FAMILIES:
     importlib.import_module(f".ops.{_family}", __package__)
 
