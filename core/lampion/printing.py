@@ -169,6 +169,8 @@ def tensor_repr(t: Any) -> str:
     tensor([1.0000, 2.5000])
     """
     m = t.meta
+    if m.virtual:
+        return t.data_.describe()
     name = type(t).__name__
     prefix = "tensor(" if name in ("Tensor", "Parameter") else name + "("
     indent = len(prefix)

@@ -99,11 +99,8 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
                          "materialize_grads=True, but got: allow_unused=False.")
     outs, ins = _sequence(outputs), _sequence(inputs)
     if is_grads_batched:
-        rows = [grad(outs, ins, [g[k] for g in _sequence(grad_outputs)], True, create_graph,
-                     only_inputs, allow_unused, False, materialize_grads)
-                for k in range(len(_sequence(grad_outputs)[0]))]
-        stack = REGISTRY["stack"].fn
-        return tuple(None if col[0] is None else stack(list(col)) for col in zip(*rows))
+        return batched_grad(outs, ins, _sequence(grad_outputs), retain_graph, create_graph,
+                            allow_unused, materialize_grads)
     if not ins:
         raise ValueError("grad requires non-empty inputs.")
     for t in ins:
@@ -127,3 +124,17 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
         finally:
             mode.enabled = previous
     return tuple(got)
+
+
+def batched_grad(outputs: Sequence[Any], inputs: Sequence[Any], grad_outputs: Sequence[Any],
+                 retain_graph: bool | None, create_graph: bool, allow_unused: bool | None,
+                 materialize_grads: bool = False) -> tuple[Any, ...]:
+    """`grad` for a batch of output gradients (their first dim), all at once."""
+    from ..transforms.batching import BatchLevel
+
+    size = next(g for g in grad_outputs if g is not None).meta.shape[0]
+    with BatchLevel(size) as level:
+        seeds = [None if g is None else level.over(g) for g in grad_outputs]
+        got = grad(outputs, inputs, seeds, retain_graph, create_graph, True, allow_unused, False,
+                   materialize_grads)
+        return tuple([None if g is None else level.take(g, 0) for g in got])

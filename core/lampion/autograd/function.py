@@ -312,6 +312,13 @@ class Function:
         raise NotImplementedError("You must implement the jvp function for custom "
                                   "autograd.Function to use it with forward mode AD.")
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        """The operation on a batch: (outputs, their batch dims). `info` has `batch_size` and
+        `randomness`, `in_dims` the batch dim of every argument (None: the same for all)."""
+        raise NotImplementedError("To use autograd.Function with vmap, you must either override "
+                                  "the vmap staticmethod or set generate_vmap_rule=True.")
+
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """Run `forward` and record the call. Returns what `forward` returns."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..ops.registry import REGISTRY
 from . import node as N
-from .api import grad
+from .api import batched_grad, grad
 from .modes import enable_grad
 
 
@@ -117,8 +117,8 @@ def jacobian(func: Callable[..., Any], inputs: Any, create_graph: bool = False,
              strategy: str = "reverse-mode") -> Any:
     """The Jacobian of a function of one or several tensors, with shape (*output, *input).
 
-    A tuple of outputs or inputs gives a tuple (of tuples). `vectorize` is accepted and changes
-    nothing; `strategy="forward-mode"` computes it by columns instead of rows.
+    A tuple of outputs or inputs gives a tuple (of tuples). `vectorize` computes all rows at once
+    (by vmap); `strategy="forward-mode"`, only with it, by columns instead.
 
     >>> import lampion
     >>> lampion.autograd.functional.jacobian(lambda x: x * x, lampion.tensor([1.0, 2.0]))
@@ -129,6 +129,21 @@ def jacobian(func: Callable[..., Any], inputs: Any, create_graph: bool = False,
         raise ValueError('Expected strategy to be either "forward-mode" or "reverse-mode". Hint: '
                          'If your function has more outputs than inputs, "forward-mode" tends to '
                          'be more performant. Otherwise, prefer to use "reverse-mode".')
+    if vectorize and strict:
+        raise RuntimeError("jacobian: `strict=True` and `vectorized=True` "
+                           "are not supported together. Please either set `strict=False` or "
+                           "`vectorize=False`.")
+    if strategy == "forward-mode":
+        if create_graph:
+            raise NotImplementedError("jacobian: `create_graph=True` and "
+                                      '`strategy="forward-mode"` are not supported together (yet). '
+                                      'Please either set `create_graph=False` or '
+                                      '`strategy="reverse-mode"`.')
+        if strict or not vectorize:
+            raise NotImplementedError("jacobian: `strategy=\"forward-"
+                                      'mode"` is only supported with `strict=False` and '
+                                      "`vectorize=True`.")
+        return _columns(func, inputs)
     stack = REGISTRY["stack"].fn
     with enable_grad():
         ins, given = _many(inputs, "inputs given to jacobian")
@@ -136,6 +151,9 @@ def jacobian(func: Callable[..., Any], inputs: Any, create_graph: bool = False,
         outs, many = _many(func(*ins), "outputs of the user-provided function given to jacobian")
         table = []
         for o in outs:
+            if vectorize:
+                table.append(_rows(o, ins, create_graph))
+                continue
             rows = [_grads([o.reshape(-1)[k]], ins, None, create_graph, strict, True)
                     for k in range(o.numel())]
             table.append(tuple([
@@ -143,6 +161,50 @@ def jacobian(func: Callable[..., Any], inputs: Any, create_graph: bool = False,
                 else t.new_zeros((*o.shape, *t.shape)) for j, t in enumerate(ins)]))
     done = [_back(row, given, create_graph) for row in table]
     return tuple(done) if many else done[0]
+
+
+def _unit(t: Any, n: int, at: int) -> Any:
+    """(n, *t.shape) with ones where row at + k meets element k."""
+    m = t.meta
+    eye = REGISTRY["identity_matrix"].fn(m.numel, m.numel, dtype=m.dtype, device=m.device)
+    whole = REGISTRY["full"].fn((n, m.numel), 0, dtype=m.dtype, device=m.device)
+    whole.narrow(0, at, m.numel).copy_(eye)
+    return whole.reshape(n, *m.shape)
+
+
+def _rows(o: Any, ins: Sequence[Any], create: bool) -> tuple[Any, ...]:
+    """The Jacobian of one output, all rows at once."""
+    if o.node is None or not o.numel():
+        return tuple([t.new_zeros((*o.shape, *t.shape)) for t in ins])
+    got = batched_grad([o], list(ins), [_unit(o, o.numel(), 0)], True, create, True)
+    return tuple([t.new_zeros((*o.shape, *t.shape)) if g is None
+                  else g.reshape(*o.shape, *t.shape) for g, t in zip(got, ins)])
+
+
+def _columns(func: Callable[..., Any], inputs: Any) -> Any:
+    """The Jacobian by forward mode, all columns at once."""
+    from ..transforms.batching import BatchLevel
+    from ..transforms.tangents import DualLevel
+
+    ins, given = _many(inputs, "inputs given to jacobian")
+    ins = tuple([t.detach() for t in ins])
+    total, at, units = sum(t.numel() for t in ins), 0, []
+    for t in ins:
+        units.append(_unit(t, total, at))
+        at += t.numel()
+    with BatchLevel(total) as level, DualLevel() as forward:
+        outs, many = _many(func(*[forward.dual(t, level.over(u)) for t, u in zip(ins, units)]),
+                           "outputs of the user-provided function given to jacobian")
+        found = [forward.parts(o) for o in outs]
+        whole = [level.take(N.zeros(p.meta.plain) if t is None else t, -1) for p, t in found]
+    table = []
+    for w in whole:
+        at, row = 0, []
+        for t in ins:
+            row.append(w.narrow(-1, at, t.numel()).reshape(*w.shape[:-1], *t.shape))
+            at += t.numel()
+        table.append(tuple(row) if given else row[0])
+    return tuple(table) if many else table[0]
 
 
 def hessian(func: Callable[..., Any], inputs: Any, create_graph: bool = False,
@@ -159,11 +221,13 @@ def hessian(func: Callable[..., Any], inputs: Any, create_graph: bool = False,
     ins, given = _many(inputs, "inputs given to hessian")
 
     def first(*values: Any) -> Any:
-        out = _scalar(func(*values), "hessian")
-        wanted = [t if t.requires_grad else t.detach().requires_grad_() for t in values]
+        wanted = [t if t.requires_grad else N.bare(t).requires_grad_() for t in values]
+        out = _scalar(func(*wanted), "hessian")
         return tuple(_grads([out], wanted, None, True, strict))
 
-    got = jacobian(first, ins, create_graph, strict)
+    if outer_jacobian_strategy not in ("reverse-mode", "forward-mode"):
+        raise ValueError('Expected strategy to be either "forward-mode" or "reverse-mode".')
+    got = jacobian(first, ins, create_graph, strict, vectorize, outer_jacobian_strategy)
     return got if given else got[0][0]
 
 

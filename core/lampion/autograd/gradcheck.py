@@ -32,7 +32,9 @@ def gradcheck(func: Callable[..., Any], inputs: Any, *, eps: float = 1e-6, atol:
     two backward passes may differ. `fast_mode` is accepted; every entry is compared in any case,
     one output at a time, so that the other outputs' gradients are absent.
     GradcheckError (or False, with raise_exception=False) if they disagree; ValueError for inputs
-    without requires_grad. `check_forward_ad` compares the tangents of forward mode as well.
+    without requires_grad. `check_forward_ad` compares the tangents of forward mode as well;
+    `check_batched_grad` and `check_batched_forward_grad` compare derivatives under vmap with those
+    taken one by one.
 
     >>> import lampion
     >>> x = lampion.randn(3, dtype=lampion.float64, requires_grad=True)
@@ -46,6 +48,10 @@ def gradcheck(func: Callable[..., Any], inputs: Any, *, eps: float = 1e-6, atol:
             _check_backward(func, args, eps, atol, rtol, nondet_tol, check_grad_dtypes)
         if check_forward_ad:
             _check_forward(func, args, eps, atol, rtol, check_grad_dtypes)
+        if check_batched_grad:
+            _check_batched(func, args)
+        if check_batched_forward_grad:
+            _check_batched_forward(func, args)
     except GradcheckError:
         if raise_exception:
             raise
@@ -187,6 +193,57 @@ def _check_forward(func: Any, args: tuple[Any, ...], eps: float, atol: float, rt
                 found = [forward_ad.unpack_dual(o).tangent for o in _outputs(func(*dual))]
                 for i, (o, d) in enumerate(zip(outs, found)):
                     _compare_tangent(o, d, numeric[i][row], i, j, atol, rtol, dtypes)
+
+
+def _seeds(t: Any) -> Any:
+    """Two random tensors like `t`, as a batch."""
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.1, 1.0, (2, *t.shape))
+    if t.is_complex():
+        values = values + 1j * rng.uniform(0.1, 1.0, values.shape)
+    return t.detach().new_tensor(values.tolist()).reshape(2, *t.shape)
+
+
+def _check_batched(func: Any, args: tuple[Any, ...]) -> None:
+    """Gradients for a batch of output gradients, against one after the other."""
+    from .api import batched_grad
+
+    leaves = [t for t in args if _wanted(t)]
+    for i, o in enumerate(_outputs(func(*args))):
+        seeds = _seeds(o)
+        got = batched_grad([o], leaves, [seeds], True, False, True)
+        want = [grad(o, leaves, seeds[k], retain_graph=True, allow_unused=True) for k in (0, 1)]
+        for j, g in enumerate(got):
+            _compare_batch(g, [w[j] for w in want], f"gradient of output {i} for input {j}")
+
+
+def _check_batched_forward(func: Any, args: tuple[Any, ...]) -> None:
+    """Tangents for a batch of input tangents, against one after the other."""
+    from ..transforms.batching import BatchLevel
+    from . import forward_ad
+
+    def tangents(j: int, v: Any) -> list[Any]:
+        with forward_ad.dual_level():
+            dual = [forward_ad.make_dual(a, v) if i == j else a for i, a in enumerate(args)]
+            return [forward_ad.unpack_dual(o).tangent for o in _outputs(func(*dual))]
+
+    for j, t in enumerate(args):
+        if _wanted(t):
+            seeds = _seeds(t)
+            with BatchLevel(2) as level:
+                got = [o if o is None else level.take(o, 0)
+                       for o in tangents(j, level.over(seeds))]
+            want = [tangents(j, seeds[k]) for k in (0, 1)]
+            for i, g in enumerate(got):
+                _compare_batch(g, [w[i] for w in want], f"tangent of output {i} for input {j}")
+
+
+def _compare_batch(got: Any, want: list[Any], what: str) -> None:
+    for k, w in enumerate(want):
+        a = np.zeros(()) if got is None else np.asarray(got[k].detach().host())
+        b = np.zeros(()) if w is None else np.asarray(w.detach().host())
+        if not np.allclose(a, b, 1e-6, 1e-8, equal_nan=True):
+            raise GradcheckError(f"vmap: the {what} in a batch differs from the one taken alone")
 
 
 def _compare_tangent(o: Any, d: Any, n: Any, i: int, j: int, atol: float, rtol: float,

@@ -9,6 +9,7 @@ from typing import Any
 
 import lampion
 from lampion.nn._ops import ops
+from lampion.ops.facts import examples
 from lampion.replay import replayed
 from lampion.tensor import Tensor
 
@@ -92,10 +93,11 @@ def _max_unpool(axes: int, input: Tensor, indices: Tensor, kernel_size: Any, str
     lead, total = input.shape[:-axes], 1
     for n in size:
         total *= n
-    if indices.numel() and (int(indices.max()) >= total or int(indices.min()) < 0):
-        raise RuntimeError(f"found an invalid max index: {int(indices.max())} (output volumes are "
+    spots = examples(indices)
+    if spots.numel() and (int(spots.max()) >= total or int(spots.min()) < 0):
+        raise RuntimeError(f"found an invalid max index: {int(spots.max())} (output volumes are "
                            f"of size {'x'.join(map(str, size))})")
-    flat = lampion.zeros((*lead, total), dtype=input.dtype, device=input.device)
+    flat = input.new_zeros((*lead, total))
     flat = flat.scatter(-1, indices.flatten(-axes), input.flatten(-axes))
     return flat.reshape(*lead, *size)
 

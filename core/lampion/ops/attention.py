@@ -12,6 +12,7 @@ from ..base import dtype as dt
 from ..base.meta import broadcast_shapes
 from ..ir import expr as E
 from ..runtime.lowering import Nest, convert
+from . import batch_rules
 from .contract import fitted, gemm
 from .registry import REGISTRY, composite, kernel_op
 
@@ -29,6 +30,7 @@ class attention_softmax:
     where = ()
     out = False
     save = ("out",)
+    batch = batch_rules.attention
 
     def meta(scores, mask, scale, causal):
         if mask is not None and broadcast_shapes(scores.shape, mask.shape) != scores.shape:
@@ -75,6 +77,7 @@ class attention_softmax_backward:
     where = ()
     out = False
     save = ("grad", "output")
+    batch = ""
 
     def meta(grad, output, scale):
         return [(output.dtype, output.shape)]

@@ -13,6 +13,7 @@ from ..base.errors import DtypeError
 from ..base.meta import broadcast_shapes, expand_strides, meta
 from ..runtime.backend import OpCall
 from ..runtime.lowering import Nest, convert
+from . import batch_rules
 from .registry import kernel_op
 
 _C_NAMES = {"float32": "float", "float64": "double", "int64": "long int", "int32": "int",
@@ -113,6 +114,7 @@ class gemm:
     where = ()
     out = False
     save = ("input", "other")
+    batch = batch_rules.gemm
 
     def meta(input, other, ta, tb):
         check_dtypes("matmul", input, other)
@@ -216,6 +218,7 @@ class matmul:
     save = ("input", "other")
     through = product_through
     vjp = product_vjp
+    batch = batch_rules.product
 
     def meta(input, other):
         a, b = input, other
@@ -289,6 +292,7 @@ class mm:
     save = ("input", "mat2")
     through = product_through
     vjp = vjp_as("mat2")
+    batch = batch_rules.product
 
     def meta(input, mat2):
         for name, m in (("self", input), ("mat2", mat2)):
@@ -315,6 +319,7 @@ class bmm:
     save = ("input", "mat2")
     through = product_through
     vjp = vjp_as("mat2")
+    batch = batch_rules.product
 
     def meta(input, mat2):
         for name, m in (("batch1", input), ("batch2", mat2)):
@@ -342,6 +347,7 @@ class mv:
     save = ("input", "vec")
     through = product_through
     vjp = vjp_as("vec")
+    batch = batch_rules.product
 
     def meta(input, vec):
         if input.ndim != 2 or vec.ndim != 1:
@@ -369,6 +375,7 @@ class dot:
     save = ("input", "tensor")
     through = product_through
     vjp = vjp_as("tensor")
+    batch = batch_rules.product
 
     def meta(input, tensor):
         if input.ndim != 1 or tensor.ndim != 1:
@@ -399,6 +406,7 @@ class linear:
     where = ("nn.functional",)
     out = False
     save = ("input", "weight")
+    batch = batch_rules.linear
 
     def meta(input, weight, bias):
         if not input.ndim:

@@ -16,6 +16,7 @@ from ..ir import expr as E
 from ..ir.kernel import Program
 from ..runtime.backend import OpCall
 from ..runtime.lowering import Nest, convert
+from . import batch_rules
 from .contract import check_dtypes, conj
 from .registry import REGISTRY, composite, kernel_op
 
@@ -125,6 +126,7 @@ class conv_forward:
     where = ()
     out = False
     save = ("input", "weight")
+    batch = batch_rules.convolution_forward
 
     def meta(input, weight, bias, stride, padding, right, dilation, groups):
         space = out_sizes(input.shape[2:], weight.shape[2:], stride, padding, right, dilation)
@@ -185,6 +187,7 @@ class conv_backward_data:
     where = ()
     out = False
     save = ("grad", "weight")
+    batch = batch_rules.convolution_data
 
     def meta(grad, weight, stride, padding, dilation, groups, size):
         shape = (grad.shape[0], weight.shape[1] * groups, *size)
@@ -286,6 +289,7 @@ class conv_backward_weight:
     out = False
     save = ("input", "grad")
     vjp = _weight_vjp
+    batch = batch_rules.convolution_weight
 
     def meta(*args):
         return [_weight_meta(*args)]
@@ -302,6 +306,7 @@ class conv_backward_weight_bias:
     out = False
     noutputs = 2
     save = ("input", "grad")
+    batch = batch_rules.convolution_weight
 
     def meta(input, grad, *geometry):
         return [_weight_meta(input, grad, *geometry), (grad.dtype, grad.shape[1:2])]
@@ -436,6 +441,7 @@ def _declare(rank):
 
     class block:
         linear = ("input bias", "weight")
+        batch = batch_rules.convolution
         where = ("", "nn.functional")
         out = False
         name = op

@@ -100,3 +100,11 @@ def result_type(tensor1, tensor2):
         else:
             (dims if m.ndim else zeros).append(m.dtype)
     return dt.result_dtype(dims, zeros, numbers)
+
+
+def examples(t):
+    """The values of `t`, under vmap those of all examples, as an ordinary tensor without history:
+    what a check by the host may look at."""
+    while t.meta.virtual:
+        t = t.data_.value
+    return t.detach()

@@ -12,6 +12,7 @@ import math
 from ..base import dtype as dt
 from ..ir import expr as E
 from ..runtime.lowering import Nest, convert
+from . import batch_rules
 from .registry import composite, kernel_op
 from .samples import Sample, T
 from .windows import _int, _over, _read
@@ -29,6 +30,7 @@ class im2col:
     linear = ("input",)
     where = ()
     out = False
+    batch = batch_rules.merging
 
     def meta(input, kernel, stride, padding, dilation):
         n, c, *space = input.shape
@@ -68,6 +70,7 @@ class col2im:
     linear = ("input",)
     where = ()
     out = False
+    batch = batch_rules.merging
 
     def meta(input, size, kernel, stride, padding, dilation):
         n, rows, _ = input.shape
@@ -107,6 +110,7 @@ class overlap_add:
 
     where = ()
     out = False
+    batch = ""
 
     def samples(rng):
         return [Sample(T((2, 4, 6)), 14, 2), Sample(T((3, 2), "float64"), 11, 4),

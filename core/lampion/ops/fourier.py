@@ -39,6 +39,7 @@ class fft_c2c:
 
     where = ()
     out = False
+    batch = "dim"
 
     def samples(rng):
         return [Sample(T((3, 4), "complex64"), (1,), 0, True),
@@ -63,6 +64,7 @@ class fft_r2c:
 
     where = ()
     out = False
+    batch = "dim"
 
     def samples(rng):
         return [Sample(T((3, 4)), (1,), 0, True), Sample(T((4, 5), "float64"), (1, 0), 2, False)]
@@ -90,6 +92,7 @@ class fft_c2r:
 
     where = ()
     out = False
+    batch = "dim"
 
     def samples(rng):
         return [Sample(T((3, 4), "complex64"), (1,), 2, 6, False),

@@ -11,7 +11,7 @@ import math
 from ..base import dtype as dt
 from ..base.meta import broadcast_shapes, expand_strides, wrap_dim
 from ..runtime.lowering import Nest
-from . import checks
+from . import batch_rules, checks
 from .region import fill_call
 from .registry import composite, kernel_op
 
@@ -74,6 +74,7 @@ class index_get:
     out = False
     save = ("indices",)
     explain = checks.explain_by(index_ranges)
+    batch = batch_rules.index_get
 
     def meta(input, indices, dims):
         shape, _, common = index_geometry(input.shape, dims, [i.shape for i in indices])
@@ -109,6 +110,7 @@ class index_sum:
     where = ()
     out = False
     save = ("indices",)
+    batch = batch_rules.index_sum
 
     def meta(values, indices, shape, dims):
         return [(values.dtype, shape)]
@@ -207,6 +209,7 @@ class gather:
     method = True
     save = ("index",)
     explain = checks.explain_by(gather_ranges)
+    batch = "dim"
 
     def meta(input, dim, index, sparse_grad):
         check_gather("gather", input, dim, index)
@@ -258,6 +261,7 @@ class index_select:
     save = ("index",)
     explain = checks.explain_by(select_ranges, "index out of range in self: index_select() got "
                                 "index {index} for dimension {dim} with size {size}")
+    batch = batch_rules.index_select
 
     def meta(input, dim, index):
         d = wrap_dim(dim, input.ndim)
@@ -332,6 +336,7 @@ class take_flat:
     save = ("index",)
     explain = checks.explain_by(take_ranges, "out of range: tried to access index {index} on a "
                                 "tensor of {size} elements.")
+    batch = batch_rules.take
 
     def meta(input, index):
         return [(input.dtype, index.shape)]
@@ -404,6 +409,7 @@ class embedding:
     save = ("indices",)
     explain = checks.explain_by(embedding_ranges, "index out of range in self: embedding() got "
                                 "index {index} for a table of {size} rows")
+    batch = batch_rules.embedding
 
     def meta(weight, indices, padding_idx, scale_grad_by_freq, sparse):
         if weight.ndim != 2:
@@ -444,6 +450,7 @@ class embedding_backward:
     where = ()
     out = False
     save = ("indices",)
+    batch = batch_rules.embedding_backward
 
     def meta(grad, indices, rows, padding_idx, scale_grad_by_freq):
         return [(grad.dtype, (rows, grad.shape[-1]))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..base import dtype as dt
 from ..base.meta import contiguous_strides, wrap_dim
 from ..ir.kernel import Program
+from . import batch_rules
 from . import views as V
 from .region import copy_call, touch
 from .registry import composite, kernel_op
@@ -64,6 +65,7 @@ class cat:
         (c(2), c(1))
     """
     aliases = ("concat", "concatenate")
+    batch = batch_rules.join(0)
 
     def normalize(tensors, dim):
         if not tensors:
@@ -140,6 +142,7 @@ class stack:
         [f(0, 2), f(0, 2)], 1
         [i(2), f(2)]
     """
+    batch = batch_rules.join(1)
 
     def normalize(tensors, dim):
         if not tensors:

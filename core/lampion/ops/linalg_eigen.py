@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from ..base import dtype as dt
 from . import lapack
+from .facts import examples
 from .linalg_checks import MATRICES, columns, eye, inexact, matrices, op, real_if, square
 from .registry import composite, kernel_op
 
@@ -20,8 +21,9 @@ def check_gauge(name, what, phases):
     along the phases, the imaginary parts of `phases`, are not zero."""
     if phases.meta.dtype.kind != "c" or not phases.meta.numel:
         return
-    size = op("imag")(phases.detach()).abs().max().item()
-    scale = phases.detach().abs().max().item()
+    phases = examples(phases)
+    size = op("imag")(phases).abs().max().item()
+    scale = phases.abs().max().item()
     if size > 1e-2 * max(1.0, scale) * (1.0 if phases.meta.dtype is dt.complex64 else 1e-4):
         raise RuntimeError(
             f"{name}: The {what} in the complex case are specified up to multiplication by "
@@ -59,6 +61,7 @@ class linalg_eigh:
     absent_grads = True
     save = ("out", "out1")
     host = lapack.eigh
+    batch = ""
 
     def meta(input, UPLO):
         inexact("linalg.eigh", input)
@@ -87,6 +90,7 @@ class eigvalsh_only:
     where = ()
     differentiable = False
     host = lapack.eigh
+    batch = ""
 
     def meta(input, UPLO):
         return linalg_eigh.meta(input, UPLO)[:1]
@@ -112,6 +116,7 @@ class linalg_eig:
     absent_grads = True
     save = ("out", "out1")
     host = lapack.eig
+    batch = ""
 
     def meta(input):
         inexact("linalg.eig", input)
@@ -142,6 +147,7 @@ class eigvals_only:
     where = ()
     differentiable = False
     host = lapack.eig
+    batch = ""
 
     def meta(input):
         inexact("linalg.eigvals", input)
@@ -169,6 +175,7 @@ class linalg_svd:
     absent_grads = True
     save = ("out", "out1", "out2")
     host = lapack.svd
+    batch = ""
 
     def meta(A, full_matrices, driver):
         inexact("linalg.svd", A)
@@ -224,6 +231,7 @@ class svdvals_only:
     where = ()
     differentiable = False
     host = lapack.svd
+    batch = ""
 
     def meta(A):
         return [linalg_svd.meta(A, False, None)[1]]

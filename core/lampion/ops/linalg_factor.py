@@ -29,6 +29,7 @@ class linalg_cholesky_ex:
     returns = ("L", "info")
     save = ("out",)
     host = lapack.cholesky
+    batch = ""
 
     def meta(input, upper, check_errors):
         inexact("linalg.cholesky", input)
@@ -77,6 +78,7 @@ class linalg_lu_factor_ex:
     returns = ("LU", "pivots", "info")
     save = ("out", "out1")
     host = lapack.lu
+    batch = ""
 
     def meta(A, pivot, check_errors):
         if A.ndim < 2:
@@ -123,6 +125,7 @@ class lu_rows:
     where = ()
     differentiable = False
     host = lapack.permutation
+    batch = ""
 
     def meta(pivots, n, inverse):
         return [(dt.int64, (*pivots.shape[:-1], n))]
@@ -193,6 +196,7 @@ class linalg_ldl_factor_ex:
     differentiable = False
     returns = ("LD", "pivots", "info")
     host = lapack.ldl
+    batch = ""
 
     def meta(input, hermitian, check_errors):
         inexact("torch.linalg.ldl_factor_ex", input)
@@ -221,6 +225,7 @@ class qr_factors:
     noutputs = 2
     save = ("A", "out", "out1")
     host = lapack.qr
+    batch = ""
 
     def meta(A, form):
         matrices("linalg.qr", A)
@@ -281,6 +286,7 @@ class geqrf:
     noutputs = 2
     returns = ("a", "tau")
     host = lapack.reflectors
+    batch = ""
 
     def meta(input):
         matrices("torch.geqrf", input, "input")

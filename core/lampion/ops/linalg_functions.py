@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from ..base import dtype as dt
+from .facts import examples
 from .linalg_checks import SQUARES, eye, inexact, op, square
 from .registry import composite
 
@@ -52,7 +53,7 @@ def matrix_exp(input):
     size = op("norm_dims")(input.detach(), (m.ndim - 2,), False, "one", 1.0).amax(-1)
     halvings = (size / BOUNDS[m.dtype.name]).log2().ceil().clamp(min=0)
     halvings = op("where")(size.isfinite(), halvings, 0.0)
-    most, least = (int(t.item()) for t in (halvings.max(), halvings.min()))
+    most, least = (int(t.item()) for t in (examples(halvings).max(), examples(halvings).min()))
     if most == 0:
         return taylor(input)
     halvings = halvings.unsqueeze(-1).unsqueeze(-1)

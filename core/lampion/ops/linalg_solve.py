@@ -13,7 +13,8 @@ import math
 
 from ..base import dtype as dt
 from ..base.meta import broadcast_shapes
-from . import lapack
+from . import batch_rules, lapack
+from .facts import examples
 from .linalg_checks import (
     MATRICES,
     SQUARES,
@@ -72,6 +73,7 @@ class linalg_solve_triangular:
         c(2, 2), c(2, 1), upper=True
     """
     host = lapack.triangular
+    batch = batch_rules.unless_ranks_differ
 
     def meta(A, B, upper, left, unitriangular):
         name = "linalg.solve_triangular"
@@ -115,6 +117,7 @@ class cholesky_solve:
         f(2, 2, 1), v([[1, 2], [0, 3]], dtype=float32), True
     """
     host = lapack.cholesky_solve
+    batch = batch_rules.unless_ranks_differ
 
     def meta(B, L, upper):
         for name, m in (("b", B), ("u", L)):
@@ -143,6 +146,7 @@ class cholesky_inverse:
     method = True
     save = ("input", "out")
     host = lapack.cholesky_inverse
+    batch = ""
 
     def meta(input, upper):
         inexact("cholesky_inverse", input)
@@ -163,6 +167,7 @@ class lu_substitute:
 
     where = ()
     host = lapack.lu_solve
+    batch = batch_rules.unless_ranks_differ
 
     def meta(LU, pivots, B, adjoint):
         shape = solvable("linalg.lu_solve", LU, B)
@@ -226,6 +231,7 @@ class solve_with_factors:
     diff_outputs = 1
     save = ("A", "out", "out1", "out2")
     host = lapack.solve
+    batch = batch_rules.unless_ranks_differ
 
     def meta(A, B, check_errors):
         shape = solvable("linalg.solve", A, B)
@@ -290,6 +296,7 @@ class linalg_inv_ex:
     returns = ("inverse", "info")
     save = ("out",)
     host = lapack.inverse
+    batch = ""
 
     def meta(A, check_errors):
         inexact("linalg.inv", A)
@@ -338,6 +345,7 @@ class det_with_factors:
     diff_outputs = 1
     save = ("A", "out", "out1", "out2")
     host = lapack.determinant
+    batch = ""
 
     def meta(A):
         inexact("linalg.det", A)
@@ -346,7 +354,7 @@ class det_with_factors:
 
     def vjp(ctx, g):
         a, det = ctx.A, ctx.out
-        if bool((det.detach() == 0).any()):
+        if bool((examples(det) == 0).any()):
             return (adjugate(a, g),)
         d = times_identity(g * det.conj(), a.meta)
         if det.node is None:
@@ -383,6 +391,7 @@ class slogdet_with_factors:
     diff_outputs = 2
     save = ("A", "out", "out2", "out3")
     host = lapack.log_determinant
+    batch = ""
 
     def meta(A):
         inexact("linalg.slogdet", A)
@@ -429,6 +438,7 @@ class linalg_ldl_solve:
     where = ("linalg",)
     differentiable = False
     host = lapack.ldl_solve
+    batch = batch_rules.unless_ranks_differ
 
     def meta(LD, pivots, B, hermitian):
         name = "torch.linalg.ldl_solve"
@@ -526,6 +536,7 @@ class least_squares:
     diff_outputs = 2
     save = ("A", "B", "out")
     host = lapack.lstsq
+    batch = batch_rules.unless_ranks_differ
 
     def meta(A, B, rcond, driver):
         m, n = A.shape[-2:]
@@ -575,7 +586,7 @@ def linalg_lstsq(input, b, rcond=None, *, driver=None):
     m, n = A.shape[-2:]
     rcond = eps(A.dtype) * max(m, n) if rcond is None else float(rcond)
     x, rest, rank, s = least_squares.fn(input, b.unsqueeze(-1) if vector else b, rcond, driver)
-    tall = m > n and driver != "gelsy" and (driver == "gels" or bool((rank == n).all()))
+    tall = m > n and driver != "gelsy" and (driver == "gels" or bool((examples(rank) == n).all()))
     none = input.detach().new_empty((0,))
     return (x.squeeze(-1) if vector else x, rest if tall else none.to(A.dtype.to_real()),
             none.to(dt.int64) if driver == "gels" else rank,

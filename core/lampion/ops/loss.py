@@ -14,7 +14,8 @@ from ..base.meta import meta as make_meta
 from ..ir import expr as E
 from ..ir.kernel import Program
 from ..runtime.lowering import Nest, expand_strides
-from . import checks
+from . import batch_rules, checks
+from .facts import examples
 from .registry import REGISTRY, Scalar, composite, elementwise, kernel_op
 
 
@@ -182,8 +183,8 @@ def huber_loss(input, target, *, reduction="mean", delta=1.0):
 """)
 def binary_cross_entropy(input, target, weight=None, *, reduction="mean"):
     """Binary cross-entropy of probabilities. RuntimeError outside [0, 1]."""
-    with_bad = ((input < 0) | (input > 1)).any()
-    if with_bad.item():
+    x = examples(input)
+    if ((x < 0) | (x > 1)).any().item():
         raise RuntimeError("all elements of input should be between 0 and 1")
     values = binary_cross_entropy_error.fn(input, target)
     return reduced(values if weight is None else values * weight, reduction)
@@ -315,6 +316,7 @@ class cross_entropy_classes:
     diff_outputs = 1
     save = ("input", "target", "weight", "label_smoothing", "out1", "out2")
     explain = _explain
+    batch = batch_rules.class_loss
 
     def meta(input, target, weight, label_smoothing, ignore_index, reduction):
         axis = _rows(input, target, "cross_entropy")
@@ -457,6 +459,7 @@ class nll_loss_classes:
     diff_outputs = 1
     save = ("target", "weight", "out1")
     explain = _explain
+    batch = batch_rules.class_loss
 
     def meta(input, target, weight, ignore_index, reduction):
         axis = _rows(input, target, "nll_loss")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..base import dtype as dt
 from ..base.meta import wrap_dim, wrap_dims
+from .facts import examples
 from .registry import REGISTRY, composite
 
 
@@ -159,7 +160,7 @@ def masked_median(input, dim=-1, *, keepdim=False, dtype=None, mask=None):
     found = _op("nanmedian")(_without(x, mask, float("nan")), dim, keepdim)[0]
     if d.kind == "f":
         return found
-    if found.isnan().any().item():
+    if examples(found).isnan().any().item():
         raise ValueError("masked median expects no fully masked out rows if dtype is not floating "
                          "point")
     return found.to(dtype or d)

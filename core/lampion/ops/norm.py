@@ -11,6 +11,7 @@ import math
 from ..base import dtype as dt
 from ..ir import expr as E
 from ..runtime.lowering import Nest, expand_strides
+from . import batch_rules
 from .registry import REGISTRY, composite, elementwise, kernel_op
 
 
@@ -45,6 +46,7 @@ class layer_norm_stats:
     noutputs = 3
     diff_outputs = 1
     save = ("input", "weight", "out1", "out2")
+    batch = batch_rules.row_norm
 
     def meta(input, weight, bias, normalized_shape, eps):
         dims = _tail(input, normalized_shape, "layer_norm")
@@ -184,6 +186,7 @@ class rms_norm_stats:
     noutputs = 2
     diff_outputs = 1
     save = ("input", "weight", "eps", "out1")
+    batch = batch_rules.row_norm
 
     def meta(input, weight, normalized_shape, eps):
         dims = _tail(input, normalized_shape, "rms_norm")
@@ -295,6 +298,7 @@ class batch_norm_train:
     noutputs = 3
     diff_outputs = 1
     save = ("input", "weight", "eps", "out1", "out2")
+    batch = batch_rules.batch_norm
 
     def meta(input, weight, bias, eps):
         _channels(input, "batch_norm")

@@ -10,7 +10,7 @@ from ..base.meta import meta
 from ..ir import expr as E
 from ..ir.kernel import Program
 from ..runtime.lowering import Nest
-from . import checks
+from . import batch_rules, checks
 from . import views as V
 from .region import copy_call, place, touch
 from .registry import composite, kernel_op
@@ -154,6 +154,7 @@ class pad_by:
     linear = ("input",)
     where = ()
     out = False
+    batch = batch_rules.pad
 
     def meta(input, around, how):
         return [(input.dtype, tuple(n + a + b for n, (a, b) in zip(input.shape, around)))]
@@ -192,6 +193,7 @@ class pad_by_backward:
     linear = ("grad",)
     where = ()
     out = False
+    batch = batch_rules.pad_backward
 
     def meta(grad, shape, around, how):
         return [(grad.dtype, shape)]
@@ -304,6 +306,7 @@ class one_hot_rows:
     out = False
     differentiable = False
     explain = bad_class
+    batch = ""
 
     def meta(tensor, num_classes):
         return [(dt.int64, (*tensor.shape, num_classes))]

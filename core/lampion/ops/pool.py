@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from ..base.errors import DtypeError
 from ..runtime.backend import OpCall
+from . import batch_rules
 from . import windows as W
 from .conv import result_strides
 from .registry import Detour, composite, kernel_op
@@ -142,6 +143,7 @@ def _declare_max(rank):
     op = f"max_pool{rank}d"
 
     class block:
+        batch = batch_rules.windows(rank)
         where = PLACES
         out = False
         name = op
@@ -207,6 +209,7 @@ def _declare_mean(rank):
                                call.divisor_override if rank > 1 else None)
 
     class block:
+        batch = batch_rules.windows(rank)
         linear = ("input",)
         where = PLACES
         out = False

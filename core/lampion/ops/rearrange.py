@@ -12,6 +12,7 @@ from ..base.meta import broadcast_shapes, dense_strides_like, meta, wrap_dim, wr
 from ..ir import expr as E
 from ..ir.kernel import Program
 from ..runtime.lowering import Nest, convert
+from . import batch_rules
 from . import views as V
 from .join import cat
 from .movement import sizes
@@ -27,6 +28,7 @@ class reverse_dims:
     linear = ("input",)
     where = ()
     out = False
+    batch = "dims"
 
     def meta(input, dims):
         return [(input.dtype, input.shape, dense_strides_like(input.shape, input.strides))]
@@ -131,6 +133,7 @@ class roll_dims:
     linear = ("input",)
     where = ()
     out = False
+    batch = "dims"
 
     def meta(input, shifts, dims):
         return [(input.dtype, input.shape)]
@@ -226,6 +229,7 @@ class tril:
     """
     method = True
     inplace = True
+    batch = ""
     meta = _triangle_meta("tril")
     lower = _triangle_lower(lambda d, k: E.op("le", d, k))
 
@@ -248,6 +252,7 @@ class triu:
     """
     method = True
     inplace = True
+    batch = ""
     meta = _triangle_meta("triu")
     lower = _triangle_lower(lambda d, k: E.op("ge", d, k))
 
@@ -323,6 +328,7 @@ class overlay:
     linear = ("input src",)
     where = ()
     out = False
+    batch = batch_rules.overlay
 
     def meta(input, src, strides, offset):
         return [(input.dtype, input.shape)]

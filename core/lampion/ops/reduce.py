@@ -9,6 +9,7 @@ from ..base import dtype as dt
 from ..base.meta import wrap_dim, wrap_dims
 from ..ir import expr as E
 from ..runtime.lowering import Nest, convert, reduced_strides
+from . import batch_rules
 from .registry import REGISTRY, composite, kernel_op
 
 
@@ -78,6 +79,7 @@ class sum:
     """
     linear = ("input",)
     method = True
+    batch = "dim"
 
     def meta(input, dim, keepdim, dtype):
         dims = wrap_dims(dim, input.ndim, op="sum")
@@ -134,6 +136,7 @@ class mean:
     """
     linear = ("input",)
     method = True
+    batch = "dim"
 
     def meta(input, dim, keepdim, dtype):
         d = dtype or input.dtype
@@ -211,6 +214,7 @@ def _extreme(title, op):
     @kernel_op("input: T, dim=(), keepdim=False")
     class block:
         __doc__ = f"The {word} value over `dim`; NaN wins, and ties share the gradient."
+        batch = "dim"
         name = title
         samples = EXTREMES
         method = True
@@ -253,6 +257,7 @@ def _extreme_at(title, op):
     @kernel_op("input: T, dim, keepdim=False")
     class block:
         __doc__ = f"(values, indices) of the first {op} along one dim; NaN wins."
+        batch = "dim"
         name = title
         where = ()
         noutputs = 2
@@ -304,6 +309,7 @@ def _arg(title, op):
     class block:
         __doc__ = (f"Index of the first {op} over `dim` (None: of the flattened tensor); NaN "
                    "wins.")
+        batch = batch_rules.arg_reduce
         name = title
         samples = ONE_DIM
         method = True
@@ -343,6 +349,7 @@ def _logic(title, op):
     @kernel_op("input: T, dim=None, keepdim=False")
     class block:
         __doc__ = f"Whether {word} nonzero, over `dim`. bool, except that uint8 gives uint8."
+        batch = "dim"
         name = title
         samples = LOGIC
         method = True
@@ -433,6 +440,7 @@ class variance:
 
     where = ()
     save = ("input", "correction")
+    batch = "dim"
 
     def meta(input, dim, correction, keepdim):
         float_only("var", input.dtype, "only support floating point and complex dtypes.")
@@ -457,6 +465,7 @@ class deviation:
 
     where = ()
     save = ("input", "correction", "out")
+    batch = "dim"
 
     def meta(input, dim, correction, keepdim):
         float_only("std", input.dtype, "only support floating point and complex dtypes.")
@@ -530,6 +539,7 @@ class logsumexp:
     method = True
     save = ("input", "out")
     where = ("", "special")
+    batch = "dim"
 
     def meta(input, dim, keepdim):
         dims = wrap_dims(dim, input.ndim, op="logsumexp")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..base.meta import contiguous_strides, meta
 from ..ir.kernel import Program
 from ..runtime.lowering import Nest
+from . import batch_rules
 from .registry import kernel_op, view_op
 
 
@@ -45,6 +46,7 @@ class place:
 
     where = ()
     out = False
+    batch = batch_rules.place
 
     def meta(input, size, strides, offset, fill):
         return [(input.dtype, size)]

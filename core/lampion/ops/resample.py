@@ -18,6 +18,7 @@ from ..base import dtype as dt
 from ..base.errors import DtypeError
 from ..ir import expr as E
 from ..runtime.lowering import Nest, collapse, convert
+from . import batch_rules
 from .conv import result_strides
 from .registry import REGISTRY, composite, kernel_op
 
@@ -154,6 +155,7 @@ class resample:
     linear = ("input",)
     where = ()
     out = False
+    batch = batch_rules.first
 
     def meta(input, tables, axes, backward):
         size = tuple(a.size if backward else a.out for a in axes)

@@ -10,6 +10,7 @@ from ..base.meta import wrap_dim, wrap_dims
 from ..ir import expr as E
 from ..ir.kernel import Scan, Store
 from ..runtime.lowering import Nest, convert
+from .facts import examples
 from .reduce import sum_dtype
 from .registry import REGISTRY, composite, kernel_op
 
@@ -56,6 +57,7 @@ class cumsum:
     method = True
     inplace = True
     samples = TOTALS
+    batch = "dim"
     meta = _scan_meta("cumsum")
 
     def lower(call):
@@ -82,6 +84,7 @@ class cumprod:
     method = True
     inplace = True
     samples = TOTALS
+    batch = "dim"
     meta = _scan_meta("cumprod")
     save = ("input", "out")
 
@@ -96,7 +99,7 @@ class cumprod:
         x = x.to(y.meta.dtype)
         if not x.meta.ndim:
             return (g.to(ctx.meta("input").dtype),)
-        if not (x.detach() == 0).any().item():
+        if not (examples(x) == 0).any().item():
             return ((_flip_sum(g * y.conj(), d) / x.conj()).to(ctx.meta("input").dtype),)
         x = _cumprod_with_zeros(g, x.conj(), wrap_dim(d, x.meta.ndim))
         return (x.to(ctx.meta("input").dtype),)
@@ -121,6 +124,7 @@ def _running_extreme(title, op):
     @kernel_op("input: T, dim")
     class block:
         __doc__ = f"(values, indices) of the running {op} along `dim`; the last of ties, NaN wins."
+        batch = "dim"
         name = title
         samples = RUNNING + "v([1, 3, 3, nan, 5]), 0"
         method = True

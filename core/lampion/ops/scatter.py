@@ -12,7 +12,7 @@ import math
 from ..base import dtype as dt
 from ..base.meta import Meta, broadcast_shapes, contiguous_strides, dense_strides_like, wrap_dim
 from ..runtime.lowering import Nest
-from . import checks
+from . import batch_rules, checks
 from .gather import (
     check_gather,
     index_geometry,
@@ -78,6 +78,7 @@ class index_put_at:
     save = ("indices",)
     inplace = True
     explain = checks.explain_by(put_ranges)
+    batch = batch_rules.index_put
 
     def meta(input, indices, dims, combine, negative, values):
         value_dtype("Index put", input, values)
@@ -157,6 +158,7 @@ class scatter_at:
     inplace = True
     save = ("input", "index", "src", "out")
     explain = checks.explain_by(scatter_ranges)
+    batch = "dim"
 
     def meta(input, dim, index, combine, src):
         value_dtype("scatter()", input, src)

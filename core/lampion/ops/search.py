@@ -11,6 +11,7 @@ from ..base import dtype as dt
 from ..base.meta import wrap_dim
 from ..ir import expr as E
 from ..runtime.lowering import Nest, convert
+from . import batch_rules
 from .join import cat
 from .registry import REGISTRY, composite, kernel_op
 from .results import named
@@ -26,6 +27,7 @@ class search_lines:
     where = ()
     out = False
     differentiable = False
+    batch = batch_rules.search
 
     def meta(sorted_sequence, input, right, out_int32):
         return [(dt.int32 if out_int32 else dt.int64, input.shape)]

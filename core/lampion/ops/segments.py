@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..base import dtype as dt
 from ..base.meta import wrap_dim
+from .facts import examples
 from .registry import REGISTRY, composite
 from .scatter import scatter_at, scatter_reduce
 
@@ -83,9 +84,9 @@ def _bounds(lengths, offsets, d, size, unsafe):
     if lengths is None:
         return offsets.narrow(-1, 0, 1), offsets.narrow(-1, 1, offsets.meta.shape[-1] - 1)
     if not unsafe:
-        if lengths.meta.numel and lengths.min().item() < 0:
+        if lengths.meta.numel and examples(lengths).min().item() < 0:
             raise RuntimeError("lengths contains negative value!")
-        if (lengths.sum(-1) != size).any().item():
+        if examples(lengths.sum(-1) != size).any().item():
             raise RuntimeError("segment_reduce(): Expected all rows of lengths along axis to sum "
                                "to data.size(lengths.dim()-1) when !unsafe.")
     ends = lengths.to(dt.int64).cumsum(-1)

@@ -38,6 +38,7 @@ class softmax_rows:
 
     where = ()
     save = ("out",)
+    batch = "dim"
     meta = same
 
     def lower(call):
@@ -57,6 +58,7 @@ class softmax_backward:
 
     where = ()
     save = ("grad", "output")
+    batch = "dim"
 
     def meta(grad, output, dim):
         return [(output.dtype, output.shape)]
@@ -80,6 +82,7 @@ class log_softmax_rows:
 
     where = ()
     save = ("out",)
+    batch = "dim"
     meta = same
 
     def lower(call):
@@ -99,6 +102,7 @@ class log_softmax_backward:
 
     where = ()
     save = ("grad", "output")
+    batch = "dim"
 
     def meta(grad, output, dim):
         return [(output.dtype, output.shape)]

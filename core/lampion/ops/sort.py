@@ -12,6 +12,7 @@ from ..base.meta import contiguous_strides, meta, wrap_dim
 from ..ir import expr as E
 from ..ir.kernel import Program
 from ..runtime.lowering import Nest, convert
+from .facts import examples
 from .registry import REGISTRY, composite, kernel_op
 from .results import named
 
@@ -66,6 +67,7 @@ class sort:
     noutputs = 2
     returns = ("values", "indices")
     save = ("out1",)
+    batch = "dim"
 
     def meta(input, dim, descending, stable):
         sort_shapes(input, dim)
@@ -224,6 +226,7 @@ class topk:
     noutputs = 2
     returns = ("values", "indices")
     save = ("out1",)
+    batch = "dim"
 
     def meta(input, k, dim, largest, sorted):
         d, n = sort_shapes(input, dim, "topk")
@@ -268,6 +271,7 @@ class entry_at:
     out = False
     noutputs = 2
     save = ("out1",)
+    batch = "dim"
 
     def meta(input, k, dim):
         shape = input.shape[:dim] + (1,) + input.shape[dim + 1:]
@@ -406,7 +410,7 @@ def _quantile(input, q, dim, keepdim, interpolation, skip_nan, name):
         raise RuntimeError(f"{name}() q tensor must be same dtype as the input tensor")
     elif q.meta.ndim > 1:
         raise RuntimeError(f"{name}() q must be a scalar or 1D tensor")
-    elif not bool(((q >= 0) & (q <= 1)).all()):
+    elif not bool(examples((q >= 0) & (q <= 1)).all()):
         raise RuntimeError(f"{name}() q values must be in the range [0, 1]")
     return _by_rank(input, q, dim, keepdim, interpolation, skip_nan)
 

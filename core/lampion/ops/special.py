@@ -12,6 +12,7 @@ from ..ir import expr as E
 from ..ir import special as S
 from ..ir.expr import select
 from .arithmetic import REAL
+from .facts import examples
 from .registry import REGISTRY, Attr, Scalar, composite, elementwise
 
 BOTH = {"where": ("", "special"), "kinds": REAL, "promote": "float"}
@@ -342,7 +343,7 @@ def _incomplete(a, x):
     total, at = term, a
     for _ in range(LIMIT):
         term, total, at = gamma_series_steps.fn(xs, term, total, at)
-        if not bool((term > total * eps).any()):
+        if not bool(examples(term > total * eps).any()):
             break
     xf = where(below, a + 2, x)
     b = xf + 1 - a
@@ -350,7 +351,7 @@ def _incomplete(a, x):
     h, n = d, b * 0
     for _ in range(LIMIT):
         b, c, d, h, n, change = gamma_fraction_steps.fn(a, b, c, d, h, n)
-        if not bool(((change - 1).abs() > 8 * eps).any()):
+        if not bool(examples((change - 1).abs() > 8 * eps).any()):
             break
     p = gamma_weight.fn(a, xs) * total
     q = gamma_weight.fn(a, xf) * h * a
@@ -483,7 +484,7 @@ def _by_steps(input, n, degree, one_step):
         q, p = q.to(d), p.to(d)
     whole = n.trunc()
     found = where(whole <= 0, where(whole == 0, q, 0.0), p)
-    top = int(whole.max().item()) if whole.meta.numel else 0
+    top = int(examples(whole).max().item()) if whole.meta.numel else 0
     for k in range(1, top):
         q, p = p, one_step.fn(input, p, q, float(k))
         found = where(whole > k, p, found)

@@ -13,6 +13,7 @@ from ..base.meta import wrap_dim, wrap_dims
 from ..ir import expr as E
 from ..runtime.lowering import Nest, convert, reduced_strides
 from .contract import conj
+from .facts import examples
 from .reduce import (
     amax,
     amin,
@@ -37,6 +38,7 @@ class prod_dims:
 
     where = ()
     save = ("input", "out")
+    batch = "dims"
 
     def meta(input, dims, keepdim, dtype):
         return [(sum_dtype(input.dtype, dtype), reduced_shape(input.shape, dims, keepdim))]
@@ -52,7 +54,7 @@ class prod_dims:
         if not m.ndim or not dims:
             return (g.to(m.dtype),)
         g = expand_reduced(g, m, dims, ctx.keepdim)
-        if not (x.detach() == 0).any().item():
+        if not (examples(x) == 0).any().item():
             y = expand_reduced(ctx.out, m, dims, ctx.keepdim)
             return ((g * (y / x).conj()).to(m.dtype),)
         return ((g * _others(x.to(g.meta.dtype), dims).conj()).to(m.dtype),)
@@ -219,6 +221,7 @@ class norm_dims:
 
     where = ()
     save = ("input", "out", "p")
+    batch = "dims"
 
     def meta(input, dims, keepdim, kind, p):
         if kind in ("max", "min"):
@@ -356,7 +359,7 @@ def _weights(name, w, count, kind, words):
     if w.meta.numel != count:
         raise RuntimeError(f"cov(): expected {name} to have the same numel as there are "
                            f"observations in the input but got {w.meta.numel} != {count}")
-    if count and w.detach().min().item() < 0:
+    if count and examples(w).min().item() < 0:
         raise RuntimeError(f"cov(): {name} cannot be negative")
     return w.reshape((-1,))
 

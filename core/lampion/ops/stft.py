@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 
 from ..base import dtype as dt
+from .facts import examples
 from .fourier import fft_c2c, fft_c2r, fft_r2c
 from .plans import _word
 from .registry import REGISTRY, composite
@@ -193,7 +194,7 @@ def _overlapped(spectra, n_fft, hop, window, center, normalized, half, length, r
     end = start + length if length is not None else whole - start
     stop = max(min(end, whole), start)
     signal, weight = signal.narrow(-1, start, stop - start), weight.narrow(-1, start, stop - start)
-    least = weight.detach().abs().min().item() if weight.meta.numel else 0.0
+    least = examples(weight).abs().min().item() if weight.meta.numel else 0.0
     if least < 1e-11:
         _complain("istft", f"the window overlap add has a minimum of {least}: some samples have "
                            "no weight. Use a smaller hop_length, or a window without zeros")

@@ -305,6 +305,7 @@ class window_max:
     where = ()
     out = False
     save = ("input",)
+    batch = ""
 
     def meta(input, windows, size):
         shape = (*input.shape[:input.ndim - len(size)], *size)
@@ -326,6 +327,7 @@ class window_max_index:
     noutputs = 2
     diff_outputs = 1
     save = ("input",)
+    batch = ""
 
     def meta(input, windows, size):
         shape = (*input.shape[:input.ndim - len(size)], *size)
@@ -348,6 +350,7 @@ class window_max_pick:
     where = ()
     out = False
     save = ("input",)
+    batch = ""
 
     def meta(source, input, windows, size):
         shape = (*input.shape[:input.ndim - len(size)], *size)
@@ -370,6 +373,7 @@ class window_max_backward:
     where = ()
     out = False
     save = ("input",)
+    batch = ""
 
     def meta(grad, input, windows):
         return [(grad.dtype, input.shape, result_strides(input.shape, input))]
@@ -477,6 +481,7 @@ class window_mean:
     linear = ("input",)
     where = ()
     out = False
+    batch = ""
 
     def meta(input, windows, size, divisor):
         shape = (*input.shape[:input.ndim - len(size)], *size)
@@ -518,6 +523,7 @@ class window_mean_backward:
     linear = ("grad",)
     where = ()
     out = False
+    batch = ""
 
     def meta(grad, windows, space, divisor):
         shape = (*grad.shape[:grad.ndim - len(space)], *space)

@@ -33,6 +33,12 @@ class Batched(Virtual):
         m = self.value.meta.plain
         return meta(m.dtype, m.shape[1:], m.strides[1:], m.device) if self.batched else m
 
+    def describe(self) -> str:
+        if not self.batched:
+            return repr(self.value)
+        inner = repr(self.value).replace("\n", "\n    ")
+        return f"BatchedTensor(lvl={self.level.number}, bdim=0, value=\n    {inner}\n)"
+
 
 _HOST = {
     "item": "vmap: It looks like you're calling .item() on a Tensor. We don't support vmap over "
@@ -246,11 +252,13 @@ def _view(level: BatchLevel, op: Any, args: Sequence[Any], plan: Any) -> Any:
 class Batching:
     """What an op's `batch` rule sees of a call: `size` of the batch, `has(name)` whether an
     argument is batched, `ndim(name)` of one example, `full(name)` and `aligned(name, n)` with the
-    batch as first dim (see BatchLevel), `metas` of the results for one example."""
+    batch as first dim (see BatchLevel), `metas` of the results for one example, `args` as the
+    examples see them."""
 
     def __init__(self, level: BatchLevel, op: Any, args: Sequence[Any], metas: Any) -> None:
-        self.level, self.size, self.metas = level, level.size, metas
+        self.level, self.size, self.metas, self.op = level, level.size, metas, op
         self.args = {p.name: v for p, v in zip(op.params, args)}
+        self.names = list(self.args)
 
     def has(self, name: str) -> bool:
         """Whether the argument (or one of a list) is batched."""
@@ -263,8 +271,19 @@ class Batching:
     def full(self, name: str) -> Any:
         """The argument with the batch as its first dim; of a list, all of them."""
         v = self.args[name]
-        return tuple(map(self.level.full, v)) if isinstance(v, (list, tuple)) else (
-            v if v is None else self.level.full(v))
+        return L.each([v], self.level.full)[0]
+
+    def tensors(self) -> list[Any]:
+        """The tensor arguments of one example."""
+        return list(L.tensors_of(list(self.args.values())))
+
+    def invoke(self, values: Sequence[Any]) -> Any:
+        """The op on arguments in the order of `names`."""
+        return L.invoke(self.op, values)
+
+    def composed(self, fn: Callable[..., Any]) -> Any:
+        """The result of other ops on the arguments as the examples see them."""
+        return self.level.full(fn(*self.args.values()))
 
     def aligned(self, name: str, n: int) -> Any:
         """The argument with 1s after the batch dim, to line up with n dims."""

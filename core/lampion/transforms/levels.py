@@ -51,6 +51,10 @@ class Virtual:
         """The ordinary meta that a tensor over this shows."""
         return self.value.meta.plain
 
+    def describe(self) -> str:
+        """How the tensor prints."""
+        return repr(self.value)
+
 
 class _Stack(threading.local):
     """The levels that run in this thread, outermost first."""

@@ -27,6 +27,11 @@ class Dual(Virtual):
     def __init__(self, level: Level, value: Any, tangent: Any) -> None:
         self.level, self.value, self.tangent = level, value, tangent
 
+    def describe(self) -> str:
+        text = repr(self.value)
+        return text if self.tangent is None or not self.level.alive else (
+            f"{text[:-1]}, tangent={self.tangent!r})")
+
 
 class DualLevel(Level):
     """A level of forward mode."""
