@@ -13,6 +13,7 @@ from ..base import dtype as dt
 from ..base.meta import Meta, broadcast_shapes, contiguous_strides, dense_strides_like, wrap_dim
 from ..runtime.lowering import Nest
 from . import batch_rules, checks
+from .facts import examples
 from .gather import (
     check_gather,
     index_geometry,
@@ -556,6 +557,8 @@ def masked_scatter(input, mask, source):
         raise RuntimeError("masked_scatter: expected self and source to have same dtypes but got "
                            f"{input.meta.dtype!r} and {source.meta.dtype!r}")
     shape = broadcast_shapes(input.meta.shape, mask.meta.shape)
+    if mask.meta.virtual:  # within vmap the number of True places may differ between examples
+        return _masked_scatter_by_counting(input.expand(*shape), mask.expand(*shape), source)
     where = mask.expand(*shape).reshape((-1,)).nonzero().reshape((-1,))
     n = where.meta.numel
     if source.meta.numel < n:
@@ -565,3 +568,17 @@ def masked_scatter(input, mask, source):
     flat = input.expand(*shape).reshape((-1,))
     return index_put_at.fn(flat, (where,), (0,), "set", False,
                            source.reshape((-1,)).narrow(0, 0, n)).reshape(shape)
+
+
+def _masked_scatter_by_counting(input, mask, source):
+    """`masked_scatter` with results of known shape only: a True place takes the element of source
+    whose number is that of the True places before it."""
+    counts = mask.reshape((-1,)).cumsum(0)
+    n, most = counts.meta.numel, source.meta.numel
+    if n and int(examples(counts).max().item()) > most:
+        raise RuntimeError("masked_scatter: expected the number of elements in source "
+                           f"({most}) to be at least the number of ones in mask")
+    if not n or not most:
+        return input.clone()
+    taken = source.reshape((-1,))[(counts - 1).clamp(min=0, max=most - 1)]
+    return REGISTRY["where"].fn(mask, taken.reshape(input.meta.shape), input)

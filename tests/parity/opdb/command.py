@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from . import checks, derivatives, entries, forms, gaps, pool, report
+from . import check_functional, checks, derivatives, entries, forms, gaps, pool, report
 from .outcome import Outcome
 
 # The checks by name, and in which dtypes each is done unless --dtypes says so.
@@ -25,6 +25,7 @@ CHECKS: dict[str, Any] = {
     "forward": checks.forward, "reference": checks.reference, "layouts": checks.layouts,
     "grad": derivatives.grad, "gradgrad": derivatives.gradgrad,
     "forward_mode": derivatives.forward_mode, "vmap": derivatives.vmap,
+    "vmap_loop": check_functional.vmap_loop,
     "errors": checks.errors, "inplace": forms.inplace, "out": forms.out,
 }
 DERIVATIVES = {"grad": "supports_autograd", "gradgrad": "supports_gradgrad",
