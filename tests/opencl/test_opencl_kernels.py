@@ -10,8 +10,8 @@ import pytest
 
 from lampion.base import dtype as dt
 from lampion.base.device import device
+from lampion.ir import cfamily_lanes, interpret
 from lampion.ir import expr as E
-from lampion.ir import interpret
 from lampion.ir.kernel import (
     Arg,
     ArgReduce,
@@ -129,18 +129,40 @@ def run_many(backend, cases, ins, data, ulps=0):
 
 def test_what_rarely_runs_stays_in_its_branch():
     """The reduction of huge angles is integer arithmetic that ordinary ones must not pay for."""
-    from lampion.ir.cfamily_lanes import Variant
     from lampion_opencl import compiler
     from lampion_opencl.dialect import OpenCLC
 
     kernel = many([(E.sin, dt.float32)], [dt.float32])
-    text = compiler.render(OpenCLC(lanes=True, doubles=True), kernel, Variant("grid", 0, 16), "k")
+    text = compiler.render(OpenCLC(lanes=True, doubles=True), kernel,
+                           cfamily_lanes.Variant("grid", 0, 16), "k")
     body = text[text.index("__kernel"):].splitlines()
     branch = next(k for k, line in enumerate(body) if line.strip().startswith("if (any_"))
     costly = [k for k, line in enumerate(body) if "mulhi_uint16" in line]
     assert costly and min(costly) > branch
     inside = len(body[branch + 1]) - len(body[branch + 1].lstrip())
     assert all(len(body[k]) - len(body[k].lstrip()) >= inside for k in costly)
+
+
+def test_big_results_bypass_the_caches(backend, monkeypatch):
+    """Where the address allows it; tails and odd offsets are written as ever."""
+    plain = many([(lambda x: x + x, dt.float32)], [dt.float32])
+    assert cfamily_lanes.choose(plain, [1 << 21]).stream
+    assert not cfamily_lanes.choose(plain, [1 << 20]).stream
+    monkeypatch.setattr(cfamily_lanes, "STREAM", 1)
+    n = 1005
+    for d in (dt.float32, dt.bool_, dt.bfloat16):
+        kernel = many([(lambda x: x + x if x.dtype is not dt.bool_ else ~x, d)], [d])
+        x, size = sample(d, n), d.itemsize
+        place = backend.allocate((n + 64) * size, WHERE)
+        source = backend.allocate(n * size, WHERE)
+        backend.copy_from_host(x.tobytes(), source)
+        made = backend.program(Program((KernelCall(kernel, (n,), (0, 1)),)), (), WHERE)
+        want = [np.zeros(n, d.np), x]
+        interpret.run(kernel, [n], want)
+        for offset in (0, 64 * size, size):
+            made.into(place.view(offset), source)
+            got = np.frombuffer(backend.copy_to_host(place.view(offset), n * size), d.np)
+            same(got, want[0], 0, f"{d.name} at {offset}")
 
 
 def test_every_tail_length(backend):

@@ -55,7 +55,8 @@ class OpenCLC(Dialect):
     vector_builtins = {
         "round": "__builtin_elementwise_roundeven", "floor": "__builtin_elementwise_floor",
         "ceil": "__builtin_elementwise_ceil", "trunc": "__builtin_elementwise_trunc",
-        "any": "__builtin_reduce_or", "all": "__builtin_reduce_and"}
+        "any": "__builtin_reduce_or", "all": "__builtin_reduce_and",
+        "stream": "__builtin_nontemporal_store"}
 
     def __init__(self, *, lanes: bool, doubles: bool, fused: bool = False) -> None:
         self.lanes = lanes

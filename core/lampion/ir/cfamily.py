@@ -67,7 +67,8 @@ class Dialect:
     functions: dict[str, str] = {}
     call_bytes = 16          # widest vector given to a library function
     inline_fma = False       # print fma as a * b + c with contraction on
-    # compiler builtins on vectors by intrinsic (and "any", "all"); tested with HAS(name)
+    # compiler builtins on vectors by intrinsic (and "any", "all", "stream": a store around the
+    # caches); tested with HAS(name)
     vector_builtins: dict[str, str] = {}
 
     def value_type(self, d: dtype) -> str:
@@ -162,6 +163,7 @@ class Emitter:
         self.helpers: dict[str, str] = {}
         self.lanes = 1                  # lanes of the vector axis in the current block
         self.vaxis: int | None = None
+        self.stream = False             # whole vectors are written around the caches
         self.axes: dict[int, tuple[str, int]] = {}
         self.refs: dict[str, Val] = {}
         self.index_type = "long"

@@ -592,7 +592,24 @@ def store_row(e: Emitter, slot: int, d: dtype, at: str, v: Val) -> str:
         text = f"{_half_out(e, d, e.lanes)}({e.vec(v)})"
     else:
         text = e.vec(v)
+    if e.stream and "stream" in e.dialect.vector_builtins:
+        return f"{_stream(e, vector, e.lanes * d.itemsize)}(({pointer})(b{slot} + {at}), {text});"
     return f"*({pointer})(b{slot} + {at}) = {text};"
+
+
+# the compiler knows instructions for this only where the address is a multiple of the size
+_STREAM = """{inline} void stream_{vector}({space}{vector}_row *p, {vector} v) {{
+#if HAS({builtin})
+  if (((ulong)p & {low}) == 0) {{ {builtin}(v, ({space}{vector} *)p); return; }}
+#endif
+  *p = v;
+}}"""
+
+
+def _stream(e: Emitter, vector: str, size: int) -> str:
+    return e.need(f"stream_{vector}", _STREAM.format(
+        inline=INLINE, vector=vector, space=e.dialect.space, low=size - 1,
+        builtin=e.dialect.vector_builtins["stream"]))
 
 
 def all_lanes(e: Emitter, m: Val) -> str:

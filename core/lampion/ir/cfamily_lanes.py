@@ -1,7 +1,7 @@
 """The schedule for processors with few cores and wide vectors: C-family text with explicit lanes.
 
-Floor 1; imports cfamily, expr and kernel. A work item is a work group of its own and runs a
-contiguous piece of the problem; nothing synchronises. Two shapes of loop:
+Floor 1; imports cfamily, expr, kernel and schedule. A work item is a work group of its own and
+runs a contiguous piece of the problem; nothing synchronises. Two shapes of loop:
 
 - "grid": the lanes are neighbouring points of one grid axis; stages loop their ranges inside.
 - "row": the lanes run along the innermost range; a work item does whole grid points.
@@ -33,21 +33,25 @@ from .kernel import (
     coefficient,
     expressions,
 )
+from .schedule import bytes_in_order
 
 BLOCK = 64       # vector steps summed before they are added to the total
 GRAIN = 1 << 15  # elements a work item should have at least
+STREAM = 8 << 20  # bytes of results from which on they bypass the caches
 TILE = 16        # rows that are walked together where reads are transposed
 
 
 class Variant(NamedTuple):
     """Which loops to print: shape "grid" or "row", the vector axis (a grid axis, or -1), lanes,
-    the grid axis that is tiled with it (-1: none), and how many vectors a loop step takes."""
+    the grid axis that is tiled with it (-1: none), how many vectors a loop step takes, and
+    whether stores bypass the caches."""
 
     shape: str
     axis: int
     lanes: int
     tile: int = -1
     unroll: int = 1
+    stream: bool = False
 
 
 _SIZE_OPS = ("add", "sub", "mul", "neg", "idiv", "fmod", "maximum", "minimum")
@@ -151,7 +155,8 @@ def choose(kernel: Kernel, params: Sequence[int], max_lanes: int = 16) -> Varian
                       and unit_strides(kernel, best) > 0), 1)
         return Variant("grid", best, lanes)
     wide = _unroll(kernel, lanes, grid[best]) if inner else 1
-    return Variant("grid", best, lanes, _tile_axis(kernel, grid, best), wide)
+    stream = grid[best] * bytes_in_order(kernel, best) >= STREAM
+    return Variant("grid", best, lanes, _tile_axis(kernel, grid, best), wide, stream)
 
 
 def _unroll(kernel: Kernel, lanes: int, length: int) -> int:
@@ -310,6 +315,7 @@ class _Printer:
 
     def _set_lanes(self, lanes: int, axis: int | None) -> None:
         self.e.lanes, self.e.vaxis = lanes, axis
+        self.e.stream = self.variant.stream and lanes > 1
         self.e.forget_lanes()
 
     # -- the outer loop: grid points of this work item, counters carried ------------------------

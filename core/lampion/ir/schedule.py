@@ -3,7 +3,8 @@
 Floor 1; imports base, expr, kernel. `split` cuts a large reduction over few grid points into
 partial results in scratch memory and a combining step, so that one sum of a million numbers is
 many units of work; it also keeps float sums accurate, because each partial sum is short. How
-many parts there are depends on the shape alone, so results are reproducible.
+many parts there are depends on the shape alone, so results are reproducible. `bytes_in_order`
+tells whose results may bypass the caches.
 """
 
 from __future__ import annotations
@@ -291,3 +292,14 @@ def _kernel(name: str, args: Sequence[Arg], grid: Sequence[Expr], stages: Sequen
     kernel = Kernel(name, tuple(args), tuple(grid), tuple(stages), nparams)
     with _lock:
         return _built.setdefault((name, kernel.key), kernel)
+
+
+def bytes_in_order(kernel: Kernel, axis: int) -> int:
+    """How many bytes a grid point writes, if everything is written once and in order along
+    `axis`, the only one, so that big results may bypass the caches; else 0."""
+    stores = [s for stage in kernel.stages for s in stage.body]
+    in_order = len(kernel.grid) == 1 and not any(stage.ranges for stage in kernel.stages) and all(
+        isinstance(s, Store) and s.mask is None and s.index.op == "index"
+        and s.index.value == axis and kernel.args[s.slot].kind != "inout" for s in stores)
+    return sum(kernel.args[s.slot].dtype.itemsize for s in stores
+               if isinstance(s, Store)) if in_order else 0

@@ -22,6 +22,7 @@ from lampion.ir.kernel import (
     Store,
     coefficient,
 )
+from lampion.ir.schedule import bytes_in_order
 
 BLOCK = 64  # elements of a one-axis grid that one unit covers
 LONG_BLOCK = 8192  # elements of the vector axis in one unit when other axes are units too
@@ -182,7 +183,8 @@ def choose(kernel: Kernel, params: Sequence[int], bits: int) -> Plan:
             block = BLOCK if len(grid) == 1 else (0 if outer >= 64 or n <= LONG_BLOCK
                                                   else LONG_BLOCK)
             best = (cost, Plan("grid", width, unroll, axis, block=block, sequential=sequential,
-                               flush=flush, stream=_streams(kernel, axis, n * outer)))
+                               flush=flush, stream=n * outer * bytes_in_order(kernel, axis)
+                               >= STREAM_BYTES))
     tiled = _tile_plan(kernel, grid, width)
     if tiled is not None and tiled[0] < best[0]:
         best = tiled
@@ -297,23 +299,6 @@ def work(kernel: Kernel) -> int:
 def _unroll(kernel: Kernel) -> int:
     ops = work(kernel)
     return 4 if ops <= 12 else (2 if ops <= 60 else 1)
-
-
-def _streams(kernel: Kernel, axis: int, elements: int) -> bool:
-    """Whether stores should bypass the caches: big outputs, written once, in order."""
-    if len(kernel.grid) != 1 or any(st.ranges for st in kernel.stages):
-        return False
-    size = 0
-    for st in kernel.stages:
-        for s in st.body:
-            if not isinstance(s, Store) or s.mask is not None:
-                return False
-            if not (s.index.op == "index" and s.index.value == axis):
-                return False
-            if kernel.args[s.slot].kind == "inout":
-                return False
-            size += elements * kernel.args[s.slot].dtype.itemsize
-    return size >= STREAM_BYTES
 
 
 def units_grain(kernel: Kernel, plan: Plan, params: Sequence[int]) -> tuple[int, int]:
