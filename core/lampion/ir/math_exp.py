@@ -89,9 +89,15 @@ def flip_sign(x: Expr, sign_bits: Expr, f: Format) -> Expr:
 
 # ---- exponentials ----
 
+def nearest(x: Expr, scale: float, f: Format) -> Expr:
+    """The integer next to x * scale, well below 2**mantissa: an addition rounds it, which costs
+    less than an instruction for rounding."""
+    return fma(x, const(scale), const(f.magic)) - f.magic
+
+
 def reduce_exp(x: Expr, f: Format) -> tuple[Expr, Expr]:
     """(n, r) with x = n ln 2 + r and |r| <= ln 2 / 2 (Cody and Waite, two parts of ln 2)."""
-    n = E.round_(x * (1 / LN2))
+    n = nearest(x, 1 / LN2, f)
     r = fma(n, const(-f.ln2_high), x)
     return n, fma(n, const(-f.ln2_low), r)
 
@@ -111,7 +117,7 @@ def exp2(x: Expr, f: Format) -> Expr:
     """2**x = 2**n (1 + r p(r)), n the nearest integer."""
     low, high = (-151.0, 129.0) if f is F32 else (-1076.0, 1025.0)
     x = clamp(x, low, high)
-    n = E.round_(x)
+    n = nearest(x, 1.0, f)
     r = x - n
     return ldexp(fma(r, polynomial(r, f.table("EXP2")), const(1.0)), n, 2)
 
@@ -321,7 +327,7 @@ def _log2_sum(m: Expr, e: Expr, f: Format) -> tuple[Expr, Expr]:
 
 def _exp2_sum(t: Expr, u: Expr, f: Format) -> Expr:
     """2**(t + u), u small."""
-    n = E.round_(t)
+    n = nearest(t, 1.0, f)
     v = (t - n) + u
     return ldexp(fma(v, polynomial(v, f.table("EXP2")), const(1.0)), n, 2)
 
