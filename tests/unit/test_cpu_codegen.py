@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -587,3 +590,34 @@ def test_random_kernels(seed):
     for plan in (None, Plan("grid", 8, 2, 0), Plan("range", 16, 1, stage_axes=(1, 1, None),
                                                    block=0)):
         check(expanded, p.values, full, (0, 1), plan=plan, chunks=2)
+
+
+# ---- arms that are compiled when they are first wanted -------------------------------------------
+
+
+def test_a_seldom_arm_is_compiled_when_a_lane_first_wants_it() -> None:
+    """A sine of small numbers compiles no far reduction; threads may be the first to want one."""
+    code = """
+import math
+import lampion as torch
+from lampion_cpu import jit, pool
+from lampion_cpu.codegen import rare
+
+torch.set_num_threads(2)
+x = torch.linspace(-3, 3, 100_000)
+near = torch.sin(x)
+cells = [s.cell.value for s in rare._slots.values()]
+assert cells and not any(cells), cells
+x[77_777] = 1e30  # in the second thread's half
+compiled = jit.statistics()["compiled"]
+far = torch.sin(x)
+assert jit.statistics()["compiled"] == compiled + 1
+assert sum(s.cell.value is not None for s in rare._slots.values()) == 1
+assert abs(far[77_777].item() - math.sin(x[77_777].item())) < 1e-6
+far[77_777] = near[77_777]
+assert (far == near).all().item()
+torch.sin(x), torch.sin(x[:5])
+assert sum(s.cell.value is not None for s in rare._slots.values()) == 1
+"""
+    env = {**os.environ, "LAMPION_CACHE_DIR": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env, timeout=120)

@@ -56,7 +56,7 @@ def _int(n: int) -> E.Expr:
 
 
 def _steps(nest: Nest, slots: tuple[int, ...]) -> list[Any]:
-    return codegen.steps(split(Program((nest.call(slots),))))
+    return codegen.steps(split(Program((nest.call(slots),))))[0]
 
 
 def _columns_strides(s: _Sizes, kernel: tuple[int, ...]) -> tuple[int, list[int]]:

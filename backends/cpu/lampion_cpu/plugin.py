@@ -94,10 +94,10 @@ class CpuBackend(Backend):
         from .program import make_program
 
         program = split(program)
-        steps = codegen.steps(program)
+        steps, asks = codegen.steps(program)
         inputs = _input_kinds(program, len(outputs))
         made = make_program(steps, inputs, tuple(outputs), program.scratch,
-                            nogil=codegen.work_of(steps) > NOGIL_WORK)
+                            nogil=asks or codegen.work_of(steps) > NOGIL_WORK)
         return Launch(made.launch, made.into, [c.kernel.name for c in program.calls], made)
 
     def kernels(self) -> Sequence[KernelImpl]:

@@ -7,8 +7,6 @@ shapes that want the same schedule share their code. May import: lampion, the mo
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,6 +17,7 @@ from .. import jit
 from .expand import expand_kernel
 from .lower import Lowering
 from .plan import GRAIN_WORK, Plan, choose, evaluate, units_grain
+from .rare import RESOLVER
 
 __all__ = ["Compiled", "compile_kernel", "kernel_text", "steps", "work_of"]
 
@@ -29,6 +28,7 @@ class Compiled(NamedTuple):
     address: int
     kernel: Kernel
     plan: Plan
+    asks: bool = False  # whether it may call Python to have an arm compiled
 
     def units_grain(self, params: Sequence[int]) -> tuple[int, int]:
         """Units of a launch with these params, and the fewest worth giving to a thread."""
@@ -40,13 +40,13 @@ _expanded: dict[str, Kernel] = {}
 _lock = threading.Lock()
 
 
-def kernel_text(kernel: Kernel, plan: Plan) -> tuple[str, str, frozenset[str]]:
-    """(symbol, LLVM IR, names of C library functions it calls) of an expanded kernel."""
+def kernel_text(kernel: Kernel, plan: Plan) -> tuple[str, str, dict[str, int]]:
+    """(symbol, LLVM IR, addresses of the names it declares) of an expanded kernel."""
     bits = jit.host_vector_bits()
     lowering = Lowering(kernel, plan, bits, jit.host_features())
     symbol = "k_" + "".join(c if c.isalnum() else "_" for c in kernel.name)
     text = lowering.text(symbol)
-    return symbol, text, frozenset(lowering.em.symbols)
+    return symbol, text, lowering.em.symbols
 
 
 def compile_kernel(kernel: Kernel, params: Sequence[int], plan: Plan | None = None) -> Compiled:
@@ -66,41 +66,28 @@ def compile_kernel(kernel: Kernel, params: Sequence[int], plan: Plan | None = No
         with _lock:
             found = _compiled.get(key)
             if found is None:
-                symbol, text, needs = kernel_text(expanded, plan)
-                symbols = {name: _libm(name) for name in sorted(needs)}
+                symbol, text, symbols = kernel_text(expanded, plan)
                 address = jit.compile_ir(text, [symbol], symbols)[symbol]
-                found = _compiled[key] = Compiled(address, expanded, plan)
+                found = _compiled[key] = Compiled(address, expanded, plan, RESOLVER in symbols)
     return found
 
 
-def steps(program: Program) -> list["Step"]:  # noqa: F821 - imported late
-    """The launches of a program, in order, for `make_program`."""
+def steps(program: Program) -> tuple[list["Step"], bool]:  # noqa: F821 - imported late
+    """The launches of a program, in order, for `make_program`; and whether threads that run them
+    may call Python, so that the GIL must be free."""
     from ..program import Step
 
-    out = []
+    out, asks = [], False
     for call in program.calls:
         if any(evaluate(n, call.params) == 0 for n in call.kernel.grid):
             continue  # an empty grid: nothing to run
         compiled = compile_kernel(call.kernel, call.params)
         units, grain = compiled.units_grain(call.params)
         out.append(Step(compiled.address, tuple(call.params), tuple(call.slots), units, grain))
-    return out
+        asks = asks or (compiled.asks and units > grain)
+    return out, asks
 
 
 def work_of(found: Sequence["Step"]) -> float:  # noqa: F821
     """Roughly how many element-operations a list of steps does (some nanoseconds per 32)."""
     return sum(s.units / s.grain for s in found) * GRAIN_WORK
-
-
-_math: ctypes.CDLL | None = None
-
-
-def _libm(name: str) -> int:
-    """Address of a C math library function."""
-    global _math
-    if _math is None:
-        found = ctypes.util.find_library("m")
-        _math = ctypes.CDLL(found) if found else ctypes.CDLL(None)
-    address = ctypes.cast(getattr(_math, name), ctypes.c_void_p).value
-    assert address is not None
-    return address

@@ -72,8 +72,8 @@ class Emitter:
         self.args, self.written = args, written
         self.bits, self.features = bits, features
         self.declares: set[str] = set()
-        self.symbols: set[str] = set()
-        self.functions: dict[tuple[int, int], str] = {}  # out-of-line arms: (body, width) -> name
+        self.symbols: dict[str, int] = {}  # addresses of external names
+        self.arms: dict[str, Any] = {}  # out-of-line arms: name -> Slot
         self.bodies: list[str] = []
         self.spare = False
         self.stream = False  # stores of the loop being written go around the caches
@@ -115,6 +115,20 @@ class Emitter:
         self.declares.add(f"declare {result} @{name}({types})")
         given = ", ".join(f"{t} {v}" for t, v in operands)
         return self.put(f"call {result} @{name}({given})", scope)
+
+    def module(self, head: str, last: str) -> str:
+        """The module text: `head` is the function's definition line, `last` its last line."""
+        bits = self.bits
+        body = "\n".join(line if line.endswith(":") else "  " + line for line in self.root.lines)
+        spare = ("@spare = internal constant [64 x i8] zeroinitializer, align 64\n"
+                 if self.spare else "")
+        tail = "\n".join(sorted(self.declares))
+        stream = "\n!0 = !{i32 1}" if self.used_stream else ""
+        common = (f'nounwind "prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}" '
+                  '"no-trapping-math"="true"')
+        return (f"{spare}{''.join(self.bodies)}{head} {{\nentry:\n{body}\n  {last}\n}}\n{tail}\n"
+                f"attributes #0 = {{ mustprogress {common} }}\n"
+                f"attributes #1 = {{ noinline cold {common} }}{stream}\n")
 
     # ---- scopes -------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ printing (`lampion.ir.math`). May import: lampion.base, lampion.ir, emit, types,
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 from collections.abc import Sequence
 
 from lampion.base import dtype as dt
@@ -167,7 +169,8 @@ def _float(s: Site, op: str, a: Sequence[str], d: dtype) -> str:
     if op == "ldexp":
         return _ldexp(s, a[0], a[1], d, 3)
     if op == "fmod":
-        s.em.symbols.add("fmodf" if d is dt.float32 else "fmod")
+        name = "fmodf" if d is dt.float32 else "fmod"  # what frem becomes
+        s.em.symbols[name] = _libm(name)
         return s.put(f"frem {t} {a[0]}, {a[1]}")
     raise ValueError(f"the intrinsic {op} has no instruction for {d.name}; expand it first")
 
@@ -390,3 +393,17 @@ COMBINE: dict[str, str] = {"sum": "add", "prod": "mul", "max": "maximum", "min":
 def combine(em: Emitter, op: str, a: str, b: str, d: dtype, width: int) -> str:
     """`a op b` of a reduction, on `width` lanes, in the current scope."""
     return apply(Site(em, em.here, False, width), COMBINE[op], (a, b), d)
+
+
+_math: ctypes.CDLL | None = None
+
+
+def _libm(name: str) -> int:
+    """Address of a C math library function."""
+    global _math
+    if _math is None:
+        found = ctypes.util.find_library("m")
+        _math = ctypes.CDLL(found) if found else ctypes.CDLL(None)
+    address = ctypes.cast(getattr(_math, name), ctypes.c_void_p).value
+    assert address is not None
+    return address

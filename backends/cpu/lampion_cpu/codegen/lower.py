@@ -34,21 +34,9 @@ class Lowering:
 
     def text(self, symbol: str) -> str:
         """The module: one exported function."""
-        em, bits = self.em, self.em.bits
         self.units()
-        body = "\n".join(line if line.endswith(":") else "  " + line for line in em.root.lines)
-        head = ("@spare = internal constant [64 x i8] zeroinitializer, align 64\n"
-                if em.spare else "")
-        tail = "\n".join(sorted(em.declares))
-        stream = "\n!0 = !{i32 1}" if em.used_stream else ""
-        arms = "".join(em.bodies)
-        rare = (f'attributes #1 = {{ noinline cold nounwind "prefer-vector-width"="{bits}" '
-                f'"min-legal-vector-width"="{bits}" "no-trapping-math"="true" }}\n'
-                if arms else "")
-        return (f"{head}{arms}define void @{symbol}(ptr noalias %args, ptr noalias %params, "
-                f"i64 %lo, i64 %hi) #0 {{\nentry:\n{body}\n  ret void\n}}\n{tail}\n"
-                f'{rare}attributes #0 = {{ nounwind mustprogress "prefer-vector-width"="{bits}" '
-                f'"min-legal-vector-width"="{bits}" "no-trapping-math"="true" }}{stream}\n')
+        return self.em.module(f"define void @{symbol}(ptr noalias %args, ptr noalias %params, "
+                              "i64 %lo, i64 %hi) #0", "ret void")
 
     # ---- the grid -----------------------------------------------------------------------------
 
