@@ -136,36 +136,6 @@ def test_key_types_are_told_apart(device):
         x[1.0:2]
 
 
-@pytest.mark.parametrize("dim", [0, 1, -1])
-def test_gather_and_scatter(device, dim):
-    gen = np.random.default_rng(1)
-    a = gen.standard_normal((4, 5)).astype(np.float32)
-    i = gen.integers(0, a.shape[dim], (4, 5))
-    x, t = L.tensor(a, device=device), L.tensor(i, device=device)
-    same(x.gather(dim, t), np.take_along_axis(a, i, dim))
-    want = np.zeros_like(a)
-    for p in np.ndindex(i.shape):
-        q = list(p)
-        q[dim] = i[p]
-        want[tuple(q)] += a[p]
-    same(L.zeros(4, 5, device=device).scatter_add(dim, t, x), want)
-    perm = np.argsort(gen.random((4, 5)), axis=dim)
-    want = np.empty_like(a)
-    np.put_along_axis(want, perm, a, dim)
-    same(L.zeros(4, 5, device=device).scatter(dim, L.tensor(perm, device=device), x), want)
-
-
-def test_index_add_copy_fill(device):
-    x = L.zeros(4, 2, device=device)
-    i = L.tensor([1, 1, 3], device=device)
-    rows = L.ones(3, 2, device=device)
-    same(x.index_add(0, i, rows, alpha=2), [[0, 0], [4, 4], [0, 0], [2, 2]])
-    same(x.index_copy(0, i[1:], rows[1:]), [[0, 0], [1, 1], [0, 0], [1, 1]])
-    same(x.index_fill(0, i, 7.0), [[0, 0], [7, 7], [0, 0], [7, 7]])
-    x.index_add_(0, i, rows)
-    same(x, [[0, 0], [2, 2], [0, 0], [1, 1]])
-
-
 def test_embedding(device):
     gen = np.random.default_rng(2)
     w = gen.standard_normal((6, 3)).astype(np.float32)
@@ -209,23 +179,6 @@ def test_joining_and_splitting(device):
     assert L.cat([x, L.ones(1, 3, 4, dtype=L.int64, device=device)]).dtype is L.float32
     with pytest.raises(RuntimeError, match="Sizes of tensors must match except in dimension 0"):
         L.cat([x, y[:, :2]])
-
-
-def test_rearranging(device):
-    a = np.arange(12.0, dtype=np.float32).reshape(3, 4)
-    x = L.tensor(a, device=device)
-    same(x.flip(0, 1), a[::-1, ::-1])
-    same(x.roll((1, -1), (0, 1)), np.roll(a, (1, -1), (0, 1)))
-    same(x.tril(1), np.tril(a, 1))
-    same(x.triu(-1), np.triu(a, -1))
-    same(x.repeat(2, 1, 2), np.tile(a, (2, 1, 2)))
-    same(L.rot90(x), np.rot90(a))
-    same(L.diag_embed(x[0]), np.diag(a[0]))
-    same(x.diagonal(1), np.diagonal(a, 1))
-    same(x.repeat_interleave(2, 1), np.repeat(a, 2, 1))
-    same(F.pad(x, (1, 2, 0, 1)), np.pad(a, ((0, 1), (1, 2))))
-    for mode, name in (("reflect", "reflect"), ("replicate", "edge"), ("circular", "wrap")):
-        same(F.pad(x[None], (2, 1), mode=mode)[0], np.pad(a, ((0, 0), (2, 1)), mode=name))
 
 
 @pytest.mark.parametrize("n", [1, 9, 130, 700])
