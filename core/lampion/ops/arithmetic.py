@@ -534,7 +534,7 @@ def ldexp(input, other):
     return input * by_type(c=E.op("pow", 2.0, other), other=E.exp2(other))
 
 
-@composite(out_cast="safe", method=True, inplace=True, differentiable=False, samples="""
+@composite(out_cast="safe", method=True, inplace=True, samples="""
     f(2, 3), f(3)
     v([0.0, 1, inf]), v([1.0, 1, 0])
 """)

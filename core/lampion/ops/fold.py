@@ -14,7 +14,6 @@ from ..ir import expr as E
 from ..runtime.lowering import Nest, convert
 from . import batch_rules
 from .registry import composite, kernel_op
-from .samples import Sample, T
 from .windows import _int, _over, _read
 
 
@@ -112,9 +111,11 @@ class overlap_add:
     out = False
     batch = ""
 
-    def samples(rng):
-        return [Sample(T((2, 4, 6)), 14, 2), Sample(T((3, 2), "float64"), 11, 4),
-                Sample(T((2, 3, 5), "complex64"), 7, 1)]
+    samples = """
+        f(2, 4, 6), 14, 2
+        f(3, 2, dtype=float64), 11, 4
+        c(2, 3, 5), 7, 1
+    """
 
     def meta(input, length, step):
         return [(input.dtype, (*input.shape[:-2], length))]

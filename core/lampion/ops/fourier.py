@@ -19,7 +19,6 @@ from . import views as V
 from .plans import _word
 from .region import touch
 from .registry import REGISTRY, composite, kernel_op
-from .samples import Sample, T
 
 # ---------------------------------------------------------------- primitives
 
@@ -41,9 +40,10 @@ class fft_c2c:
     out = False
     batch = "dim"
 
-    def samples(rng):
-        return [Sample(T((3, 4), "complex64"), (1,), 0, True),
-                Sample(T((4, 3), layout="strided"), (0, 1), 1, False)]
+    samples = """
+        c(3, 4), (1,), 0, True
+        f(4, 3).strided, (0, 1), 1, False
+    """
 
     def meta(input, dim, norm, forward):
         return [(input.dtype.to_complex(), input.shape)]
@@ -66,8 +66,10 @@ class fft_r2c:
     out = False
     batch = "dim"
 
-    def samples(rng):
-        return [Sample(T((3, 4)), (1,), 0, True), Sample(T((4, 5), "float64"), (1, 0), 2, False)]
+    samples = """
+        f(3, 4), (1,), 0, True
+        f(4, 5, dtype=float64), (1, 0), 2, False
+    """
 
     def meta(input, dim, norm, forward):
         d = dim[-1]
@@ -94,9 +96,10 @@ class fft_c2r:
     out = False
     batch = "dim"
 
-    def samples(rng):
-        return [Sample(T((3, 4), "complex64"), (1,), 2, 6, False),
-                Sample(T((3, 4), "complex128"), (1, 0), 1, 5, True)]
+    samples = """
+        c(3, 4), (1,), 2, 6, False
+        c(3, 4, dtype=complex128), (1, 0), 1, 5, True
+    """
 
     def meta(input, dim, norm, size, forward):
         d = dim[-1]
@@ -246,13 +249,21 @@ def _line_to_real(input, n, dim, norm, forward, name):
     return fft_c2r.fn(x, (d,), mode, size, forward)
 
 
-_LINE = [Sample(T((4, 6), dtype="complex64"), 5, 0), Sample(T((3, 8)), norm="ortho"),
-         Sample(T((7,), layout="offset"), 9), Sample(T((4, 5), "int64"), dim=-2, norm="forward")]
-_REAL_LINE = [Sample(T((4, 6)), 5, 0), Sample(T((3, 8)), norm="ortho"),
-              Sample(T((4, 5), "int64"), dim=-2, norm="forward"), Sample(T((1, 1)))]
+_LINE = """
+    c(4, 6), 5, 0
+    f(3, 8), norm="ortho"
+    f(7).offset, 9
+    i(4, 5), dim=-2, norm="forward"
+"""
+_REAL_LINE = """
+    f(4, 6), 5, 0
+    f(3, 8), norm="ortho"
+    i(4, 5), dim=-2, norm="forward"
+    f(1, 1)
+"""
 
 
-@composite(where=("fft",), samples=lambda rng: _LINE)
+@composite(where=("fft",), samples=_LINE)
 def fft_fft(input, n=None, dim=-1, norm=None):
     """The discrete Fourier transform of one dim: sum over j of x[j] exp(-2 pi i jk / n).
 
@@ -266,13 +277,13 @@ def fft_fft(input, n=None, dim=-1, norm=None):
     return _line(input, n, dim, norm, True, "fft")
 
 
-@composite(where=("fft",), samples=lambda rng: _LINE)
+@composite(where=("fft",), samples=_LINE)
 def fft_ifft(input, n=None, dim=-1, norm=None):
     """The inverse of `fft`: exp(+2 pi i jk / n), divided by n unless norm says otherwise."""
     return _line(input, n, dim, norm, False, "ifft")
 
 
-@composite(where=("fft",), samples=lambda rng: _REAL_LINE)
+@composite(where=("fft",), samples=_REAL_LINE)
 def fft_rfft(input, n=None, dim=-1, norm=None):
     """`fft` of a real tensor, of which only the first n // 2 + 1 entries are given.
 
@@ -282,11 +293,15 @@ def fft_rfft(input, n=None, dim=-1, norm=None):
     return _line(input, n, dim, norm, True, "rfft", True)
 
 
-_HALF_LINE = [Sample(T((3, 5), "complex64")), Sample(T((3, 5), "complex64"), 7, norm="ortho"),
-              Sample(T((4, 3)), 6, 0, "forward"), Sample(T((2,), "int64"))]
+_HALF_LINE = """
+    c(3, 5)
+    c(3, 5), 7, norm="ortho"
+    f(4, 3), 6, 0, "forward"
+    i(2)
+"""
 
 
-@composite(where=("fft",), samples=lambda rng: _HALF_LINE)
+@composite(where=("fft",), samples=_HALF_LINE)
 def fft_irfft(input, n=None, dim=-1, norm=None):
     """The inverse of `rfft`: real, with `n` entries, by default 2 (m - 1) for m given ones.
 
@@ -296,13 +311,13 @@ def fft_irfft(input, n=None, dim=-1, norm=None):
     return _line_to_real(input, n, dim, norm, False, "irfft")
 
 
-@composite(where=("fft",), samples=lambda rng: _HALF_LINE)
+@composite(where=("fft",), samples=_HALF_LINE)
 def fft_hfft(input, n=None, dim=-1, norm=None):
     """The real spectrum of a Hermitian signal given by its first n // 2 + 1 entries."""
     return _line_to_real(input, n, dim, norm, True, "hfft")
 
 
-@composite(where=("fft",), samples=lambda rng: _REAL_LINE)
+@composite(where=("fft",), samples=_REAL_LINE)
 def fft_ihfft(input, n=None, dim=-1, norm=None):
     """The inverse of `hfft`: the first n // 2 + 1 entries of the inverse transform of a real
     spectrum."""
@@ -345,15 +360,22 @@ def _dims_to_real(input, s, dim, norm, forward, name):
     return fft_c2r.fn(x, dims, mode, sizes[-1], forward)
 
 
-_DIMS = [Sample(T((3, 4, 5), "complex64")), Sample(T((3, 4, 5)), (2, 6), (2, 0), "ortho"),
-         Sample(T((4, 6), layout="strided"), norm="forward"), Sample(T((3, 4), "int32"), (-1, 5))]
-_REAL_DIMS = [Sample(T((3, 4, 5))), *_DIMS[1:]]
-_HALF_DIMS = [Sample(T((3, 4), "complex64")), Sample(T((3, 4, 5)), (3, 5), (2, 0), "ortho"),
-              Sample(T((4, 3), layout="strided"), norm="forward"),
-              Sample(T((3, 4), "int32"), (5, -1))]
+_REAL_DIMS = """
+    f(3, 4, 5)
+    f(3, 4, 5), (2, 6), (2, 0), "ortho"
+    f(4, 6).strided, norm="forward"
+    i(3, 4, dtype=int32), (-1, 5)
+"""
+_DIMS = "c(3, 4, 5)" + _REAL_DIMS
+_HALF_DIMS = """
+    c(3, 4)
+    f(3, 4, 5), (3, 5), (2, 0), "ortho"
+    f(4, 3).strided, norm="forward"
+    i(3, 4, dtype=int32), (5, -1)
+"""
 
 
-@composite(where=("fft",), samples=lambda rng: _DIMS)
+@composite(where=("fft",), samples=_DIMS)
 def fft_fftn(input, s=None, dim=None, norm=None):
     """`fft` over several dims: `dim`, or the last len(s), or all. `s` gives their sizes (-1
     keeps one). norm as in `fft`, of the number of all points.
@@ -364,69 +386,69 @@ def fft_fftn(input, s=None, dim=None, norm=None):
     return _dims(input, s, dim, norm, True)
 
 
-@composite(where=("fft",), samples=lambda rng: _DIMS)
+@composite(where=("fft",), samples=_DIMS)
 def fft_ifftn(input, s=None, dim=None, norm=None):
     """The inverse of `fftn`."""
     return _dims(input, s, dim, norm, False)
 
 
-@composite(where=("fft",), samples=lambda rng: _REAL_DIMS)
+@composite(where=("fft",), samples=_REAL_DIMS)
 def fft_rfftn(input, s=None, dim=None, norm=None):
     """`fftn` of a real tensor, of which only the first n // 2 + 1 entries of the last of the dims
     are given."""
     return _dims_from_real(input, s, dim, norm, True, "rfftn")
 
 
-@composite(where=("fft",), samples=lambda rng: _HALF_DIMS)
+@composite(where=("fft",), samples=_HALF_DIMS)
 def fft_irfftn(input, s=None, dim=None, norm=None):
     """The inverse of `rfftn`; s[-1] is the number of real entries of the last dim, by default
     2 (m - 1)."""
     return _dims_to_real(input, s, dim, norm, False, "irfftn")
 
 
-@composite(where=("fft",), samples=lambda rng: _HALF_DIMS)
+@composite(where=("fft",), samples=_HALF_DIMS)
 def fft_hfftn(input, s=None, dim=None, norm=None):
     """The real spectrum of a signal that is Hermitian in the last of the dims."""
     return _dims_to_real(input, s, dim, norm, True, "hfftn")
 
 
-@composite(where=("fft",), samples=lambda rng: _REAL_DIMS)
+@composite(where=("fft",), samples=_REAL_DIMS)
 def fft_ihfftn(input, s=None, dim=None, norm=None):
     """The inverse of `hfftn`."""
     return _dims_from_real(input, s, dim, norm, False, "ihfftn")
 
 
-@composite(where=("fft",), samples=lambda rng: _DIMS[1:])
+@composite(where=("fft",), samples=_DIMS)
 def fft_fft2(input, s=None, dim=(-2, -1), norm=None):
     """`fftn` over the last two dims."""
     return _dims(input, s, dim, norm, True)
 
 
-@composite(where=("fft",), samples=lambda rng: _DIMS[1:])
+@composite(where=("fft",), samples=_DIMS)
 def fft_ifft2(input, s=None, dim=(-2, -1), norm=None):
     """`ifftn` over the last two dims."""
     return _dims(input, s, dim, norm, False)
 
 
-@composite(where=("fft",), samples=lambda rng: _REAL_DIMS)
+@composite(where=("fft",), samples=_REAL_DIMS)
 def fft_rfft2(input, s=None, dim=(-2, -1), norm=None):
     """`rfftn` over the last two dims."""
     return _dims_from_real(input, s, dim, norm, True, "rfftn")
 
 
-@composite(where=("fft",), samples=lambda rng: _HALF_DIMS)
+@composite(where=("fft",), samples=_HALF_DIMS)
 def fft_irfft2(input, s=None, dim=(-2, -1), norm=None):
     """`irfftn` over the last two dims."""
     return _dims_to_real(input, s, dim, norm, False, "irfftn")
 
 
-@composite(where=("fft",), samples=lambda rng: _HALF_DIMS)
+@composite(where=("fft",), samples=_HALF_DIMS)
 def fft_hfft2(input, s=None, dim=(-2, -1), norm=None):
     """`hfftn` over the last two dims."""
     return _dims_to_real(input, s, dim, norm, True, "hfftn")
 
 
-@composite(where=("fft",), samples=lambda rng: _REAL_DIMS)
+@composite(where=("fft",), samples=_REAL_DIMS)
 def fft_ihfft2(input, s=None, dim=(-2, -1), norm=None):
     """`ihfftn` over the last two dims."""
     return _dims_from_real(input, s, dim, norm, False, "ihfftn")
@@ -442,8 +464,14 @@ def _shifted(input, dim, half):
     return REGISTRY["roll"].fn(input, [half(shape[wrap_dim(d, len(shape))]) for d in dims], dims)
 
 
-@composite(where=("fft",), out=False, samples=lambda rng: [
-    Sample(T((4, 5))), Sample(T((3, 5), "complex64"), 1), Sample(T((2, 3, 4), "int64"), (0, 2))])
+_SHIFTS = """
+    f(4, 5)
+    c(3, 5), 1
+    i(2, 3, 4), (0, 2)
+"""
+
+
+@composite(where=("fft",), out=False, samples=_SHIFTS)
 def fft_fftshift(input, dim=None):
     """Entries in the order of rising frequency: zero in the middle. Of all dims, or of `dim`.
 
@@ -453,8 +481,7 @@ def fft_fftshift(input, dim=None):
     return _shifted(input, dim, lambda n: n // 2)
 
 
-@composite(where=("fft",), out=False, samples=lambda rng: [
-    Sample(T((4, 5))), Sample(T((3, 5), "complex64"), 1), Sample(T((2, 3, 4), "int64"), (0, 2))])
+@composite(where=("fft",), out=False, samples=_SHIFTS)
 def fft_ifftshift(input, dim=None):
     """The inverse of `fftshift`."""
     return _shifted(input, dim, lambda n: (n + 1) // 2)

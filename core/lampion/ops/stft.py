@@ -14,7 +14,6 @@ from .facts import examples
 from .fourier import fft_c2c, fft_c2r, fft_r2c
 from .plans import _word
 from .registry import REGISTRY, composite
-from .samples import Sample, T
 
 
 def _complain(name, text):
@@ -46,11 +45,12 @@ def _warn_rectangular(name):
                   stacklevel=4)
 
 
-@composite(method=True, out=False, samples=lambda rng: [
-    Sample(T((40,)), 8, return_complex=True, window=T((8,))),
-    Sample(T((2, 40), "float64"), 9, 3, 5, return_complex=True, normalized=True,
-           window=T((5,), "float64")),
-    Sample(T((2, 30), "complex64"), 8, center=False, window=T((8,)))])
+@composite(method=True, out=False, samples="""
+    f(40), 8, return_complex=True, window=f(8)
+    f(2, 40, dtype=float64), 9, 3, 5, return_complex=True, normalized=True, window=f(5,
+        dtype=float64)
+    c(2, 30), 8, center=False, window=f(8)
+""")
 def stft(input, n_fft, hop_length=None, win_length=None, window=None, center=True,
          pad_mode="reflect", normalized=False, onesided=None, return_complex=None,
          align_to_window=None):
@@ -122,12 +122,12 @@ def _padded(input, amount, mode):
     return wide.reshape(wide.meta.shape[3 - m.ndim:]) if m.ndim else wide.reshape((-1,))
 
 
-@composite(method=True, out=False, samples=lambda rng: [
-    Sample(T((5, 12), "complex64"), 8, window=T((8,), low=0.5)),
-    Sample(T((2, 9, 10), "complex64"), 9, 2, 7, onesided=False, length=15,
-           window=T((7,), low=0.5)),
-    Sample(T((5, 12), "complex128"), 8, center=False, normalized=True, return_complex=False,
-           window=T((8,), "float64", low=0.5))])
+@composite(method=True, out=False, samples="""
+    c(5, 12), 8, window=f(8, low=0.5)
+    c(2, 9, 10), 9, 2, 7, onesided=False, length=15, window=f(7, low=0.5)
+    c(5, 12, dtype=complex128), 8, center=False, normalized=True, window=f(8,
+        dtype=float64, low=0.5)
+""")
 def istft(input, n_fft, hop_length=None, win_length=None, window=None, center=True,
           normalized=False, onesided=None, length=None, return_complex=False):
     """The inverse of `stft`: (..., frequencies, frames), complex, to (..., length).
