@@ -337,6 +337,59 @@ def test_batched_hessians():
     close(vmap(hessian(cube))(x), lampion.stack([(6 * r).diag() for r in x]))
 
 
+ROWS = [lambda x: x.cumprod(0), lambda x: F.layer_norm(x, (4,)), lambda x: x.sort()[0] * x,
+        lambda x: x.softmax(0).log(), lambda x: x[None] @ x[:, None], lambda x: x.norm() * x[1:],
+        lambda x: lampion.cat([x.exp(), x[:1].tanh()]), lambda x: x.clone().mul_(x)[::2]]
+
+
+@pytest.mark.parametrize("k", range(len(ROWS)))
+def test_transforms_commute(k):
+    fn, x, v = ROWS[k], rand(3, 4), rand(3, 4)
+    want = lampion.stack([jvp(fn, (a,), (b,))[1] for a, b in zip(x, v)])
+    close(vmap(lambda a, b: jvp(fn, (a,), (b,))[1])(x, v), want)
+    close(jvp(vmap(fn), (x,), (v,))[1], want)
+    close(vmap(lambda a, b: linearize(fn, a)[1](b))(x, v), want)
+
+    def along(a, b):
+        return jvp(fn, (a,), (b,))[1].sum()
+
+    first = lampion.stack([grad(along)(a, b) for a, b in zip(x, v)])
+    close(vmap(grad(along))(x, v), first)
+    close(grad(lambda x: vmap(along)(x, v).sum())(x), first)
+    close(grad(lambda x: jvp(vmap(fn), (x,), (v,))[1].sum())(x), first)
+    reverse = lampion.stack([jvp(grad(lambda a: fn(a).sum()), (a,), (b,))[1]
+                             for a, b in zip(x, v)])
+    close(first, reverse)
+    close(jvp(vmap(grad(lambda a: fn(a).sum())), (x,), (v,))[1], reverse)
+    close(vmap(jacfwd(jacrev(fn)))(x), lampion.stack([jacrev(jacfwd(fn))(a) for a in x]))
+
+
+def test_forward_levels_within_transforms():
+    from lampion.autograd import forward_ad as fw
+
+    x, v = rand(3, 4), rand(3, 4)
+
+    def f(a, b):
+        with fw.dual_level():
+            return fw.unpack_dual(fw.make_dual(a, b) ** 3).tangent
+
+    close(vmap(f)(x, v), 3 * x * x * v)
+    close(grad(lambda a: f(a, v).sum())(x), 6 * x * v)
+    with fw.dual_level():
+        y = vmap(lambda a: a ** 3)(fw.make_dual(x, v))
+        close(fw.unpack_dual(y).tangent, 3 * x * x * v)
+        g = grad(cube)(fw.make_dual(x, v))
+        close(fw.unpack_dual(g).tangent, 6 * x * v)
+
+
+def test_importing_costs_no_transforms():
+    import subprocess
+    import sys
+
+    code = "import sys, lampion; sys.exit('lampion.transforms' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 # ---------------------------------------------------------------- modules
 
 def test_functional_call():
@@ -385,6 +438,16 @@ def test_stacking_errors():
         stack_module_state([nn.Linear(1, 1), nn.Linear(1, 1).eval()])
     with pytest.raises(RuntimeError, match="requires_grad"):
         stack_module_state([nn.Linear(1, 1), nn.Linear(1, 1).requires_grad_(False)])
+
+
+def test_batch_norms_without_running_statistics():
+    net = nn.Sequential(nn.Conv1d(2, 3, 1), nn.BatchNorm1d(3)).double()
+    x = rand(4, 5, 2, 6)
+    want = lampion.stack([F.batch_norm(net[0](r), None, None, *net[1].parameters(), True)
+                          for r in x])
+    with pytest.raises(RuntimeError, match="inplace arithmetic"):
+        vmap(net)(x)
+    close(vmap(func.replace_all_batch_norm_modules_(net))(x), want)
 
 
 def test_functionalize():

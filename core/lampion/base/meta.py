@@ -24,7 +24,8 @@ class Meta:
     """
 
     __slots__ = ("dtype", "shape", "strides", "device", "ndim", "numel", "nbytes", "span",
-                 "contiguous", "overlapping", "override", "virtual", "__weakref__")
+                 "contiguous", "overlapping", "override", "virtual",
+                 "twin", "__weakref__")
 
     def __init__(self, dtype: dtype, shape: tuple[int, ...], strides: tuple[int, ...],
                  device: device) -> None:
@@ -39,6 +40,7 @@ class Meta:
         # the twin of an overriding meta (see `overriding`), or None for an ordinary one
         self.override: Meta | None = None
         self.virtual = False  # whether it is such a twin, of a tensor that stands for others
+        self.twin: Meta | None = None  # that twin, once made
 
     def overriding(self) -> "Meta":
         """A twin that no plan cache ever holds: tensors whose class overrides ops carry it, so
@@ -52,9 +54,11 @@ class Meta:
     def standing(self) -> "Meta":
         """The twin for a tensor of a function transform, which has no memory of its own: its
         calls miss every plan cache as well, and the call path hands them to the transform."""
-        twin = self.plain.overriding()
-        twin.virtual = True
-        return twin
+        plain = self.plain
+        if plain.twin is None:
+            plain.twin = plain.overriding()
+            plain.twin.virtual = True
+        return plain.twin
 
     @property
     def plain(self) -> "Meta":

@@ -67,6 +67,22 @@ def _stacked(tensors: list[Any], name: str) -> Any:
     return made.requires_grad_() if needs.pop() else made
 
 
+def replace_all_batch_norm_modules_(root: Any) -> Any:
+    """Let the batch norms of a module use the statistics of each batch only, so that `vmap` has no
+    running statistics to write for several examples at once. Changes and returns `root`.
+
+    >>> import lampion
+    >>> net = replace_all_batch_norm_modules_(lampion.nn.Sequential(lampion.nn.BatchNorm1d(2)))
+    >>> net[0].running_mean is None
+    True
+    """
+    for module in root.modules():
+        if getattr(module, "track_running_stats", None) and hasattr(module, "running_mean"):
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+            module.track_running_stats = False
+    return root
+
+
 def functionalize(func: Callable[..., Any], *, remove: str = "mutations") -> Callable[..., Any]:
     """A function with the results of `func`, for programs written for PyTorch.
 

@@ -396,7 +396,7 @@ def cov(input, *, correction=1, fweights=None, aweights=None):
     if aweights is not None:
         matter = _weights("aweights", aweights, n, "f", "floating point")
         w = matter if w is None else w * matter
-    if w is not None and n and not w.detach().sum().item():
+    if w is not None and n and not examples(w).sum().item():
         raise RuntimeError("cov(): weights sum to zero, can't be normalized")
     total = n if w is None else w.sum()
     mean = (x if w is None else x * w).sum(1) / total

@@ -51,6 +51,10 @@ class Virtual:
         """The ordinary meta that a tensor over this shows."""
         return self.value.meta.plain
 
+    def under(self) -> Sequence[Any]:
+        """The tensors below: the value, and what goes with it."""
+        return (self.value,)
+
     def describe(self) -> str:
         """How the tensor prints."""
         return repr(self.value)
@@ -242,9 +246,7 @@ def tracked(t: Any) -> bool:
     """Whether a tensor has a history, at any level."""
     if t.node is not None or not t.meta.virtual:
         return t.node is not None
-    found: list[bool] = []
-    t.data_.level.apply(t, lambda v: (found.append(tracked(v)), v)[1])
-    return any(found)
+    return any(map(tracked, t.data_.under()))
 
 
 # ---------------------------------------------------------------- calls
@@ -392,7 +394,7 @@ def copy(target: Any, source: Any) -> Any:
                    for t in (target, source)])
     if mode.enabled and (edges[0] is not None or (
             edges[1] is not None and target.meta.dtype.kind in "fc")):
-        n = _new(CopyInto)
+        n: Any = _new(CopyInto)
         n.edges, n.saved, n.extra, n.epoch = edges, (), None, 0
         n.source, n.result = source.meta.plain, target.meta.plain
         callpath.rebase(target, n)

@@ -27,6 +27,9 @@ class Dual(Virtual):
     def __init__(self, level: Level, value: Any, tangent: Any) -> None:
         self.level, self.value, self.tangent = level, value, tangent
 
+    def under(self) -> Sequence[Any]:
+        return (self.value,) if self.tangent is None else (self.value, self.tangent)
+
     def describe(self) -> str:
         text = repr(self.value)
         return text if self.tangent is None or not self.level.alive else (
@@ -82,29 +85,45 @@ class DualLevel(Level):
             if tangent is None and (self.merged or source.node is None):
                 target.copy_(primal)
                 return
-            self.receive(target)
+            L.promote_family(self, target)
         target.data_.value.copy_(primal)
-        old = target.data_.tangent
-        if old is not None:
-            old.zero_() if tangent is None else old.copy_(tangent)
-        elif tangent is not None:
-            self.receive(target)
-            target.data_.tangent.copy_(tangent)
-
-    def receive(self, target: Any) -> None:
-        """Give a tensor a tangent of zeros, which its base and the base's views share."""
         root = target if target.root is None else target.root
-        L.promote_family(self, target)
-        if root.data_.tangent is None:
-            root.data_.tangent = _zeros_laid_out(root.data_.value)
-        views = [target] if target is not root else []
-        views += [v for v in (k() for k in root.kids or ()) if v is not None and v is not target]
+        views = [v for v in (k() for k in root.kids or ()) if v is not None]
+        if target is root and not views:
+            target.data_.tangent = None if tangent is None else _fit(
+                tangent.clone(), target.data_.value)
+        else:
+            _write_shared(root, views, target, tangent)
+
+
+def _write_shared(root: Any, views: list[Any], target: Any, tangent: Any) -> None:
+    """Write the tangent of one of several tensors over the same memory, whose tangents share
+    memory too."""
+    whole = root.data_.tangent
+    if tangent is None:
+        if whole is not None:
+            target.data_.tangent.zero_()
+        return
+    if whole is None or not _batches(tangent) <= _batches(whole):  # new memory, that can hold both
+        room = tangent.sum() if whole is None else tangent.sum() + whole.sum()
+        made = _zeros_laid_out(root.data_.value, room)
+        if whole is not None:
+            made.copy_(whole)
+        root.data_.tangent = made
         for v in views:
-            if v.data_.tangent is None:
-                below, whole = v.data_.value, root.data_
-                step = (below.data_.offset - whole.value.data_.offset) // v.meta.dtype.itemsize
-                v.data_.tangent = R.REGISTRY["as_strided_view"].fn(
-                    whole.tangent, v.meta.shape, v.meta.strides, step)
+            below = root.data_.value.data_
+            step = (v.data_.value.data_.offset - below.offset) // v.meta.dtype.itemsize
+            v.data_.tangent = R.REGISTRY["as_strided_view"].fn(
+                made, v.meta.shape, v.meta.strides, step)
+    target.data_.tangent.copy_(tangent)
+
+
+def _batches(t: Any) -> set[int]:
+    """The levels at which a tensor is a batch, by their numbers."""
+    if not t.meta.virtual:
+        return set()
+    own = {t.data_.level.number} if getattr(t.data_, "batched", False) else set()
+    return own.union(*map(_batches, t.data_.under()))
 
 
 def make_dual(level: DualLevel, tensor: Any, tangent: Any) -> Any:
@@ -228,8 +247,7 @@ def _view(op: Any, args: Sequence[Any]) -> Any:
     if tangent.meta.strides != primal.meta.strides:
         # the primal overlaps or has gaps, so that no tangent can have its layout
         if op.view is R.REGISTRY["as_strided_view"].view:  # type: ignore[attr-defined]
-            whole = _zeros_laid_out(primal)
-            tangent = whole.copy_(tangent)
+            tangent = _zeros_laid_out(primal, tangent).copy_(tangent)
         else:
             tangent = tangent.contiguous()
     return L.invoke(op, [tangent, *args[1:]])
@@ -324,10 +342,10 @@ def _fit(tangent: Any, primal: Any) -> Any:
     return tangent
 
 
-def _zeros_laid_out(primal: Any) -> Any:
-    """Zeros with the strides of a tensor."""
+def _zeros_laid_out(primal: Any, like: Any) -> Any:
+    """Zeros with the strides of a primal, and the batch dims of `like`."""
     m = primal.meta
-    flat = primal.new_zeros((max(m.span // m.dtype.itemsize, 1),))
+    flat = like.new_zeros((max(m.span // m.dtype.itemsize, 1),))
     return R.REGISTRY["as_strided_view"].fn(flat, m.shape, m.strides, 0)
 
 
