@@ -38,14 +38,12 @@ FACTORED = """
 """
 DRAWS = "draws numbers; tests/unit/test_random.py checks their law, their seed and gradients"
 FACT = "a fact about dtypes, not about values; tests/ops/test_elementwise.py::test_facts"
-PART = "writes into its argument, as a part of the gradient of Tensor.unfold, which has samples"
 EXCLUDED = {
     **dict.fromkeys(FACTORED.split(), FACTORS),
     **dict.fromkeys(("bernoulli", "binomial", "multinomial", "poisson", "dropout",
                      "feature_dropout", "alpha_dropout", "feature_alpha_dropout",
                      "native_dropout"), DRAWS),
     "can_cast": FACT, "result_type": FACT,
-    "select_scatter_into": PART, "slice_scatter_into": PART,
 }
 # What stands for all ops on devices that are not run thoroughly.
 ELSEWHERE = frozenset("""
