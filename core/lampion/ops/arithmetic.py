@@ -93,13 +93,16 @@ def sign_bit(x):
 
 def with_alpha(op, form, input, other, *, alpha, out=None):
     """add and sub with alpha != 1."""
-    scaled = REGISTRY[op.name + "_scaled"]
-    if isinstance(alpha, complex):
-        raise RuntimeError("For non-complex input tensors, argument alpha must not be a complex "
-                           "number.")
+    if isinstance(alpha, complex):  # the slot for a number holds no complex one
+        if result_kind([getattr(x, "meta", type(x)) for x in (input, other)]) != "c":
+            raise RuntimeError("For non-complex input tensors, argument alpha must not be a "
+                               "complex number.")
+        scaled, other, rest = op, other * alpha, ()
+    else:
+        scaled, rest = REGISTRY[op.name + "_scaled"], (alpha,)
     if form == "inplace":
-        return scaled.ifn(input, other, alpha)
-    return scaled.fn(input, other, alpha, out=out)
+        return scaled.ifn(input, other, *rest)
+    return scaled.fn(input, other, *rest, out=out)
 
 
 ALPHA = Detour("alpha is not $alpha", with_alpha, (Param("alpha", "S", 1, True),))

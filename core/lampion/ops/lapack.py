@@ -320,6 +320,7 @@ def ldl(call):
         factors[...] = a
         done, pivots[...], info = sytrf(factors, 1, work, 1)
         keep(factors, done)
+        clear_below(factors.T)
         return info
 
     run = over(one, (*call.outputs[:2], *call.inputs), (2, 1, 2))

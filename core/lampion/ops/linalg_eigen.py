@@ -76,7 +76,7 @@ class linalg_eigh:
             return ((v * gw.unsqueeze(-2)) @ v.mH,)
         m = v.mH @ gv
         check_gauge("linalg_eigh_backward", "eigenvectors", diagonal(m))
-        middle = m / differences(w)
+        middle = (m - m.mH) * 0.5 / differences(w)  # Hermitian, as the matrix is
         middle = middle - diagonal(middle).diag_embed()
         if gw is not None:
             middle = middle + gw.to(v.meta.dtype).diag_embed()

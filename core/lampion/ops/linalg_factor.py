@@ -14,6 +14,7 @@ from . import lapack
 from .linalg_checks import columns, eye, inexact, matrices, op, square
 from .linalg_solve import linalg_solve_triangular
 from .registry import composite, kernel_op
+from .results import named
 
 # ---- Cholesky ----------------------------------------------------------------------------------
 
@@ -176,12 +177,12 @@ def lu_unpack(LU_data, LU_pivots, unpack_data=True, unpack_pivots=True):
     return p, lower, upper
 
 
-@composite(method=True, out=False)
+@composite(method=True)
 def lu(input, pivot=True, get_infos=False):
     """(LU, pivots), and with `get_infos` the codes instead of an error for singular matrices."""
     found = linalg_lu_factor_ex.fn(input, pivot=pivot,
                                    check_errors=False if get_infos else "lu")
-    return tuple(found) if get_infos else tuple(found[:2])
+    return named("_lu_with_info", tuple(found._fields))(*found) if get_infos else tuple(found[:2])
 
 
 # ---- LDL ---------------------------------------------------------------------------------------

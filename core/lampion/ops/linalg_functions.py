@@ -80,7 +80,9 @@ def linalg_vander(x, *, N=None):
         m = x.meta
     if n <= 1:
         raise RuntimeError("N must be greater than 1.")
-    powers = x.unsqueeze(-1).expand((*m.shape, n - 1)).cumprod(-1)
+    powers = x.unsqueeze(-1)
+    if n > 2 or m.dtype.kind not in "fc":
+        powers = powers.expand((*m.shape, n - 1)).cumprod(-1)
     one = op("full")((*m.shape, 1), 1, dtype=powers.meta.dtype, device=m.device)
     return op("cat")([one, powers], -1)
 

@@ -20,6 +20,13 @@ def spectrum(x, dims):
     return op("linalg_svdvals")(x.movedim(dims, (-2, -1)))
 
 
+def extreme(sizes, dim, keepdim, largest):
+    """The largest (0 of none) or smallest of what is not negative."""
+    if not largest:
+        return sizes.amin(dim, keepdim)
+    return sizes.amax(dim, keepdim) if sizes.meta.shape[dim] else sizes.sum(dim, keepdim)
+
+
 @composite(where=("linalg",), samples=MATRICES + """
     f(3, 4, 2), "nuc", (0, 1)
     f(3, 4), 2, keepdim=True
@@ -55,7 +62,7 @@ def matrix_norm(input, ord="fro", dim=(-2, -1), keepdim=False, *, dtype=None):
     if ord == "nuc" or abs(ord) == 2:
         inexact(name, input.meta)
         s = spectrum(input, (rows, cols))
-        out = s.sum(-1) if ord == "nuc" else s.amax(-1) if ord > 0 else s.amin(-1)
+        out = s.sum(-1) if ord == "nuc" else extreme(s, -1, False, ord > 0)
         for d in sorted((rows, cols)) if keepdim else ():
             out = out.unsqueeze(d)
         return out
@@ -63,7 +70,7 @@ def matrix_norm(input, ord="fro", dim=(-2, -1), keepdim=False, *, dtype=None):
     if not keepdim and picked > summed:
         picked -= 1
     sums = vector_norm.fn(input, 1, summed, keepdim)
-    return sums.amax(picked, keepdim) if ord > 0 else sums.amin(picked, keepdim)
+    return extreme(sums, picked, keepdim, ord > 0)
 
 
 @composite(where=("linalg",), samples="""

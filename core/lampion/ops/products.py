@@ -151,7 +151,7 @@ def inner(input, other):
 
 # ---------------------------------------------------------------- any dims
 
-@composite(out=False, replay=True, samples="""
+@composite(replay=True, samples="""
     f(2, 3, 4), f(3, 4, 2)
     f(2, 3).transposed, f(3, 4), 1
     f(2, 3, 4), f(4, 5, 2), ((0, 2), (2, 0))

@@ -248,17 +248,19 @@ class norm_dims:
             return (x * 0,)
         if kind == "one":
             return (g * x.sgn(),)
-        if kind == "two":
-            return (_where(y == 0, 0.0, x * (g / y)),)
         size = x.abs()
         if kind in ("max", "min"):
             hit = (size == y).to(size.meta.dtype)
             return (x.sgn() * hit * (g / hit.sum(ctx.dims, True)),)
+        zero = y == 0  # where the norm has no derivative: 0, and not by a division by 0
+        y = y.masked_fill(zero, 1.0)
+        if kind == "two":
+            return (_where(zero, 0.0, x * (g / y)),)
         if p < 1:
             slope = _where(size == 0, 0.0, size ** (p - 1))
         else:
             slope = size ** (p - 1)
-        return (_where(y == 0, 0.0, x.sgn() * slope * (g / y ** (p - 1))),)
+        return (_where(zero, 0.0, x.sgn() * slope * (g / y ** (p - 1))),)
 
 
 def norm_of(n, kind, v, p):
@@ -311,8 +313,8 @@ def vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
 def norm(input, p="fro", dim=None, keepdim=False, dtype=None):
     """Vector norm over `dim` (all dims if None); "fro" is the 2-norm, "nuc" needs two dims."""
     if p == "nuc":
-        s = REGISTRY["linalg_svdvals"].fn(input)
-        return s.sum(-1)
+        dims = (-2, -1) if dim is None else dim
+        return REGISTRY["matrix_norm"].fn(input, "nuc", dims, keepdim, dtype=dtype)
     return vector_norm.fn(input, 2 if p in ("fro", None) else p, dim, keepdim, dtype=dtype)
 
 
