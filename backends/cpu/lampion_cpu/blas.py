@@ -16,6 +16,7 @@ import ctypes.util
 import functools
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -71,6 +72,21 @@ def _system_libraries() -> Iterator[str]:
     for name in ("openblas", "blis", "cblas", "blas"):
         if path := ctypes.util.find_library(name):
             yield path
+
+
+def limit_lapack(count: int) -> None:
+    """Let SciPy's LAPACK, which linear algebra runs in, use `count` threads, if it is loaded."""
+    if "scipy.linalg" not in sys.modules:
+        return
+    for path in _wheel_libraries():
+        if "scipy" not in pathlib.Path(path).parts[-2]:
+            continue
+        library = ctypes.CDLL(path)
+        for pattern in _THREAD_NAMES:
+            for suffix in ("64_", ""):
+                set_count = getattr(library, pattern.format("set", suffix), None)
+                if set_count is not None:
+                    set_count(count)
 
 
 @functools.cache

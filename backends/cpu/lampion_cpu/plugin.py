@@ -47,9 +47,10 @@ class CpuBackend(Backend):
         return self._capabilities
 
     def set_num_threads(self, count: int) -> None:
-        from . import pool
+        from . import blas, pool
 
         pool.set_num_threads(count)
+        blas.limit_lapack(count)
 
     def get_num_threads(self) -> int:
         from . import pool

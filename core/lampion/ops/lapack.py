@@ -14,6 +14,7 @@ import math
 import numpy as np
 
 from ..base.errors import LinAlgError, UnsupportedError
+from ..runtime import threads
 
 _LETTERS = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
 _HERMITIAN = {"syevd": "heevd", "sytrf_h": "hetrf", "sytrs_h": "hetrs", "orgqr": "ungqr",
@@ -21,15 +22,23 @@ _HERMITIAN = {"syevd": "heevd", "sytrf_h": "hetrf", "sytrs_h": "hetrs", "orgqr":
 
 
 @functools.cache
-def routine(name, dtype):
-    """A LAPACK (or BLAS) routine for a dtype, by its name without the letter. A real name stands
-    for its complex twin too; "_h" is the Hermitian one of two."""
+def _libraries():
+    """SciPy's BLAS and LAPACK, told how many threads lampion uses."""
     try:
         from scipy.linalg import blas, lapack
     except ImportError as e:
         raise UnsupportedError(
-            f"linear algebra on the host ({name}) needs SciPy's LAPACK, which cannot be imported "
+            "linear algebra on the host needs SciPy's LAPACK, which cannot be imported "
             f"({e}). Install it with: pip install scipy") from e
+    threads.set_num_threads(threads.get_num_threads())
+    return blas, lapack
+
+
+@functools.cache
+def routine(name, dtype):
+    """A LAPACK (or BLAS) routine for a dtype, by its name without the letter. A real name stands
+    for its complex twin too; "_h" is the Hermitian one of two."""
+    blas, lapack = _libraries()
     if dtype.kind == "c":
         name = _HERMITIAN.get(name, name)
     name = _LETTERS[dtype.name] + name.removesuffix("_h")
@@ -78,9 +87,9 @@ def with_status(call, kind, name, run):
         codes = run(*arrays[:at], *arrays[at + 1:])
         infos = arrays[at]
         infos[...] = codes if single else np.reshape(codes, infos.shape)
-        if wanted and np.any(codes):
-            first = 0 if single else int(np.flatnonzero(codes)[0])
-            fail(kind, name, codes if single else codes[first], None if single else first)
+        if wanted and (codes if single else any(codes)):
+            first = None if single else int(np.flatnonzero(codes)[0])
+            fail(kind, name, codes if single else codes[first], first)
 
     return checking
 
@@ -89,8 +98,9 @@ def raising(kind, name, run):
     """`run` with a LinAlgError for the first nonzero code."""
     def checking(*arrays):
         codes = run(*arrays)
-        if np.any(codes):
-            at = int(np.flatnonzero(codes)[0]) if isinstance(codes, list) else None
+        many = type(codes) is list
+        if any(codes) if many else codes:
+            at = int(np.flatnonzero(codes)[0]) if many else None
             source = arrays[-1]
             wrong = source.reshape(-1, *source.shape[-2:])[at or 0]
             fail(kind if kind != "svd" or np.isfinite(wrong).all() else "finite", name,
@@ -113,14 +123,23 @@ def nothing(*parts):
     return 0
 
 
-def over(one, metas, ranks, empty=nothing):
+def over(one, metas, ranks, empty=nothing, start=None):
     """A function on whole arrays from `one`, which works on single matrices and returns LAPACK's
     info; the function returns that, or a list of them for a batch. `metas` and `ranks` are the
     arrays' and the number of their core dims, outputs first; batch dims of inputs broadcast.
-    `empty` takes the place of `one` where matrices have no elements."""
+    `empty` takes the place of `one` where matrices have no elements. With `start`, that output
+    begins as a copy of the last input, which `one` does not see: LAPACK works in place."""
     batch = metas[0].shape[:metas[0].ndim - ranks[0]]
     if any(0 in m.shape[m.ndim - r:] for m, r in zip(metas, ranks)):
         one = empty
+    if start is not None:
+        inner = over(one, metas[:-1], ranks[:-1], empty)
+
+        def copying(*arrays):
+            arrays[start][...] = arrays[-1]
+            return inner(*arrays[:-1])
+
+        return copying
     if not batch:
         return one
     count = math.prod(batch)
@@ -156,13 +175,12 @@ def cholesky(call):
     """(factor, info) from (A)."""
     potrf, lower = routine("potrf", call.outputs[0].dtype), not call.upper
 
-    def one(factor, a):
-        factor[...] = a
+    def one(factor):
         done, info = potrf(factor, lower, 1, 1)
         keep(factor, done)
         return info
 
-    run = over(one, (call.outputs[0], *call.inputs), (2, 2))
+    run = over(one, (call.outputs[0], *call.inputs), (2, 2), start=0)
     return with_status(call, "cholesky", "linalg.cholesky_ex", run)
 
 
@@ -170,11 +188,12 @@ def cholesky_solve(call):
     """(X) from (B, factor of A)."""
     potrs, lower = routine("potrs", call.outputs[0].dtype), not call.upper
 
-    def one(x, b, factor):
-        x[...] = b
+    def one(x, factor):
         keep(x, potrs(factor, x, lower, 1)[0])
 
-    return over(one, (*call.outputs, *call.inputs), (2, 2, 2))
+    b, factor = call.inputs
+    run = over(one, (*call.outputs, factor, b), (2, 2, 2), start=0)
+    return lambda x, b, factor: run(x, factor, b)
 
 
 def cholesky_inverse(call):
@@ -196,48 +215,51 @@ def cholesky_inverse(call):
     return raising("inv", "cholesky_inverse", run)
 
 
-def _factorize(d):
-    getrf = routine("getrf", d)
+def _factorize(factors, pivots, a):
+    """A function on arrays (LU, pivots, A)."""
+    getrf = routine("getrf", a.dtype)
 
-    def one(factors, pivots, a):
-        factors[...] = a
-        done, p, info = getrf(factors, 1)
+    def one(factors, pivots):
+        done, pivots[...], info = getrf(factors, 1)
         keep(factors, done)
-        np.add(p, 1, pivots)
         return info
 
-    return one
+    run = over(one, (factors, pivots, a), (2, 1, 2), start=0)
+
+    def counted(factors, pivots, a):
+        codes = run(factors, pivots, a)
+        pivots += 1
+        return codes
+
+    return counted
 
 
 def lu(call):
     """(LU, pivots, info) from (A)."""
-    run = over(_factorize(call.outputs[0].dtype), (*call.outputs[:2], *call.inputs), (2, 1, 2))
+    run = _factorize(*call.outputs[:2], *call.inputs)
     return with_status(call, "lu_factor", "torch.linalg.lu_factor_ex", run)
 
 
 def lu_solve(call):
     """(X) from (LU, pivots, B): A X = B or, with `adjoint`, A^H X = B."""
-    getrs, trans = routine("getrs", call.outputs[0].dtype), 2 if call.adjoint else 0
+    return _substitute(*call.outputs, *call.inputs, 2 if call.adjoint else 0)
 
-    def one(x, factors, pivots, b):
-        x[...] = b
+
+def _substitute(x, factors, pivots, b, trans=0):
+    """A function on arrays (X, LU, pivots, B)."""
+    getrs = routine("getrs", b.dtype)
+
+    def one(x, factors, pivots):
         keep(x, getrs(factors, pivots - 1, x, trans, 1)[0])
 
-    return over(one, (*call.outputs, *call.inputs), (2, 2, 1, 2))
+    return over(one, (x, factors, pivots, b), (2, 2, 1, 2), start=0)
 
 
 def solve(call):
     """(X, LU, pivots, info) from (A, B). Every A is factorized once, however B broadcasts."""
     x, factors, pivots, _ = call.outputs
     a, b = call.inputs
-    getrs = routine("getrs", a.dtype)
-
-    def substitute(x, factors, pivots, b):
-        x[...] = b
-        keep(x, getrs(factors, pivots - 1, x, 0, 1)[0])
-
-    first = over(_factorize(a.dtype), (factors, pivots, a), (2, 1, 2))
-    second = over(substitute, (x, factors, pivots, b), (2, 2, 1, 2))
+    first, second = _factorize(factors, pivots, a), _substitute(x, factors, pivots, b)
 
     def run(x, factors, pivots, a, b):
         codes = first(factors, pivots, a)
@@ -253,15 +275,14 @@ def inverse(call):
     getrf, getri = routine("getrf", d), routine("getri", d)
     work = blocked(call.outputs[0].shape[-1])
 
-    def one(x, a):
-        x[...] = a
+    def one(x):
         done, p, info = getrf(x, 1)
         if not info:
             done, info = getri(done, p, work, 1)
         keep(x, done)
         return info
 
-    run = over(one, (call.outputs[0], *call.inputs), (2, 2))
+    run = over(one, (call.outputs[0], *call.inputs), (2, 2), start=0)
     return with_status(call, "inv", "linalg.inv_ex", run)
 
 
@@ -273,8 +294,7 @@ def _parity(pivots):
 
 def determinant(call):
     """(det, LU, pivots) from (A)."""
-    factorize = over(_factorize(call.outputs[1].dtype), (*call.outputs[1:], *call.inputs),
-                     (2, 1, 2))
+    factorize = _factorize(*call.outputs[1:], *call.inputs)
 
     def run(det, factors, pivots, a):
         factorize(factors, pivots, a)
@@ -285,8 +305,7 @@ def determinant(call):
 
 def log_determinant(call):
     """(sign, logabsdet, LU, pivots) from (A)."""
-    factorize = over(_factorize(call.outputs[2].dtype), (*call.outputs[2:], *call.inputs),
-                     (2, 1, 2))
+    factorize = _factorize(*call.outputs[2:], *call.inputs)
 
     def run(sign, logabsdet, factors, pivots, a):
         factorize(factors, pivots, a)
@@ -316,14 +335,13 @@ def ldl(call):
     sytrf = routine("sytrf_h" if call.hermitian else "sytrf", d)
     work = blocked(call.outputs[0].shape[-1])
 
-    def one(factors, pivots, a):
-        factors[...] = a
+    def one(factors, pivots):
         done, pivots[...], info = sytrf(factors, 1, work, 1)
         keep(factors, done)
         clear_below(factors.T)
         return info
 
-    run = over(one, (*call.outputs[:2], *call.inputs), (2, 1, 2))
+    run = over(one, (*call.outputs[:2], *call.inputs), (2, 1, 2), start=0)
     return with_status(call, "ldl", "torch.linalg.ldl_factor_ex", run)
 
 
@@ -331,11 +349,10 @@ def ldl_solve(call):
     """(X) from (LD, pivots, B)."""
     sytrs = routine("sytrs_h" if call.hermitian else "sytrs", call.outputs[0].dtype)
 
-    def one(x, factors, pivots, b):
-        x[...] = b
+    def one(x, factors, pivots):
         keep(x, sytrs(factors, pivots, x, 1, 1)[0])
 
-    return over(one, (*call.outputs, *call.inputs), (2, 2, 1, 2))
+    return over(one, (*call.outputs, *call.inputs), (2, 2, 1, 2), start=0)
 
 
 def triangular(call):
@@ -344,14 +361,13 @@ def triangular(call):
     trsm = routine("trsm", call.outputs[0].dtype)
     right, lower, unit = not call.left, not call.upper, bool(call.unitriangular)
 
-    def one(x, a, b):
-        x[...] = b
+    def one(x, a):
         if a.flags.f_contiguous:
             keep(x, trsm(1, a, x, right, lower, 0, unit, 1))
         else:  # the transpose of the other triangle of the transpose needs no copy
             keep(x, trsm(1, a.T, x, right, not lower, 1, unit, 1))
 
-    return over(one, (*call.outputs, *call.inputs), (2, 2, 2))
+    return over(one, (*call.outputs, *call.inputs), (2, 2, 2), start=0)
 
 
 # ---- orthogonal factors ------------------------------------------------------------------------
@@ -360,12 +376,11 @@ def reflectors(call):
     """(reflectors below R, tau) from (A)."""
     geqrf, work = routine("geqrf", call.outputs[0].dtype), blocked(call.outputs[0].shape[-1])
 
-    def one(packed, tau, a):
-        packed[...] = a
+    def one(packed, tau):
         done, tau[...] = geqrf(packed, work, 1)[:2]
         keep(packed, done)
 
-    return over(one, (*call.outputs, *call.inputs), (2, 1, 2))
+    return over(one, (*call.outputs, *call.inputs), (2, 1, 2), start=0)
 
 
 def product_of_reflectors(call):
@@ -389,14 +404,10 @@ def apply_reflectors(call):
     side = "L" if call.left else "R"
     trans = ("C" if d.kind == "c" else "T") if call.transpose else "N"
 
-    def one(out, packed, tau, other):
-        out[...] = other
+    def one(out, packed, tau):
         keep(out, ormqr(side, trans, packed[:, :len(tau)], tau, out, work, 1)[0])
 
-    def none(out, packed, tau, other):
-        out[...] = other
-
-    return over(one, (*call.outputs, *call.inputs), (2, 2, 1, 2), none)
+    return over(one, (*call.outputs, *call.inputs), (2, 2, 1, 2), start=0)
 
 
 def qr(call):
@@ -443,14 +454,14 @@ def eigh(call):
     vectors = len(call.outputs) == 2
     syevd, lower = routine("syevd", call.inputs[0].dtype), call.UPLO.upper() == "L"
 
-    def one(values, *rest):
-        v = rest[0] if vectors else np.empty_like(rest[0], order="F")
-        v[...] = rest[-1]
-        values[...], done, info = syevd(v, vectors, lower, overwrite_a=1)
-        keep(v, done)
+    def one(values, v):
+        values[...], done, info = syevd(v, vectors, lower, overwrite_a=vectors)
+        if vectors:
+            keep(v, done)
         return info
 
-    run = over(one, (*call.outputs, *call.inputs), (1, 2, 2) if vectors else (1, 2))
+    run = over(one, (*call.outputs, *call.inputs), (1, 2, 2) if vectors else (1, 2),
+               start=1 if vectors else None)
     return raising("eig", "linalg.eigh" if vectors else "linalg.eigvalsh", run)
 
 

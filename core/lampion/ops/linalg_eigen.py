@@ -82,18 +82,29 @@ class linalg_eigh:
             middle = middle + gw.to(v.meta.dtype).diag_embed()
         return (v @ middle @ v.mH,)
 
+    def jvp(ctx, t):
+        w, v = ctx.out, ctx.out1
+        m = v.mH @ t @ v
+        on = diagonal(m)
+        dv = v @ ((m - on.diag_embed()) / differences(w))
+        return (op("real")(on) if v.meta.dtype.kind == "c" else on), dv
+
 
 @kernel_op("input: T, UPLO='L'")
 class eigvalsh_only:
-    """Eigenvalues of Hermitian matrices without the vectors, for calls without gradients."""
+    """Eigenvalues of Hermitian matrices; the vectors are computed if a gradient needs them."""
 
     where = ()
-    differentiable = False
+    save = ("input",)
     host = lapack.eigh
     batch = ""
 
     def meta(input, UPLO):
         return linalg_eigh.meta(input, UPLO)[:1]
+
+    def vjp(ctx, g):
+        v = linalg_eigh.fn(ctx.input, ctx.UPLO)[1]
+        return ((v * g.unsqueeze(-2)) @ v.mH,)
 
 
 @composite(where=("linalg",))
@@ -142,10 +153,10 @@ class linalg_eig:
 
 @kernel_op("input: T")
 class eigvals_only:
-    """Eigenvalues of square matrices without the vectors, for calls without gradients."""
+    """Eigenvalues of square matrices; the vectors are computed if a gradient needs them."""
 
     where = ()
-    differentiable = False
+    save = ("input",)
     host = lapack.eig
     batch = ""
 
@@ -153,6 +164,11 @@ class eigvals_only:
         inexact("linalg.eigvals", input)
         square("linalg.eigvals", input)
         return [(input.dtype.to_complex(), input.shape[:-1])]
+
+    def vjp(ctx, g):
+        v = linalg_eig.fn(ctx.input)[1]
+        g = op("linalg_solve")(v.mH, g.unsqueeze(-1) * v.mH)
+        return (real_if(g, ctx.meta("input")),)
 
 
 @composite(where=("linalg",))
@@ -226,15 +242,19 @@ def svd_gradient(u, s, vh, gu, gs, gvh):
 
 @kernel_op("A: T")
 class svdvals_only:
-    """Singular values without the vectors, for calls without gradients."""
+    """Singular values; the vectors are computed if a gradient needs them."""
 
     where = ()
-    differentiable = False
+    save = ("A",)
     host = lapack.svd
     batch = ""
 
     def meta(A):
         return [linalg_svd.meta(A, False, None)[1]]
+
+    def vjp(ctx, g):
+        u, _, vh = linalg_svd.fn(ctx.A, False)
+        return ((u * g.unsqueeze(-2)) @ vh,)
 
 
 @composite(where=("linalg",), samples=MATRICES)
