@@ -5,6 +5,8 @@ Compiling costs a tenth of a second a kernel, so most kernels here hold many cas
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,8 @@ from lampion.ir.kernel import (
     Store,
     dot,
 )
+from lampion.testing import kernel_checks
+from lampion.testing.kernel_checks import ix, same, typed
 
 REAL = [d for d in dt.ALL if d.kind != "c"]
 NUMBERS = [d for d in REAL if d.kind != "b"]
@@ -52,42 +56,7 @@ def launch(backend, kernel, params, buffers):
             b[...] = np.frombuffer(backend.copy_to_host(s, b.nbytes), b.dtype).reshape(b.shape)
 
 
-def sample(d, n, kind="mixed"):
-    """Values of a dtype, special ones included."""
-    if d.kind == "b":
-        return rng.integers(0, 2, n).astype(bool)
-    if d.kind in "iu":
-        info = np.iinfo(d.np)
-        small = rng.integers(-9 if d.kind == "i" else 0, 10, n).astype(d.np)
-        if kind == "small":
-            return small
-        wild = rng.integers(int(info.min), int(info.max), n, endpoint=True,
-                            dtype=np.uint64 if d is dt.uint64 else np.int64).astype(d.np)
-        out = np.where(rng.random(n) < 0.5, small, wild)
-        edges = np.array([0, 1, int(info.min), int(info.max)], d.np)
-        out[:min(n, 4)] = edges[:min(n, 4)]
-        return out
-    out = rng.standard_normal(n) * (1 if kind == "small" else 10)
-    if kind == "mixed":
-        edges = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 0.5, 1.5, -2.5, 1e-42, 1e30])
-        out[:min(n, 10)] = edges[:min(n, 10)]
-    with np.errstate(all="ignore"):
-        return out.astype(d.np)
-
-
-def same(got, want, ulps=0, where=""):
-    """Equal bit for bit (NaN equals NaN, 0 equals -0), or within some ulps."""
-    got, want = np.asarray(got), np.asarray(want)
-    if got.dtype.kind not in "biu":
-        if got.dtype.itemsize == 2:
-            got, want = got.astype(np.float32), want.astype(np.float32)
-        with np.errstate(all="ignore"):
-            near = np.abs(got.astype(np.longdouble) - want) <= ulps * np.spacing(np.abs(want))
-            ok = (np.isnan(got) & np.isnan(want)) | (got == want) | near
-    else:
-        ok = got == want
-    bad = np.flatnonzero(~ok)
-    assert not len(bad), (where, bad[:5], got.ravel()[bad[:5]], want.ravel()[bad[:5]])
+sample = functools.partial(kernel_checks.sample, rng)
 
 
 def check(backend, kernel, params, buffers, ulps=0):
@@ -99,14 +68,6 @@ def check(backend, kernel, params, buffers, ulps=0):
     for k, arg in enumerate(kernel.args):
         if arg.kind in ("out", "inout"):
             same(mine[k], theirs[k], ulps, f"slot {k} of {kernel}\nparams {params}")
-
-
-def typed(e, d):
-    return E.typed([E.wrap(e)], {}, d)[0]
-
-
-def ix(e):
-    return typed(e, dt.int64)
 
 
 def many(cases, ins):

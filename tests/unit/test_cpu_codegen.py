@@ -7,6 +7,7 @@ ranges and stages, arg-reductions with NaN and ties, scans and scatters.
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import os
 import subprocess
@@ -30,6 +31,8 @@ from lampion.ir.kernel import (
     Store,
     dot,
 )
+from lampion.testing import kernel_checks
+from lampion.testing.kernel_checks import ix, same, typed
 from lampion_cpu import codegen, jit
 from lampion_cpu.codegen.plan import Plan
 
@@ -58,43 +61,7 @@ def launch(kernel, params, buffers, plan=None, chunks=1):
     return compiled
 
 
-def sample(d, n, kind="mixed"):
-    """Values of a dtype, special ones included."""
-    if d.kind == "b":
-        return rng.integers(0, 2, n).astype(bool)
-    if d.kind in "iu":
-        info = np.iinfo(d.np)
-        small = rng.integers(-9 if d.kind == "i" else 0, 10, n).astype(d.np)
-        if kind == "small":
-            return small
-        wild = rng.integers(int(info.min), int(info.max), n, dtype=np.int64
-                            if d is not dt.uint64 else np.uint64, endpoint=True).astype(d.np)
-        out = np.where(rng.random(n) < 0.5, small, wild)
-        edges = np.array([0, 1, int(info.min), int(info.max)], d.np)
-        out[:min(n, 4)] = edges[:min(n, 4)]
-        return out
-    out = (rng.standard_normal(n) * (1 if kind == "small" else 10)).astype(np.float64)
-    if kind == "mixed":
-        edges = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 0.5, 1.5, -2.5, 1e-42, 1e30])
-        out[:min(n, 10)] = edges[:min(n, 10)]
-    return out.astype(d.np)
-
-
-def same(got, want, ulps=0, where=""):
-    """Equal bit for bit (NaN equals NaN, 0 equals -0), or within some ulps."""
-    got, want = np.asarray(got), np.asarray(want)
-    if got.dtype.kind not in "biu":
-        if got.dtype.itemsize == 2:
-            got, want = got.astype(np.float32), want.astype(np.float32)
-        nan = np.isnan(got) & np.isnan(want)
-        with np.errstate(all="ignore"):
-            step = np.spacing(np.abs(want))
-            near = np.abs(got.astype(np.longdouble) - want) <= ulps * step
-        ok = nan | (got == want) | near
-    else:
-        ok = got == want
-    bad = np.flatnonzero(~ok)
-    assert not len(bad), (where, bad[:5], got.ravel()[bad[:5]], want.ravel()[bad[:5]])
+sample = functools.partial(kernel_checks.sample, rng)
 
 
 def check(kernel, params, buffers, outs=(0,), ulps=0, plan=None, chunks=1):
@@ -106,14 +73,6 @@ def check(kernel, params, buffers, outs=(0,), ulps=0, plan=None, chunks=1):
     for k in outs:
         same(mine[k], theirs[k], ulps, f"{kernel}\n{compiled.plan} params {params}")
     return compiled
-
-
-def typed(e, d):
-    return E.typed([E.wrap(e)], {}, d)[0]
-
-
-def ix(e):
-    return typed(e, dt.int64)
 
 
 def elementwise(fn, ins, out, n=None):

@@ -39,17 +39,39 @@ def check_lr(lr: Any) -> None:
         raise ValueError(f"Invalid learning rate: {lr}")
 
 
-def check_at_least(name: str, value: Any, least: float = 0.0) -> None:
-    """Raise ValueError if `value` is below `least`; `name` completes the message."""
-    if not value >= least:
-        raise ValueError(f"Invalid {name}: {value}")
-
-
 def check_betas(betas: Any) -> None:
     """Raise ValueError unless both moving-average factors lie in [0, 1)."""
     for i in (0, 1):
         if not 0.0 <= betas[i] < 1.0:
             raise ValueError(f"Invalid beta parameter at index {i}: {betas[i]}")
+
+
+def check_rho(rho: Any) -> None:
+    """Raise ValueError unless a moving-average factor lies in [0, 1]."""
+    if not 0.0 <= rho <= 1.0:
+        raise ValueError(f"Invalid rho value: {rho}")
+
+
+def check_etas(etas: Any) -> None:
+    """Raise ValueError unless the shrinking factor is in (0, 1) and the growing one above 1."""
+    if not 0.0 < etas[0] < 1.0 < etas[1]:
+        raise ValueError(f"Invalid eta values: {etas[0]}, {etas[1]}")
+
+
+# How hyperparameters are checked; those that are not here must not be negative.
+_CHECKS: dict[str, Callable[[Any], None]] = {
+    "lr": check_lr, "betas": check_betas, "rho": check_rho, "etas": check_etas,
+}
+_TITLES = {"eps": "epsilon"}
+
+
+def check_hyperparameters(**given: Any) -> None:
+    """Raise ValueError for the first hyperparameter that is out of its range."""
+    for name, value in given.items():
+        if name in _CHECKS:
+            _CHECKS[name](value)
+        elif not value >= 0.0:
+            raise ValueError(f"Invalid {_TITLES.get(name, name)} value: {value}")
 
 
 def check_modes(foreach: Any, fused: Any, differentiable: Any) -> None:

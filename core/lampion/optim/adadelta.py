@@ -7,7 +7,7 @@ from typing import Any
 import lampion
 
 from ..ops.fused_optim import Rule, adadelta
-from ._elementwise import Elementwise, State, check_at_least, check_lr, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, counter, number
 from .optimizer import Group
 
 __all__ = ["Adadelta"]
@@ -56,11 +56,7 @@ class Adadelta(Elementwise):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        check_lr(lr)
-        if not 0.0 <= rho <= 1.0:
-            raise ValueError(f"Invalid rho value: {rho}")
-        check_at_least("epsilon value", eps)
-        check_at_least("weight_decay value", weight_decay)
+        check_hyperparameters(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay)
         defaults = {
             "lr": lr,
             "rho": rho,

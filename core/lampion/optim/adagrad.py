@@ -7,7 +7,7 @@ from typing import Any
 import lampion
 
 from ..ops.fused_optim import Rule, adagrad
-from ._elementwise import Elementwise, State, check_at_least, check_lr, check_modes, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, check_modes, counter, number
 from .optimizer import Group
 
 __all__ = ["Adagrad"]
@@ -57,11 +57,13 @@ class Adagrad(Elementwise):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        check_lr(lr)
-        check_at_least("lr_decay value", lr_decay)
-        check_at_least("weight_decay value", weight_decay)
-        check_at_least("initial_accumulator_value value", initial_accumulator_value)
-        check_at_least("epsilon value", eps)
+        check_hyperparameters(
+            lr=lr,
+            lr_decay=lr_decay,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+        )
         check_modes(foreach, fused, differentiable)
         defaults = {
             "lr": lr,

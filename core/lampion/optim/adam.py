@@ -10,9 +10,7 @@ from ..ops.fused_optim import Rule, adam, adam_amsgrad
 from ._elementwise import (
     Elementwise,
     State,
-    check_at_least,
-    check_betas,
-    check_lr,
+    check_hyperparameters,
     check_modes,
     counter,
     number,
@@ -99,10 +97,7 @@ class Adam(Elementwise):
             raise ValueError(
                 "lr as a Tensor is not supported for capturable=False and foreach=True"
             )
-        check_lr(lr)
-        check_at_least("epsilon value", eps)
-        check_betas(betas)
-        check_at_least("weight_decay value", weight_decay)
+        check_hyperparameters(lr=lr, eps=eps, betas=betas, weight_decay=weight_decay)
         _check_tensor_betas(betas, foreach, capturable)
         check_modes(foreach, fused, differentiable)
         defaults = {

@@ -7,7 +7,7 @@ from typing import Any
 import lampion
 
 from ..ops.fused_optim import Rule, asgd
-from ._elementwise import Elementwise, State, check_at_least, check_lr, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, counter, number
 from .optimizer import Group
 
 __all__ = ["ASGD"]
@@ -59,8 +59,7 @@ class ASGD(Elementwise):
         differentiable: bool = False,
         capturable: bool = False,
     ) -> None:
-        check_lr(lr)
-        check_at_least("weight_decay value", weight_decay)
+        check_hyperparameters(lr=lr, weight_decay=weight_decay)
         defaults = {
             "lr": lr,
             "lambd": lambd,

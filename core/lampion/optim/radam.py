@@ -7,7 +7,7 @@ from typing import Any
 import lampion
 
 from ..ops.fused_optim import Rule, radam
-from ._elementwise import Elementwise, State, check_at_least, check_betas, check_lr, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, counter, number
 from .optimizer import Group
 
 __all__ = ["RAdam"]
@@ -59,10 +59,7 @@ class RAdam(Elementwise):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        check_lr(lr)
-        check_at_least("epsilon value", eps)
-        check_betas(betas)
-        check_at_least("weight_decay value", weight_decay)
+        check_hyperparameters(lr=lr, eps=eps, betas=betas, weight_decay=weight_decay)
         defaults = {
             "lr": lr,
             "betas": betas,

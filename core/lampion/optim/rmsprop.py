@@ -13,7 +13,7 @@ from ..ops.fused_optim import (
     rmsprop_centered_momentum,
     rmsprop_momentum,
 )
-from ._elementwise import Elementwise, State, check_at_least, check_lr, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, counter, number
 from .optimizer import Group
 
 __all__ = ["RMSprop"]
@@ -74,11 +74,9 @@ class RMSprop(Elementwise):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        check_lr(lr)
-        check_at_least("epsilon value", eps)
-        check_at_least("momentum value", momentum)
-        check_at_least("weight_decay value", weight_decay)
-        check_at_least("alpha value", alpha)
+        check_hyperparameters(
+            lr=lr, eps=eps, momentum=momentum, weight_decay=weight_decay, alpha=alpha
+        )
         defaults = {
             "lr": lr,
             "momentum": momentum,

@@ -7,7 +7,7 @@ from typing import Any
 import lampion
 
 from ..ops.fused_optim import Rule, rprop
-from ._elementwise import Elementwise, State, check_lr, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, counter, number
 from .optimizer import Group
 
 __all__ = ["Rprop"]
@@ -57,9 +57,7 @@ class Rprop(Elementwise):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        check_lr(lr)
-        if not 0.0 < etas[0] < 1.0 < etas[1]:
-            raise ValueError(f"Invalid eta values: {etas[0]}, {etas[1]}")
+        check_hyperparameters(lr=lr, etas=etas)
         defaults = {
             "lr": lr,
             "etas": etas,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..ops.fused_optim import sgd, sgd_momentum
-from ._elementwise import Elementwise, check_at_least, check_lr, check_modes, number
+from ._elementwise import Elementwise, check_hyperparameters, check_modes, number
 from ._update import updater
 from .optimizer import Group
 
@@ -62,9 +62,7 @@ class SGD(Elementwise):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        check_lr(lr)
-        check_at_least("momentum value", momentum)
-        check_at_least("weight_decay value", weight_decay)
+        check_hyperparameters(lr=lr, momentum=momentum, weight_decay=weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
         check_modes(foreach, fused, differentiable)
