@@ -3,6 +3,7 @@
 #   make demo [DEVICE=cpu|opencl|ref] [DEMO=digits|text] [ARGS="--epochs 3"]
 #   make test [ARGS="-k softmax"]      make opencl      make parity      make bench [SUITE=opdb|...]
 #   make parity-full [ARGS="--seed 1"]  make conformance DEVICE=...  make lint  make clean
+#   make nightly                       # 20,000 random programs against NumPy and PyTorch
 #
 # The environment is .venv; what is installed there is remembered by stamp files and installed
 # again when a source file is newer.
@@ -32,11 +33,11 @@ REF     := $(call sources,plugins/refdevice)
 NEEDS_opencl := $(SAID)/opencl
 NEEDS_ref    := $(SAID)/ref
 
-.PHONY: demo test opencl parity parity-full bench conformance lint install clean help
+.PHONY: demo test opencl parity parity-full nightly bench conformance lint install clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,9s/^# \{0,1\}//p' Makefile
+	@sed -n '3,10s/^# \{0,1\}//p' Makefile
 
 demo: $(SAID)/demo $(NEEDS_$(firstword $(subst :, ,$(DEVICE))))
 	@$(VENV)/bin/lampion demo $(DEMO) --device $(DEVICE) $(ARGS)
@@ -61,6 +62,11 @@ parity-full: install $(SAID)/dev $(SAID)/torch
 	    $(PY) tests/parity/opdb --device $$device --check all --dtypes all --samples 0 --quiet \
 	        --timeout 1800 --json $(VENV)/opdb/$$device-full.json $(ARGS); done
 	$(PY) tests/parity/opdb --read $(VENV)/opdb/*-full.json --report docs/support.md --quiet
+
+# Random programs of ops, views and writes: as many as a night allows.
+nightly: install $(SAID)/dev $(SAID)/torch
+	LAMPION_TEST_PROGRAMS=20000 $(PY) -m pytest -n auto $(ARGS) \
+	    tests/unit/test_programs.py tests/parity/test_programs_parity.py
 
 bench: install $(SAID)/dev $(SAID)/torch
 	$(PY) benchmarks/run.py $(SUITE) $(ARGS)

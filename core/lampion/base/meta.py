@@ -115,10 +115,21 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def may_overlap(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether two indices may name one element (exact for what views produce).
+    """Whether two indices name one element; beyond 4096 elements also where they only seem to, in
+    strides that no view but as_strided makes."""
+    if not interleaved(shape, strides) or 0 in shape:
+        return False
+    if any(s == 0 and n > 1 for n, s in zip(shape, strides)) or math.prod(shape) > 4096:
+        return True
+    spots = [0]
+    for n, s in zip(shape, strides):
+        spots = [at + k * s for at in spots for k in range(n)]
+    return len(set(spots)) < len(spots)
 
-    Sorted by stride, each dim must step over everything the smaller ones reach.
-    """
+
+def interleaved(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether, sorted by stride, a dim does not step over everything that the smaller ones
+    reach."""
     reach = 1
     for s, n in sorted((abs(s), n) for n, s in zip(shape, strides) if n > 1):
         if s < reach:
@@ -132,7 +143,7 @@ def dense_strides_like(shape: Sequence[int], strides: Sequence[int]) -> tuple[in
 
     An overlapping or gapped input keeps only its order; ties keep the row-major order.
     """
-    if may_overlap(shape, strides):
+    if interleaved(shape, strides):
         return contiguous_strides(shape)
     order = _order_dims(shape, strides)
     out, step = [0] * len(shape), 1

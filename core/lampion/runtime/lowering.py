@@ -41,18 +41,18 @@ def loop_order(shape: Sequence[int], operands: Sequence[Sequence[int]]) -> list[
     """Dims from outermost to innermost so that the first operand that cares decides.
 
     Operand strides are over `shape`, 0 on broadcast dims. The rule is the one that decides
-    PyTorch's output strides: an insertion sort in which a stride of 0 expresses no wish.
+    PyTorch's output strides: an insertion sort by swaps in which a stride of 0 expresses no wish.
     """
-    order: list[int] = []  # innermost first while sorting
-    for d in reversed(range(len(shape))):
-        at = len(order)
-        for k in range(len(order) - 1, -1, -1):
-            wish = _compare(order[k], d, shape, operands)
-            if wish > 0:
-                at = k
+    order = list(reversed(range(len(shape))))  # innermost first while sorting
+    for k in range(1, len(order)):
+        at = k
+        for j in range(k - 1, -1, -1):
+            wish = _compare(order[j], order[at], shape, operands)
+            if wish > 0:  # a swap: those between, of no wish, stay where they are
+                order[j], order[at] = order[at], order[j]
+                at = j
             elif wish < 0:
                 break
-        order.insert(at, d)
     return order[::-1]
 
 

@@ -1,0 +1,24 @@
+"""Random programs on the host against NumPy: broadcasting, promotion, indexing, views, writes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+
+import lampion
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from programs import differences, programs  # noqa: E402
+
+COUNT = int(os.environ.get("LAMPION_TEST_PROGRAMS", "500"))
+
+
+@settings(max_examples=COUNT, deadline=None, database=None, derandomize=COUNT <= 500,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(programs())
+def test_programs_give_what_numpy_gives(program):
+    found = program.run(lampion)
+    assert not differences(program, found, lambda t: t.cpu().numpy())
