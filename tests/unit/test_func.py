@@ -498,6 +498,19 @@ def test_levels_end_after_exceptions():
     close(grad(cube)(x), 3 * x * x)
 
 
+@pytest.mark.filterwarnings("ignore:Anomaly", "ignore:Error detected")
+def test_hooks_and_anomaly_detection():
+    x = rand(3)
+    with lampion.autograd.graph.saved_tensors_hooks(lambda t: t.numpy(), lampion.from_numpy):
+        close(grad(cube)(x), 3 * x * x)
+        with pytest.raises(RuntimeError, match="saved tensor hooks are not supported"):
+            vmap(grad(lambda x: x ** 3))(x)
+    with lampion.autograd.detect_anomaly():
+        close(vmap(grad(lambda x: x ** 3))(x), 3 * x * x)
+        with pytest.raises(RuntimeError, match="nan"):
+            vmap(grad(lambda x: (x * 0).sqrt() * 0))(x)
+
+
 def test_threads():
     x = rand(3)
     results = {}

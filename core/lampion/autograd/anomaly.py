@@ -11,6 +11,7 @@ import traceback
 import warnings
 from typing import Any
 
+from ..ops.facts import examples
 from . import engine
 from .node import Node
 from .observe import Observer
@@ -50,7 +51,7 @@ def has_nan(g: Any) -> bool:
         return False
     previous, mode.enabled = mode.enabled, False
     try:
-        return bool(g.isnan().any())
+        return bool(examples(g).isnan().any())
     finally:
         mode.enabled = previous
 

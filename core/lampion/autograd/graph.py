@@ -101,6 +101,10 @@ class _Packed:
     __slots__ = ("value", "unpack", "owner", "meta", "storage")
 
     def __init__(self, t: Any, hooks: Any, storage: bool) -> None:
+        if t.meta.virtual:
+            raise RuntimeError("saved tensor hooks are not supported on tensors of function "
+                               "transforms (vmap, jvp, forward_ad): a hook would cut what the "
+                               "transform derives. Leave the hooks before transforming.")
         previous, mode.enabled = mode.enabled, False
         held, mode.saved_hooks = _hooks(), []  # type: ignore[attr-defined]
         try:
