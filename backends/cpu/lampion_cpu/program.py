@@ -190,6 +190,53 @@ declare void @program_step(ptr, ptr, ptr)
 """
 
 
+# Pieces of both the general entry point and the unrolled ones.
+
+
+def _storage_ir(tag: str, obj: str, good: str) -> str:
+    """Go to `good` with the data pointer of storage `obj` in %d{tag}; TypeError for others."""
+    return f"""{load_ir(f"t{tag}", obj, TYPE_OFFSET)}  %k{tag} = icmp eq ptr %t{tag}, %T
+  br i1 %k{tag}, label %is{tag}, label %wrong{tag}, !prof !1
+wrong{tag}:
+  %e{tag} = call ptr @program_type_error(ptr %t{tag}, ptr null)
+  ret ptr null
+is{tag}:
+{load_ir(f"d{tag}", obj, PTR, "i64")}  br label %{good}
+"""
+
+
+def _fits_ir(tag: str, obj: str, need: str, good: str) -> str:
+    """Go to `good` if storage `obj` has `need` bytes; ValueError otherwise."""
+    return f"""{load_ir(f"have{tag}", obj, NBYTES, "i64")}
+  %fits{tag} = icmp sge i64 %have{tag}, {need}
+  br i1 %fits{tag}, label %{good}, label %small{tag}, !prof !1
+small{tag}:
+  %se{tag} = call ptr @program_small_error(i64 {need}, i64 %have{tag})
+  ret ptr null
+"""
+
+
+def _work_ir(call: str) -> str:
+    """Run `call`, without the GIL if the program says so, and go to %finish."""
+    return f"""{load_ir("nogil", "%block", _NOGIL, "i64")}  %free = icmp ne i64 %nogil, 0
+  br i1 %free, label %released, label %held
+released:
+  %thread = call ptr @PyEval_SaveThread()
+  {call}
+  call void @PyEval_RestoreThread(ptr %thread)
+  br label %finish
+held:
+  {call}
+  br label %finish
+"""
+
+
+_WEIGHTS = """
+!0 = !{!"branch_weights", i32 1, i32 1000}
+!1 = !{!"branch_weights", i32 1000, i32 1}
+"""
+
+
 def _core_ir() -> str:
     return f"""
 {DECLARATIONS}{_HELPERS}
@@ -369,7 +416,7 @@ entry:
 {load_ir("nin", "%block", _N_IN, "i64")}{load_ir("nout", "%block", _N_OUT, "i64")}
 {load_ir("nmade", "%block", _N_MADE, "i64")}{load_ir("nslots", "%block", _N_SLOTS, "i64")}
 {load_ir("sizesoff", "%block", _SIZES, "i64")}{load_ir("kindsoff", "%block", _KINDS, "i64")}
-{load_ir("widest", "%block", _WIDEST, "i64")}{load_ir("nogil", "%block", _NOGIL, "i64")}
+{load_ir("widest", "%block", _WIDEST, "i64")}
   %sizes = getelementptr i8, ptr %block, i64 %sizesoff
   %kinds = getelementptr i8, ptr %block, i64 %kindsoff
   %given = select i1 %into, i64 %nout, i64 0
@@ -393,24 +440,14 @@ targets:
 checkt:
   %tp = getelementptr ptr, ptr %argv, i64 %j
   %t = load ptr, ptr %tp
-{load_ir("tt", "%t", TYPE_OFFSET)}  %tok = icmp eq ptr %tt, %T
-  br i1 %tok, label %room_t, label %wrongt
-wrongt:
-  %te = call ptr @program_type_error(ptr %tt, ptr null)
-  ret ptr null
-room_t:
-{load_ir("have", "%t", NBYTES, "i64")}  %j2 = shl i64 %j, 1
+{_storage_ir("t", "%t", "room_t")}room_t:
+  %j2 = shl i64 %j, 1
   %j21 = add i64 %j2, 1
   %needp = getelementptr i64, ptr %sizes, i64 %j21
   %need = load i64, ptr %needp
-  %fits = icmp sge i64 %have, %need
-  br i1 %fits, label %target, label %wrongs
-wrongs:
-  %se = call ptr @program_small_error(i64 %need, i64 %have)
-  ret ptr null
-target:
-{load_ir("tptr", "%t", PTR, "i64")}  %tslot = getelementptr i64, ptr %frame, i64 %j
-  store i64 %tptr, ptr %tslot
+{_fits_ir("t", "%t", "%need", "target")}target:
+  %tslot = getelementptr i64, ptr %frame, i64 %j
+  store i64 %dt, ptr %tslot
   %j1 = add i64 %j, 1
   br label %targets
 inputs:
@@ -427,13 +464,8 @@ kind:
   %slot = getelementptr i64, ptr %frame, i64 %si
   switch i8 %k, label %storage [ i8 102, label %real  i8 105, label %whole ]
 storage:
-{load_ir("at", "%a", TYPE_OFFSET)}  %aok = icmp eq ptr %at, %T
-  br i1 %aok, label %pointer, label %wronga
-wronga:
-  %ae = call ptr @program_type_error(ptr %at, ptr null)
-  ret ptr null
-pointer:
-{load_ir("aptr", "%a", PTR, "i64")}  store i64 %aptr, ptr %slot
+{_storage_ir("a", "%a", "pointer")}pointer:
+  store i64 %da, ptr %slot
   br label %input
 real:
   %rok = call i1 @program_float(ptr %a, ptr %slot)
@@ -469,17 +501,7 @@ made:
   %m1 = add i64 %m, 1
   br label %allocate
 work:
-  %free = icmp ne i64 %nogil, 0
-  br i1 %free, label %released, label %held
-released:
-  %thread = call ptr @PyEval_SaveThread()
-  call void @run_steps(ptr %block, ptr %frame, ptr %args)
-  call void @PyEval_RestoreThread(ptr %thread)
-  br label %finish
-held:
-  call void @run_steps(ptr %block, ptr %frame, ptr %args)
-  br label %finish
-finish:
+{_work_ir("call void @run_steps(ptr %block, ptr %frame, ptr %args)")}finish:
   call void @drop(ptr %objs, i64 %nout, i64 %nmade)
   %returned = select i1 %into, i64 0, i64 %nout
   %r = call ptr @result(ptr %objs, i64 %returned)
@@ -496,8 +518,7 @@ define ptr @program_into(ptr %self, ptr %argv, i64 %n) {{
   %r = call ptr @run(ptr %self, ptr %argv, i64 %n, i1 true)
   ret ptr %r
 }}
-!0 = !{{!"branch_weights", i32 1, i32 1000}}
-"""
+{_WEIGHTS}"""
 
 
 def _single_ir(kinds: str, into: bool) -> str:
@@ -515,13 +536,7 @@ def _single_ir(kinds: str, into: bool) -> str:
     storages = [i for i in range(count) if i < first or kinds[i - first] == "s"]
     scalars = [i for i in range(count) if i not in storages]
     for i in storages:
-        lines.append(load_ir(f"t{i}", f"%a{i}", TYPE_OFFSET))
-        lines.append(
-            f"  %k{i} = icmp eq ptr %t{i}, %T\n"
-            f"  br i1 %k{i}, label %good{i}, label %wrong{i}, !prof !1\n"
-            f"wrong{i}:\n  %e{i} = call ptr @program_type_error(ptr %t{i}, ptr null)\n"
-            f"  ret ptr null\ngood{i}:\n"
-        )
+        lines.append(_storage_ir(str(i), f"%a{i}", f"good{i}") + f"good{i}:\n")
     slots = {i: i if into else i + 1 for i in range(count)}
     for i in scalars:
         call = "program_float" if kinds[i - first] == "f" else "program_int"
@@ -531,7 +546,6 @@ def _single_ir(kinds: str, into: bool) -> str:
             f"  br i1 %c{i}, label %good{i}, label %fail, !prof !1\ngood{i}:\n"
         )
     for i in storages:
-        lines.append(load_ir(f"d{i}", f"%a{i}", PTR, "i64"))
         lines.append(
             f"  %s{i} = getelementptr i64, ptr %frame, i64 {slots[i]}\n"
             f"  store i64 %d{i}, ptr %s{i}\n"
@@ -539,12 +553,7 @@ def _single_ir(kinds: str, into: bool) -> str:
     sizes = _STEPS + _STEP_BYTES
     lines.append(load_ir("bytes", "%block", sizes + 8, "i64"))
     if into:
-        lines.append(
-            load_ir("have", "%a0", NBYTES, "i64") + "  %fits = icmp sge i64 %have, %bytes\n"
-            "  br i1 %fits, label %work, label %small, !prof !1\n"
-            "small:\n  %se = call ptr @program_small_error(i64 %bytes, i64 %have)\n"
-            "  ret ptr null\nwork:\n"
-        )
+        lines.append(_fits_ir("", "%a0", "%bytes", "work") + "work:\n")
         result = "  call void @Py_IncRef(ptr @_Py_NoneStruct)\n  ret ptr @_Py_NoneStruct\n"
     else:
         lines.append(
@@ -568,23 +577,11 @@ wrongcount:
 fail:
   ret ptr null
 begin:
-{body}{load_ir("nogil", "%block", _NOGIL, "i64")}
+{body}
   %step = getelementptr i8, ptr %block, i64 {_STEPS}
-  %free = icmp ne i64 %nogil, 0
-  br i1 %free, label %released, label %held
-released:
-  %thread = call ptr @PyEval_SaveThread()
-  call void @program_step(ptr %block, ptr %step, ptr %frame)
-  call void @PyEval_RestoreThread(ptr %thread)
-  br label %finish
-held:
-  call void @program_step(ptr %block, ptr %step, ptr %frame)
-  br label %finish
-finish:
+{_work_ir("call void @program_step(ptr %block, ptr %step, ptr %frame)")}finish:
 {result}}}
-!0 = !{{!"branch_weights", i32 1, i32 1000}}
-!1 = !{{!"branch_weights", i32 1000, i32 1}}
-"""
+{_WEIGHTS}"""
 
 
 _core: dict[str, int] | None = None
