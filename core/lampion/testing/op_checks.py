@@ -4,7 +4,8 @@ Floor 7; imports the ops, autograd and NumPy. The checks run an op on the sample
 `lampion.ops.samples`) and raise AssertionError for what does not agree:
 
 - `check_values`: every output against a reference that computes in float64 with NumPy; dtypes and
-  shapes; the inputs are left as they were; a view shares its input's memory.
+  shapes, which `meta` foretells; the inputs are left as they were; a view shares its input's
+  memory.
 - `check_forms`: `out=` and the in-place form leave what the plain call returns.
 - `check_gradients`: first and second derivatives along random directions against central
   differences in float64; an op declared not differentiable returns no gradients.
@@ -29,7 +30,7 @@ import numpy as np
 
 import lampion
 
-from .. import plugins
+from .. import callpath, plugins
 from ..base.dtype import dtype
 from ..ops import registry
 from ..ops import samples as S
@@ -168,9 +169,18 @@ def check_values(op: Any, device: str = "cpu", reference: Any = None,
             _compare(g, w, sample, device, where)
         for t, a in zip(_leaves(tensors), _leaves(arrays)):
             np.testing.assert_array_equal(_host(t), a, f"{where} changed its input")
+        if op.kind == "kernel" and op.detour is None:
+            _check_meta(op, tensors, got, where)
         if op.kind == "view" and sample.tensors()[0].layout == "contiguous":
             assert result.data_.base is tensors.args[0].data_.base, f"{where} made a copy"
     return len(samples)
+
+
+def _check_meta(op: Any, sample: S.Sample, got: list[Any], where: str) -> None:
+    """The op's `meta` foretells dtypes and shapes, also where it is composed of other ops."""
+    plan, _ = callpath.planned(op, op.bind(sample.args, sample.kwargs))
+    told = [(m.dtype, m.shape) for m in plan.metas]
+    assert told == [(g.dtype, g.meta.shape) for g in got], f"{where}: meta says {told}"
 
 
 def _shown(sample: S.Sample) -> str:
