@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -85,6 +87,11 @@ def test_a_changed_input_is_found():
 
     with declared(careless, **GOOD) as op, pytest.raises(AssertionError, match="changed its input"):
         op_checks.check_values(op)
+
+
+def test_samples_cost_nothing_at_import():
+    code = "import sys, lampion; sys.exit('lampion.ops.samples' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_text_and_objects_say_the_same():
