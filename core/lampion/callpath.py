@@ -644,7 +644,9 @@ def call_view(op: R.ViewOp, values: list[Any]) -> Any:
             return op.compose(source, *rest)
         shape, strides, offset = spec[:3]
         d = spec[3] if len(spec) > 3 else m.dtype
-        start = int(offset * m.dtype.itemsize) if m.numel else 0  # no elements: no place either
+        start = int(offset * m.dtype.itemsize)
+        if not m.numel and 0 in shape:
+            start = 0  # no elements: no place either
         p = P.ViewPlan(op, NS["meta"](d, shape, strides, m.device), start,
                      {q.name: v for q, v in zip(op.params, [m, *rest])})
         if len(op.plans) > 20_000:

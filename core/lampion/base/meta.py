@@ -121,10 +121,16 @@ def may_overlap(shape: Sequence[int], strides: Sequence[int]) -> bool:
         return False
     if any(s == 0 and n > 1 for n, s in zip(shape, strides)) or math.prod(shape) > 4096:
         return True
+    spots = places(shape, strides)
+    return len(set(spots)) < len(spots)
+
+
+def places(shape: Sequence[int], strides: Sequence[int]) -> list[int]:
+    """Where every element lies, counted from the first."""
     spots = [0]
     for n, s in zip(shape, strides):
         spots = [at + k * s for at in spots for k in range(n)]
-    return len(set(spots)) < len(spots)
+    return spots
 
 
 def interleaved(shape: Sequence[int], strides: Sequence[int]) -> bool:
