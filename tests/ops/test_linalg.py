@@ -445,7 +445,7 @@ def test_out_forms_and_names():
     out = a.new_empty(3, 3)
     assert linalg.inv(a, out=out) is out
     close(out @ a, np.eye(3))
-    with pytest.raises(RuntimeError, match="can't be cast"):
+    with pytest.raises(RuntimeError, match="can't be cast|Expected out tensor"):
         linalg.inv(a, out=lampion.empty(3, 3, dtype=lampion.int64))
     for f, names in ((linalg.svd, "U S Vh"), (linalg.eigh, "eigenvalues eigenvectors"),
                      (linalg.lu, "P L U"), (linalg.slogdet, "sign logabsdet"),

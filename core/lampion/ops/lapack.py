@@ -16,6 +16,7 @@ import numpy as np
 from ..base.errors import LinAlgError, UnsupportedError
 from ..runtime import threads
 
+_ONE = np.int32(1)  # faster than a Python number
 _LETTERS = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
 _HERMITIAN = {"syevd": "heevd", "sytrf_h": "hetrf", "sytrs_h": "hetrs", "orgqr": "ungqr",
               "ormqr": "unmqr"}
@@ -228,7 +229,7 @@ def _factorize(factors, pivots, a):
 
     def counted(factors, pivots, a):
         codes = run(factors, pivots, a)
-        pivots += 1
+        np.add(pivots, _ONE, pivots)
         return codes
 
     return counted
@@ -288,8 +289,8 @@ def inverse(call):
 
 def _parity(pivots):
     """1 or -1 by the number of row exchanges."""
-    swaps = (pivots != np.arange(1, pivots.shape[-1] + 1)).sum(-1)
-    return 1 - 2 * (swaps & 1)
+    moved = pivots != np.arange(1, pivots.shape[-1] + 1)
+    return 1 - 2 * ((np.count_nonzero(moved) if moved.ndim == 1 else moved.sum(-1)) & 1)
 
 
 def determinant(call):
@@ -298,7 +299,9 @@ def determinant(call):
 
     def run(det, factors, pivots, a):
         factorize(factors, pivots, a)
-        det[...] = factors.diagonal(0, -2, -1).prod(-1) * _parity(pivots)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            size = np.multiply.reduce(factors.diagonal(0, -2, -1), -1)
+        det[...] = size * _parity(pivots)
 
     return run
 

@@ -107,7 +107,7 @@ class eigvalsh_only:
         return ((v * g.unsqueeze(-2)) @ v.mH,)
 
 
-@composite(where=("linalg",))
+@composite(replay=True, where=("linalg",))
 def linalg_eigvalsh(input, UPLO="L"):
     """The eigenvalues of Hermitian matrices in ascending order."""
     if input.node is None:
@@ -171,7 +171,7 @@ class eigvals_only:
         return (real_if(g, ctx.meta("input")),)
 
 
-@composite(where=("linalg",))
+@composite(replay=True, where=("linalg",))
 def linalg_eigvals(input):
     """The eigenvalues of square matrices, complex, in no particular order."""
     return eigvals_only.fn(input) if input.node is None else linalg_eig.fn(input)[0]
@@ -257,7 +257,7 @@ class svdvals_only:
         return ((u * g.unsqueeze(-2)) @ vh,)
 
 
-@composite(where=("linalg",), samples=MATRICES)
+@composite(replay=True, where=("linalg",), samples=MATRICES)
 def linalg_svdvals(A, *, driver=None):
     """The singular values of matrices in descending order."""
     if A.node is None and driver is None:
@@ -265,7 +265,7 @@ def linalg_svdvals(A, *, driver=None):
     return linalg_svd.fn(A, False, driver=driver)[1]
 
 
-@composite(method=True, returns=("U", "S", "V"))
+@composite(replay=True, method=True, returns=("U", "S", "V"))
 def svd(input, some=True, compute_uv=True):
     """(U, S, V) with input = U diag(S) V^H (the older form of `linalg.svd`, which returns V^H).
     Without `compute_uv`, U and V are zeros."""

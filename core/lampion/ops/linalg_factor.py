@@ -55,7 +55,7 @@ class linalg_cholesky_ex:
         return moved.mH if ctx.upper else moved
 
 
-@composite(where=("linalg",))
+@composite(replay=True, where=("linalg",))
 def linalg_cholesky(input, *, upper=False):
     """The lower (or upper) Cholesky factor of Hermitian positive-definite matrices.
 
@@ -67,7 +67,7 @@ def linalg_cholesky(input, *, upper=False):
     return linalg_cholesky_ex.fn(input, upper=upper, check_errors="linalg.cholesky")[0]
 
 
-@composite(method=True)
+@composite(replay=True, method=True)
 def cholesky(input, upper=False):
     """The Cholesky factor (the older form of `linalg.cholesky`)."""
     return linalg_cholesky_ex.fn(input, upper=upper, check_errors="cholesky")[0]
@@ -146,13 +146,13 @@ def exchanged(x, pivots, back=False):
     return x.gather(-2, rows.expand(shape))
 
 
-@composite(where=("linalg",), returns=("LU", "pivots"))
+@composite(replay=True, where=("linalg",), returns=("LU", "pivots"))
 def linalg_lu_factor(A, *, pivot=True):
     """(LU, pivots) for `linalg.lu_solve`. RuntimeError if that would divide by 0."""
     return linalg_lu_factor_ex.fn(A, pivot=pivot, check_errors="torch.linalg.lu_factor")[:2]
 
 
-@composite(where=("linalg",), returns=("P", "L", "U"))
+@composite(replay=True, where=("linalg",), returns=("P", "L", "U"))
 def linalg_lu(A, *, pivot=True):
     """(P, L, U) with A = P L U: a permutation, a unit lower and an upper triangular matrix."""
     if A.meta.ndim < 2:
@@ -162,7 +162,7 @@ def linalg_lu(A, *, pivot=True):
     return lu_unpack.fn(lu, pivots)
 
 
-@composite(returns=("P", "L", "U"))
+@composite(replay=True, returns=("P", "L", "U"))
 def lu_unpack(LU_data, LU_pivots, unpack_data=True, unpack_pivots=True):
     """(P, L, U) from a packed LU and its pivots; what is not asked for is empty."""
     m = LU_data.meta
@@ -213,7 +213,7 @@ class linalg_ldl_factor_ex:
                 (dt.int32, input.shape[:-2])]
 
 
-@composite(where=("linalg",), returns=("LD", "pivots"))
+@composite(replay=True, where=("linalg",), returns=("LD", "pivots"))
 def linalg_ldl_factor(input, *, hermitian=False):
     """(LD, pivots) of symmetric or Hermitian matrices. LinAlgError for singular ones."""
     return linalg_ldl_factor_ex.fn(input, hermitian=hermitian,
@@ -264,7 +264,7 @@ class qr_factors:
         return (op("cat")([first, q @ right], -1),)
 
 
-@composite(where=("linalg",), returns=("Q", "R"))
+@composite(replay=True, where=("linalg",), returns=("Q", "R"))
 def linalg_qr(A, mode="reduced"):
     """(Q, R) with A = Q R: orthonormal columns times an upper triangle. "reduced" has min(m, n)
     columns, "complete" all m, "r" leaves Q empty. Differentiable where A determines Q."""
@@ -280,7 +280,7 @@ def square_qr(q, r, gq, gr):
     return linalg_solve_triangular.fn(r.mH, gq + q @ both, upper=False, left=False)
 
 
-@composite(method=True, returns=("Q", "R"))
+@composite(replay=True, method=True, returns=("Q", "R"))
 def qr(input, some=True):
     """(Q, R), reduced or (`some=False`) complete (the older form of `linalg.qr`)."""
     return qr_factors.fn(input, "reduced" if some else "complete")

@@ -63,7 +63,7 @@ def matrix_exp(input):
     return y
 
 
-@composite(where=("linalg",), out=False, name="linalg_vander",
+@composite(replay=True, where=("linalg",), out=False, name="linalg_vander",
            samples="f(3) \n f(2, 3), N=4 \n i(3) \n c(3), N=2")
 def linalg_vander(x, *, N=None):
     """Matrices with rows 1, x, x^2, ... x^(N-1) for the entries of vectors; N is their length

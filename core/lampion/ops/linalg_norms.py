@@ -27,7 +27,7 @@ def extreme(sizes, dim, keepdim, largest):
     return sizes.amax(dim, keepdim) if sizes.meta.shape[dim] else sizes.sum(dim, keepdim)
 
 
-@composite(where=("linalg",), samples=MATRICES + """
+@composite(replay=True, where=("linalg",), samples=MATRICES + """
     f(3, 4, 2), "nuc", (0, 1)
     f(3, 4), 2, keepdim=True
     f(2, 3, 4), -2
@@ -73,7 +73,7 @@ def matrix_norm(input, ord="fro", dim=(-2, -1), keepdim=False, *, dtype=None):
     return extreme(sums, picked, keepdim, ord > 0)
 
 
-@composite(where=("linalg",), samples="""
+@composite(replay=True, where=("linalg",), samples="""
     f(3, 4)
     f(3), 3
     f(3, 4), "fro"
@@ -101,7 +101,7 @@ def linalg_norm(input, ord=None, dim=None, keepdim=False, *, dtype=None):
     return vector_norm.fn(input, 2 if ord is None else ord, dims, keepdim, dtype=dtype)
 
 
-@composite(where=("linalg",), samples="""
+@composite(replay=True, where=("linalg",), samples="""
     f(3, 3)
     f(2, 4, 3), -2
     f(2, 3, 3), "fro"
@@ -132,7 +132,7 @@ def cond(input, p=None):
     return size.masked_fill(info != 0, math.inf)
 
 
-@composite(where=("linalg",), differentiable=False, samples=MATRICES + """
+@composite(replay=True, where=("linalg",), differentiable=False, samples=MATRICES + """
     v([[1, 2], [2, 4.0]])
     v([[1, 2], [2, 4.0]]), hermitian=True
     v([[4, 0], [0, 1.0]]), 2

@@ -94,7 +94,7 @@ class linalg_solve_triangular:
         return ga, to_shape(gb, ctx.meta("B")) if ctx.needs("B") else None
 
 
-@composite(method=True, returns=("solution", "cloned_coefficient"))
+@composite(replay=True, method=True, returns=("solution", "cloned_coefficient"))
 def triangular_solve(b, A, upper=True, transpose=False, unitriangular=False):
     """(X, a copy of A) with A X = b (the older form of `linalg.solve_triangular`)."""
     for name, m in (("b", b.meta), ("A", A.meta)):
@@ -186,7 +186,7 @@ class lu_substitute:
         return step(LU, y, upper=True)
 
 
-@composite(where=("linalg",))
+@composite(replay=True, where=("linalg",))
 def linalg_lu_solve(LU, pivots, B, *, left=True, adjoint=False):
     """X with A X = B (X A = B unless `left`; A^H for A if `adjoint`), given `lu_factor` of A."""
     name = "linalg.lu_solve"
@@ -204,7 +204,7 @@ def linalg_lu_solve(LU, pivots, B, *, left=True, adjoint=False):
     return lu_substitute.fn(LU, pivots, B.mH, not adjoint).mH
 
 
-@composite(method=True)
+@composite(replay=True, method=True)
 def lu_solve(b, LU_data, LU_pivots):
     """X with A X = b, given `lu_factor` of A (the older form of `linalg.lu_solve`)."""
     return linalg_lu_solve.fn(LU_data, LU_pivots, b)
@@ -248,7 +248,7 @@ class solve_with_factors:
         return ga, to_shape(gb, ctx.meta("B")) if ctx.needs("B") else None
 
 
-@composite(where=("linalg",), returns=("result", "info"), samples=SYSTEMS)
+@composite(replay=True, where=("linalg",), returns=("result", "info"), samples=SYSTEMS)
 def linalg_solve_ex(A, B, *, left=True, check_errors=False):
     """(X, info) with A X = B (X A = B unless `left`). B may be vectors, one per matrix. `info` is
     0, or k if the pivot k (from 1) is 0; with `check_errors` that is a LinAlgError."""
@@ -272,7 +272,7 @@ def linalg_solve_ex(A, B, *, left=True, check_errors=False):
     return (x.squeeze(-1) if vector else x), info
 
 
-@composite(where=("linalg",), samples=SYSTEMS)
+@composite(replay=True, where=("linalg",), samples=SYSTEMS)
 def linalg_solve(A, B, *, left=True):
     """X with A X = B (X A = B unless `left`); B may be vectors, one per matrix.
 
@@ -308,7 +308,7 @@ class linalg_inv_ex:
         return (-(x @ g @ x),)
 
 
-@composite(where=("linalg",), samples=SQUARES)
+@composite(replay=True, where=("linalg",), samples=SQUARES)
 def linalg_inv(A):
     """The inverse of square matrices. LinAlgError, naming the batch element, for a singular one.
 
@@ -318,7 +318,7 @@ def linalg_inv(A):
     return linalg_inv_ex.fn(A, check_errors="linalg.inv")[0]
 
 
-@composite(method=True, samples="f(3, 3) \n f(2, 2, 2).transposed \n c(2, 2)")
+@composite(replay=True, method=True, samples="f(3, 3) \n f(2, 2, 2).transposed \n c(2, 2)")
 def inverse(input):
     """`linalg.inv`."""
     return linalg_inv_ex.fn(input, check_errors="linalg.inv")[0]
@@ -372,7 +372,7 @@ def adjugate(a, g):
     return (u * ((g * unit.conj()).unsqueeze(-1) * others).unsqueeze(-2)) @ vh
 
 
-@composite(method=True, where=("", "linalg"), samples=SQUARES)
+@composite(replay=True, method=True, where=("", "linalg"), samples=SQUARES)
 def det(A):
     """Determinants of square matrices; 0 for singular ones, whose gradient is exact too.
 
@@ -411,13 +411,14 @@ class slogdet_with_factors:
         return (lu_substitute.fn(lu + tiny.diag_embed(), ctx.out3, d, True),)
 
 
-@composite(method=True, where=("", "linalg"), returns=("sign", "logabsdet"), samples=SQUARES)
+@composite(replay=True, method=True, where=("", "linalg"), returns=("sign", "logabsdet"),
+           samples=SQUARES)
 def slogdet(A):
     """(sign, log |det|) of square matrices; (0, -inf) for singular ones."""
     return slogdet_with_factors.fn(A)[:2]
 
 
-@composite(method=True, samples="c(3, 3) \n f(2, 1, 1, low=0.5) \n f(0, 0) \n"
+@composite(replay=True, method=True, samples="c(3, 3) \n f(2, 1, 1, low=0.5) \n f(0, 0) \n"
            "v([[1, 2], [3, 4.0]]) \n v([[1, 2], [2, 4.0]])")
 def logdet(input):
     """The log of determinants: -inf for 0, NaN for negative ones of real matrices."""
@@ -507,7 +508,7 @@ def pinv_gradient(g, a, p):
     return outer + second - (second @ p) @ a - h @ g @ h
 
 
-@composite(where=("linalg",), samples=MATRICES)
+@composite(replay=True, where=("linalg",), samples=MATRICES)
 def linalg_pinv(input, rcond=None, hermitian=False, *, atol=None, rtol=None):
     """The Moore-Penrose pseudo-inverse. Singular values (eigenvalues if `hermitian`) up to
     max(atol, rtol * largest) count as 0; tolerances are numbers or tensors, one per matrix."""
@@ -521,7 +522,7 @@ def linalg_pinv(input, rcond=None, hermitian=False, *, atol=None, rtol=None):
     return pinv_within.fn(input, atol, rtol, bool(hermitian))
 
 
-@composite(method=True, samples=MATRICES)
+@composite(replay=True, method=True, samples=MATRICES)
 def pinverse(input, rcond=1e-15):
     """`linalg.pinv` with a relative tolerance."""
     return linalg_pinv.fn(input, rcond)
@@ -595,7 +596,7 @@ def linalg_lstsq(input, b, rcond=None, *, driver=None):
 
 # ---- tensors as matrices -----------------------------------------------------------------------
 
-@composite(where=("linalg",), samples="f(2, 2, 4) \n f(6, 2, 3), ind=1")
+@composite(replay=True, where=("linalg",), samples="f(2, 2, 4) \n f(6, 2, 3), ind=1")
 def linalg_tensorinv(A, ind=2):
     """The inverse of A as a map from its last dims to its first `ind` dims."""
     m = A.meta
@@ -608,7 +609,7 @@ def linalg_tensorinv(A, ind=2):
     return linalg_inv.fn(A.reshape((rows, cols))).reshape(m.shape[ind:] + m.shape[:ind])
 
 
-@composite(where=("linalg",), samples="f(2, 3, 6), f(2, 3) \n f(6, 2, 3), f(6) \n"
+@composite(replay=True, where=("linalg",), samples="f(2, 3, 6), f(2, 3) \n f(6, 2, 3), f(6) \n"
            "f(2, 6, 3), f(2, 3), dims=(1,)")
 def linalg_tensorsolve(A, B, dims=None):
     """X with tensordot(A, X, X.ndim) = B; `dims` of A are moved to its end first."""
