@@ -335,7 +335,7 @@ class Recipe:
                             if operands[k].shape != shape)
         self.width = len(edges)
         simple = len(b.targets) == 1 and not (self.same or self.zero or self.shapes) \
-            and b.grads == (0,)
+            and b.grads == (0,) and op.noutputs == 1
         self.only = b.targets[0] if simple else -1
 
 
@@ -355,9 +355,11 @@ def elementwise_vjp(op: R.ElementwiseOp, node: Node, grads: list[Any]) -> list[A
         result: list[Any] = [None] * recipe.width
         result[recipe.only] = g
         return result
-    if len(grads) > 1:
-        grads = [zeros(m) if g is None else g for g, m in zip(grads, plan.metas)]
     result = [None] * recipe.width
+    if len(grads) > 1:
+        if all(g is None for g in grads):  # only integer outputs were used
+            return result
+        grads = [zeros(m) if g is None else g for g, m in zip(grads, plan.metas)]
     if recipe.fn is not None:
         got = recipe.fn(*saved, *[grads[k] for k in recipe.grads], recipe.dtypes)
         if len(recipe.targets) == 1:

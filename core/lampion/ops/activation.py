@@ -20,8 +20,11 @@ SQRT_HALF = math.sqrt(0.5)
 
 
 def logistic(x):
-    """1 / (1 + e**-x)."""
-    return 1.0 / (1.0 + E.exp(-x))
+    """1 / (1 + e**-x); the limits keep the square of the sum finite, in which derivatives end."""
+    def of(most):
+        return 1.0 / (1.0 + E.exp(E.minimum(-x, most)))
+
+    return by_type(c=1.0 / (1.0 + E.exp(-x)), float64=of(350.0), other=of(44.0))
 
 
 def _not_bool(op, operands, attrs):
@@ -259,7 +262,7 @@ def hardswish(input):
 @hardswish.grad
 def _hardswish_grad(g, out, input):
     middle = g * (input * (1 / 3) + 0.5)
-    return select(input < -3.0, 0.0, select(input > 3.0, g, middle))
+    return select(input <= -3.0, 0.0, select(input >= 3.0, g, middle))
 
 
 @elementwise(where=("", "nn.functional"), method=False, inplace=True, kinds="uif")

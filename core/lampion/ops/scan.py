@@ -174,19 +174,17 @@ cummin = _running_extreme("cummin", "min")
     v([500, 500.5, -500]), 0
 """)
 def logcumsumexp(input, dim):
-    """log(cumsum(exp(input))) along `dim`, around the running maximum."""
+    """log(cumsum(exp(input))) along `dim`."""
     wrap_dim(dim, input.meta.ndim)
     if input.meta.dtype.kind not in "fc":
         input = input.to(dt.get_default_dtype())
     if not input.meta.ndim or not input.meta.numel:
         return input + 0.0
-    top = input.detach().amax(dim, True)
-    top = REGISTRY["where"].fn(top.isfinite(), top, 0.0)
-    return log_running.fn(input, top, dim)
+    return log_running.fn(input, dim)
 
 
 @composite(where=(), out=False, replay=True)
-def log_running(input, top, dim):
+def log_running(input, dim):
     """Running logsumexp through pairwise logaddexp, stable at every prefix."""
     n = input.meta.shape[dim]
     step, y = 1, input

@@ -181,6 +181,14 @@ def log_ndtr(input):
     return S.log_ndtr(input)
 
 
+@log_ndtr.grad
+def _log_ndtr_grad(g, out, input):
+    """The density over ndtr: from the logarithm on the right, from erfcx in the left tail."""
+    right = E.exp(-0.5 * input * input - out) * math.sqrt(0.5 / math.pi)
+    left = math.sqrt(2 / math.pi) / S.erfcx(-math.sqrt(0.5) * E.minimum(input, 1.0))
+    return g * select(input > 1.0, right, left)
+
+
 @elementwise(domain=(0.02, 0.98), **ONLY)
 def ndtri(input):
     """The inverse of ndtr on (0, 1)."""

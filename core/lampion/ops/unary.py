@@ -101,19 +101,21 @@ def _log_sum(a, b, power, log_one_plus, log_of):
 
 @logaddexp.grad
 def _logaddexp_grad(g, out, input, other):
-    left = by_type(c=conj(1.0 / (1.0 + E.exp(other - input))), other=_share(input, other, E.exp))
-    right = by_type(c=conj(1.0 / (1.0 + E.exp(input - other))), other=_share(other, input, E.exp))
+    left = by_type(c=conj(E.exp(input - out)), other=_share(input, other, out, E.exp))
+    right = by_type(c=conj(E.exp(other - out)), other=_share(other, input, out, E.exp))
     return g * left, g * right
 
 
 @logaddexp2.grad
 def _logaddexp2_grad(g, out, input, other):
-    return g * _share(input, other, E.exp2), g * _share(other, input, E.exp2)
+    return g * _share(input, other, out, E.exp2), g * _share(other, input, out, E.exp2)
 
 
-def _share(a, b, power):
-    """e**a / (e**a + e**b); a half for equal infinities."""
-    return 1.0 / (1.0 + power(select(E.eq(a, b), 0.0, b - a)))
+def _share(a, b, out, power):
+    """e**a / (e**a + e**b) where out is the logarithm of the sum, which leaves nothing to overflow
+    in derivatives of this; a half for equal infinities."""
+    limit = select(E.eq(a, b), 0.5, select(E.eq(a, out), 1.0, 0.0))
+    return select(E.eq(E.abs_(a), math.inf), limit, power(a - out))
 
 
 # ---------------------------------------------------------------- trigonometry
