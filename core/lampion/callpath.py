@@ -544,8 +544,11 @@ def _operands(op: R.Op, values: list[Any], anchor: Any) -> None:
     if not any(isinstance(values[k], BaseTensor) for k, p in enumerate(op.params)
                if p.kind in (R.TENSOR_OR_NUMBER, R.TENSOR)):
         k = slots[0]
-        raise TypeError(f"{op.qualname}(): argument '{op.params[k].name}' (position {k + 1}) "
-                        f"must be Tensor, not {type(values[k]).__name__}")
+        if getattr(op, "numbers", False) and isinstance(values[k], (*_numbers, complex)):
+            values[k] = NS["scalar_tensor"](values[k])
+        else:
+            raise TypeError(f"{op.qualname}(): argument '{op.params[k].name}' (position {k + 1}) "
+                            f"must be Tensor, not {type(values[k]).__name__}")
     like = anchor if anchor is not None else next(
         values[k] for k in range(len(values)) if isinstance(values[k], BaseTensor))
     for k in slots:

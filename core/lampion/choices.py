@@ -29,7 +29,7 @@ from .sampling import (
 )
 
 
-@R.composite(method=True)
+@R.composite(method=True, out_cast="any")
 def bernoulli(input: Any, p: Any = None, *, generator: Any = None) -> Any:
     """Ones with the probabilities in `input`, else zeros, of input's dtype; with `p`, that
     probability for every element. RuntimeError for probabilities outside [0, 1].

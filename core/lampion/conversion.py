@@ -335,11 +335,11 @@ def assign(target: Tensor, result: Tensor, name: str) -> Tensor:
     return copy_(target, result)
 
 
-def scalar_tensor(value: Any, like: Tensor) -> Tensor:
-    """A 0-d tensor of a Python number on the device of `like`."""
+def scalar_tensor(value: Any, like: Tensor | None = None) -> Tensor:
+    """A 0-d tensor of a Python number on the device of `like`, or on the default device."""
     from .creation import tensor
 
-    return tensor(value, device=like.meta.device)
+    return tensor(value, device=None if like is None else like.meta.device)
 
 
 NS["assign"] = assign

@@ -121,6 +121,9 @@ def wrong_type(op: Any, args: Sequence[Any], kwargs: dict[str, Any],
 def write_out(op: Any, out: Any, result: Any) -> Any:
     """Copy a result into its out= tensor(s) with PyTorch's checks."""
     if isinstance(result, tuple):
+        if not isinstance(out, (tuple, list)):
+            raise TypeError(f"{op.qualname}(): argument 'out' must be tuple of Tensors, not "
+                            f"{type(out).__name__}")
         if len(out) != len(result):
             raise TypeError(f"{op.qualname}(): out must hold {len(result)} tensors, "
                             f"not {len(out)}")
@@ -133,6 +136,11 @@ def write_out(op: Any, out: Any, result: Any) -> Any:
     if out.meta.device is not result.meta.device:
         raise RuntimeError(f"{op.qualname}: expected out tensor to be on {result.meta.device}, "
                            f"but it is on {out.meta.device}")
+    if out.meta.overlapping:
+        raise RuntimeError(
+            f"{op.qualname}: unsupported operation: more than one element of the written-to "
+            "tensor refers to a single memory location. Please clone() the tensor before "
+            "performing the operation.")
     have, want = result.meta.dtype, out.meta.dtype
     if have is not want and op.out_cast != "any":
         if op.out_cast == "same":

@@ -88,3 +88,70 @@ def test_margin_losses_take_one_score():
 def test_histogram_of_equal_values_is_one_wide():
     hist, edges = L.histogram(L.tensor([3.0, 3.0]), 2)
     assert edges.tolist() == [2.5, 3.0, 3.5] and hist.tolist() == [0, 2]
+
+
+def test_two_numbers_make_a_tensor():
+    assert L.add(2, 3).dtype is L.int64 and L.add(2, 3).item() == 5
+    assert L.div(7, 2).item() == 3.5 and L.div(7, 2, rounding_mode="floor").item() == 3
+    with pytest.raises(TypeError, match="must be Tensor, not int"):
+        L.pow(2, 3)
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: L.maximum(x, 2), lambda x: L.atan2(2, x), lambda x: L.eq(2, x),
+    lambda x: L.gcd(x.long(), 2), lambda x: L.isclose(x, 2), lambda x: L.logical_and(x, 1),
+    lambda x: L.complex(x, 2), lambda x: L.rsub(2, x), lambda x: L.Tensor.__radd__(2, x),
+])
+def test_operands_that_must_be_tensors(call):
+    with pytest.raises(TypeError):
+        call(L.ones(3))
+
+
+@pytest.mark.parametrize(("call", "dtype", "fits"), [
+    (lambda x, out: L.add(x, x, out=out), L.float64, True),
+    (lambda x, out: L.add(x, x, out=out), L.int64, False),
+    (lambda x, out: L.abs(x, out=out), L.float64, False),
+    (lambda x, out: L.mm(x, x, out=out), L.float64, False),
+    (lambda x, out: L.cat([x, x], out=out), L.float64, True),
+    (lambda x, out: L.cumsum(x, 0, out=out), L.int64, True),
+    (lambda x, out: L.outer(x[0], x[0], out=out), L.float64, True),
+])
+def test_dtypes_of_out(call, dtype, fits):
+    x, out = L.ones(2, 2), L.empty(0, dtype=dtype)
+    if fits:
+        assert call(x, out) is out and out.dtype is dtype and out.numel() >= 4
+    else:
+        with pytest.raises(RuntimeError):
+            call(x, out)
+
+
+def test_out_is_resized_with_a_warning_and_never_recorded():
+    x, out = L.ones(3), L.zeros(2)
+    with pytest.warns(UserWarning, match="was resized"):
+        assert L.exp(x, out=out).shape == (3,)
+    with pytest.raises(RuntimeError, match="automatic differentiation"):
+        L.outer(x.requires_grad_(), x, out=out)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        L.exp(L.ones(3), out=L.zeros(1).expand(3))
+
+
+@pytest.mark.parametrize("name", ["silu", "log_ndtr", "logsigmoid", "softplus", "mish"])
+def test_second_derivatives_vanish_far_out(name):
+    f = getattr(F, name, None) or getattr(L.special, name)
+    x = L.tensor([-500.0, 500.0], requires_grad=True)
+    g, = L.autograd.grad(f(x).sum(), x, create_graph=True)
+    h, = L.autograd.grad(g.sum(), x)
+    assert h.isfinite().all() and abs(h[1].item()) < 1e-6
+
+
+def test_second_derivative_of_logaddexp():
+    a, b = L.tensor([0.0, -300.0], requires_grad=True), L.tensor([0.0, 300.0])
+    g, = L.autograd.grad(L.logaddexp(a, b).sum(), a, create_graph=True)
+    h, = L.autograd.grad(g.sum(), a)
+    assert h.tolist() == [0.25, 0]
+
+
+def test_float_power_in_place_keeps_double_precision():
+    assert L.full((2,), 3.0, dtype=L.float64).float_power_(2).tolist() == [9, 9]
+    with pytest.raises(RuntimeError, match="requires dtype"):
+        L.ones(2).float_power_(2)

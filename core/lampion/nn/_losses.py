@@ -288,7 +288,7 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
         hinge = hinge * weight[label]
     other = lampion.ones_like(hinge, requires_grad=False).scatter(1, label, 0)
     values = (hinge * other).sum(1) / classes
-    return _reduction.apply(values if batched else values.squeeze(0), reduction)
+    return _reduction.apply(values if batched or target.dim() else values.squeeze(0), reduction)
 
 
 def _rows(input: Tensor, target: Tensor, name: str) -> tuple[Tensor, bool, int]:

@@ -110,19 +110,20 @@ ALPHA = Detour("alpha is not $alpha", with_alpha, (Param("alpha", "S", 1, True),
 
 # ---------------------------------------------------------------- + - * / and relatives
 
-@elementwise(where=(), method=False, inplace=True, check=check_alpha)
+@elementwise(where=(), method=False, inplace=True, check=check_alpha, numbers=True)
 def add_scaled(input, other, alpha: Scalar):
     """input + alpha * other (the form of `add` with alpha != 1)."""
     return input + alpha * other
 
 
-@elementwise(where=(), method=False, inplace=True, check=check_sub_scaled)
+@elementwise(where=(), method=False, inplace=True, check=check_sub_scaled,
+             numbers=True)
 def sub_scaled(input, other, alpha: Scalar):
     """input - alpha * other (the form of `sub` with alpha != 1)."""
     return input - alpha * other
 
 
-@elementwise(detour=ALPHA)
+@elementwise(detour=ALPHA, numbers=True)
 def add(input, other):
     """input + alpha * other, with broadcasting and promotion.
 
@@ -132,7 +133,7 @@ def add(input, other):
     return input + other
 
 
-@elementwise(detour=ALPHA, check=refuse_bool_minus, aliases=("subtract",))
+@elementwise(detour=ALPHA, check=refuse_bool_minus, numbers=True, aliases=("subtract",))
 def sub(input, other):
     """input - alpha * other; RuntimeError for bool operands."""
     return input - other
@@ -152,7 +153,7 @@ def rsub(input, other, *, alpha=1):
         other, input * alpha)
 
 
-@elementwise(aliases=("multiply",))
+@elementwise(aliases=("multiply",), numbers=True)
 def mul(input, other):
     """input * other."""
     return input * other
@@ -169,7 +170,7 @@ def with_rounding(op, form, input, other, *, rounding_mode, out=None):
     return rounded.fn(input, other, out=out)
 
 
-@elementwise(promote="float", aliases=("divide", "true_divide"),
+@elementwise(promote="float", aliases=("divide", "true_divide"), numbers=True,
              domain={"other": (0.5, 3)}, detour=Detour(
     "rounding_mode is not None", with_rounding, (Param("rounding_mode", "A", None, True),)))
 def div(input, other):
@@ -178,13 +179,14 @@ def div(input, other):
     return input / other
 
 
-@elementwise(where=(), method=False, inplace=True, kinds="uif", divisor="other")
+@elementwise(where=(), method=False, inplace=True, kinds="uif", divisor="other",
+             numbers=True)
 def div_trunc(input, other):
     """The quotient rounded towards 0."""
     return by_type(f=E.trunc(input / other), other=E.idiv(input, other))
 
 
-@elementwise(kinds="uif", divisor="other", domain={"other": (0.6, 3)})
+@elementwise(kinds="uif", divisor="other", numbers=True, domain={"other": (0.6, 3)})
 def floor_divide(input, other):
     """The quotient rounded down. RuntimeError for integer division by 0."""
     real = floored_quotient(input, other)
@@ -367,7 +369,7 @@ def pow_general(input, exponent):
     return input ** exponent
 
 
-@composite(out_cast="safe", replay=True, method=True, inplace=True, samples="""
+@composite(out_cast="safe", replay=True, method=True, samples="""
     f(2, 3, low=0.1, dtype=float64), f(3)
     i(3, low=1), f(3, dtype=float64)
     f(3, low=0.1, dtype=float64), 1.5
@@ -384,6 +386,16 @@ def float_power(input, exponent):
     if hasattr(exponent, "meta"):
         exponent = exponent.to(wide)
     return pow.fn(input, exponent)
+
+
+@composite(method=True, out=False, where=(), name="float_power_")
+def float_power_inplace(input, exponent):
+    """In-place `float_power`. RuntimeError for a tensor that is not in double precision."""
+    result = float_power.fn(input, exponent)
+    if result.meta.dtype is not input.meta.dtype:
+        raise RuntimeError(f"the base given to float_power_ has dtype {input.meta.dtype!r} but the "
+                           f"operation's result requires dtype {result.meta.dtype!r}")
+    return input.copy_(result)
 
 
 # ---------------------------------------------------------------- extremes

@@ -404,7 +404,6 @@ class linear:
     """
     linear = ("input bias", "weight")
     where = ("nn.functional",)
-    out = False
     save = ("input", "weight")
     batch = batch_rules.linear
 

@@ -212,7 +212,7 @@ def _declare_mean(rank):
         batch = batch_rules.windows(rank)
         linear = ("input",)
         where = PLACES
-        out = False
+        out = rank > 1
         name = op
         samples = MEAN_SAMPLES[rank]
 

@@ -358,7 +358,7 @@ def select_scatter(input, src, dim, index):
     return _into_view(input, src, V.select.view, dim, index)
 
 
-@composite(replay=True, method=True, out=False, samples="""
+@composite(replay=True, method=True, samples="""
     f(4, 3), f(2, 3), 0, 1, 3
     f(4, 3).transposed, f(4, 2).transposed, dim=-1, step=2
     f(4), f(1), 0, -1

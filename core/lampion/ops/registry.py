@@ -191,7 +191,8 @@ class ElementwiseOp(Op):
     kinds are accepted. `fixed` maps argument names to dtypes that stay out of promotion (a
     condition is bool). `check(op, operands, attrs)` raises for operands (Metas, or Python types
     of numbers) that the op refuses. `divisor` names an operand that must not be 0 in integer
-    arithmetic. `detour` serves calls in a form that the expression does not cover.
+    arithmetic. `numbers` lets all operands be numbers, which then are 0-d tensors. `detour` serves
+    calls in a form that the expression does not cover.
     """
 
     body: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
@@ -203,6 +204,7 @@ class ElementwiseOp(Op):
     order: int = 0  # of the derivative that this op computes
     check: Callable[..., None] | None = field(default=None, repr=False)
     divisor: str = ""
+    numbers: bool = False
     detour: "Detour | None" = None
     _traces: dict[Any, tuple[Expr, ...]] = field(default_factory=dict, repr=False)
     _backward: dict[Any, Any] = field(default_factory=dict, repr=False)

@@ -410,7 +410,7 @@ def imag(input):
     return REGISTRY["complex_part"].fn(input, 1)
 
 
-@composite(name="conj", method=True, inplace=True, out=False, aliases=("conj_physical",),
+@composite(name="conj", method=True, inplace=True, aliases=("conj_physical",),
            samples="""
     c(2, 3)
     c(3, 4).transposed

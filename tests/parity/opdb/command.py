@@ -170,11 +170,24 @@ def summary(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def merged(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results of the same device as one: the checks of each entry together."""
+    by_device: dict[str, dict[str, Any]] = {}
+    for results in found:
+        into = by_device.setdefault(results["options"]["device"], results)
+        if into is results:
+            continue
+        into["seconds"] += results["seconds"]
+        for name, e in results["entries"].items():
+            into["entries"].setdefault(name, e)["checks"].update(e["checks"])
+    return list(by_device.values())
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 1 if anything fails (with --gaps: that is not known, or no longer)."""
     args = parser().parse_args(argv)
     if args.read:
-        found = [json.loads(Path(f).read_text()) for f in args.read]
+        found = merged([json.loads(Path(f).read_text()) for f in args.read])
     else:
         start = time.monotonic()
         found = [collect(args)]
