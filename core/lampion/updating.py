@@ -136,7 +136,7 @@ def write_out(op: Any, out: Any, result: Any) -> Any:
     if out.meta.device is not result.meta.device:
         raise RuntimeError(f"{op.qualname}: expected out tensor to be on {result.meta.device}, "
                            f"but it is on {out.meta.device}")
-    if out.meta.overlapping:
+    if out.meta.overlapping and out.meta.numel:
         raise RuntimeError(
             f"{op.qualname}: unsupported operation: more than one element of the written-to "
             "tensor refers to a single memory location. Please clone() the tensor before "

@@ -30,7 +30,7 @@ def results(tmp_path_factory: Any) -> dict[str, Any]:
     """What the command finds, in a process of its own."""
     file = Path(RESULTS or tmp_path_factory.mktemp("opdb") / "cpu.json")
     file.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(Path(__file__).with_name("opdb")), 
+    command = [sys.executable, str(Path(__file__).with_name("opdb")),
                *gaps.OPTIONS, "--json", str(file), "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert file.exists(), done.stderr[-3000:]

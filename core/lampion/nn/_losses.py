@@ -19,8 +19,6 @@ from lampion.tensor import Tensor
 
 
 def _resolve(size_average: Any, reduce: Any, reduction: str) -> str:
-    if size_average is None and reduce is None:
-        return reduction
     return _reduction.resolve(size_average, reduce, reduction)
 
 
@@ -277,7 +275,9 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
     if p not in (1, 2):
         raise ValueError("only p == 1 and p == 2 supported")
     rows, batched, classes = _rows(input, target, "multi_margin_loss")
-    if weight is not None and (weight.dim() != 1 or weight.numel() != classes):
+    if weight is not None and weight.dim() != 1:
+        raise ValueError("weight must be one-dimensional")
+    if weight is not None and weight.numel() != classes:
         raise RuntimeError(f"inconsistent weight size, expected {classes} but got "
                            f"{list(weight.shape)}")
     label = target.reshape(-1, 1)

@@ -15,6 +15,15 @@ from . import batch_rules
 from .registry import REGISTRY, composite, elementwise, kernel_op
 
 
+def _same_shape(shape, **tensors):
+    """RuntimeError for a weight or bias of another shape than the dims that are normalised."""
+    for name, m in tensors.items():
+        if m is not None and m.shape != tuple(shape):
+            raise RuntimeError(f"Expected {name} to be of same shape as normalized_shape, but got "
+                               f"{name} of shape {list(m.shape)} and normalized_shape = "
+                               f"{list(shape)}")
+
+
 def _tail(x, normalized_shape, op):
     """The trailing dims that are normalised. RuntimeError unless the shapes agree."""
     k = len(normalized_shape)
@@ -50,6 +59,7 @@ class layer_norm_stats:
 
     def meta(input, weight, bias, normalized_shape, eps):
         dims = _tail(input, normalized_shape, "layer_norm")
+        _same_shape(normalized_shape, weight=weight, bias=bias)
         stat = (dt.opmath(input.dtype), _stat_shape(input, dims))
         return [(input.dtype, input.shape), stat, stat]
 
@@ -190,6 +200,7 @@ class rms_norm_stats:
 
     def meta(input, weight, normalized_shape, eps):
         dims = _tail(input, normalized_shape, "rms_norm")
+        _same_shape(normalized_shape, weight=weight)
         return [(input.dtype, input.shape),
                 (dt.opmath(input.dtype), _stat_shape(input, dims))]
 
@@ -266,10 +277,6 @@ class rms_norm_backward:
 def rms_norm(input, normalized_shape, weight=None, eps=None):
     """x / sqrt(mean(x**2) + eps) * weight over the trailing dims; eps defaults to the dtype's
     machine epsilon."""
-    if weight is not None and weight.meta.shape != tuple(normalized_shape):
-        raise RuntimeError("Expected weight to be of same shape as normalized_shape, but got "
-                           f"weight of shape {list(weight.meta.shape)} and normalized_shape = "
-                           f"{list(normalized_shape)}")
     if eps is None:
         eps = {"float64": 2.0 ** -52, "bfloat16": 2.0 ** -7, "float16": 2.0 ** -10}.get(
             input.meta.dtype.name, 2.0 ** -23)

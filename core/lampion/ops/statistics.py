@@ -328,7 +328,7 @@ def dist(input, other, p=2):
     return vector_norm.fn(input - other, p)
 
 
-@composite(replay=True, method=True, samples="""
+@composite(inplace=True, replay=True, method=True, samples="""
     f(3, 4), 2, 0, 1.5
     f(3, 4).transposed, 1, -1, 2.0
     f(2, 3, 2), 3, 1, 0.5

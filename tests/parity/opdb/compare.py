@@ -37,15 +37,16 @@ class Difference(Exception):
 
 
 def same(want: Any, got: Any, exact: Callable[[], Any] | None = None, where: str = "result",
-         strides: bool = False) -> None:
+         strides: bool = False, scaled: bool = False) -> None:
     """Difference unless lampion's `got` equals PyTorch's `want`. `exact` recomputes `want` in
-    double precision, in the same structure; it is only called for values that differ."""
+    double precision, in the same structure; it is only called for values that differ. With
+    `scaled`, a tensor is taken as a whole: its largest element gives the absolute tolerance."""
     import lampion
 
     if isinstance(want, torch.Tensor):
         if not isinstance(got, lampion.Tensor):
             raise Difference("structure", f"{where}: {type(got).__name__}, not a tensor")
-        tensor(want, got, exact, where, strides)
+        tensor(want, got, exact, where, strides, scaled)
     elif isinstance(want, (tuple, list, torch.Size)):
         kind = tuple if isinstance(want, tuple) else list
         if not isinstance(got, kind) or len(got) != len(want):
@@ -79,10 +80,10 @@ def same(want: Any, got: Any, exact: Callable[[], Any] | None = None, where: str
 
 
 def tensor(want: torch.Tensor, got: Any, exact: Callable[[], Any] | None, where: str,
-           strides: bool) -> None:
+           strides: bool, scaled: bool = False) -> None:
     """`same` for two tensors."""
     geometry(want, got, where, strides)
-    values(want.detach().resolve_conj().resolve_neg(), convert.back(got), exact, where)
+    values(want.detach().resolve_conj().resolve_neg(), convert.back(got), exact, where, scaled)
 
 
 def geometry(want: torch.Tensor, got: Any, where: str, strides: bool) -> None:
@@ -97,7 +98,7 @@ def geometry(want: torch.Tensor, got: Any, where: str, strides: bool) -> None:
 
 
 def values(want: torch.Tensor, ours: torch.Tensor, exact: Callable[[], Any] | None,
-           where: str) -> None:
+           where: str, scaled: bool = False) -> None:
     """Difference("value") unless the values agree."""
     if not want.numel():
         return
@@ -107,6 +108,9 @@ def values(want: torch.Tensor, ours: torch.Tensor, exact: Callable[[], Any] | No
             raise Difference("value", _first(want, ours, wrong, where))
         return
     rtol, atol = TOLERANCE[want.dtype]
+    if scaled:
+        finite = want[torch.isfinite(want)].abs()
+        atol *= max(1.0, float(finite.max()) if finite.numel() else 1.0)
     close = torch.isclose(ours.to(WIDER.get(want.dtype, want.dtype)),
                           want.to(WIDER.get(want.dtype, want.dtype)), rtol, atol, equal_nan=True)
     if bool(close.all()):

@@ -5,7 +5,6 @@ Each check is a function (job) -> Outcome like those of `checks`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,15 +14,6 @@ import lampion
 from . import compare, convert, entries, names
 from .checks import Call, Job, fresh, is_random, masked_out
 from .outcome import Outcome
-
-
-def _missing(job: Job, out: Outcome) -> Callable[..., Any] | None:
-    try:
-        return names.function_of(job.op)
-    except AttributeError as e:
-        out.total = 1
-        out.fail("all", "missing", str(e))
-        return None
 
 
 def _differentiable(x: Any) -> list[torch.Tensor]:
@@ -40,7 +30,7 @@ def grad(job: Job, order: int = 1) -> Outcome:
     """Gradients of all inputs that require them, for random output gradients; with order 2 also
     the gradients of these, with respect to the inputs and the output gradients."""
     out = Outcome()
-    fn = _missing(job, out)
+    fn = names.find(names.function_of, job.op, out)
     if fn is None:
         return out
     if job.op.name in entries.RANDOM or job.op.name in entries.UNINITIALIZED:
@@ -65,7 +55,7 @@ def grad(job: Job, order: int = 1) -> Outcome:
                 raise compare.Difference("structure", f"{len(got)} gradients, not {len(want)}")
             for n, (a, b) in enumerate(zip(want, got)):
                 if not _both_nothing(a, b, f"gradient {n}"):
-                    compare.same(a, b, None, f"gradient {n}")
+                    compare.same(a, b, None, f"gradient {n}", scaled=True)
 
         out.attempt(k, body)
     return out
@@ -117,7 +107,7 @@ def _lampion_grads(job: Job, fn: Any, call: Call, process: Any, mask: Any, order
                                                                device=result.device))
     outs = [t for t in convert.tensors(c(process)(result), lampion.Tensor) if t.requires_grad]
     if not outs:
-        raise compare.Difference("gradient", "the result does not require grad")
+        return [None] * len(leaves)
     seeds = [c(_cotangent(_shape(t), job.seed + n)).requires_grad_(order > 1)
              for n, t in enumerate(outs)]
     first = lampion.autograd.grad(outs, leaves, seeds, allow_unused=True, create_graph=order > 1)
@@ -125,7 +115,7 @@ def _lampion_grads(job: Job, fn: Any, call: Call, process: Any, mask: Any, order
         return list(first)
     live = [g for g in first if g is not None and g.requires_grad]
     if not live:
-        raise compare.Difference("gradient", "the gradients do not require grad")
+        return [None] * (len(leaves) + len(seeds))
     again = [c(_cotangent(_shape(g), job.seed + 100 + n)) for n, g in enumerate(live)]
     return list(lampion.autograd.grad(live, [*leaves, *seeds], again, allow_unused=True))
 
@@ -138,7 +128,7 @@ def _shape(t: Any) -> torch.Tensor:
 def forward_mode(job: Job) -> Outcome:
     """Directional derivatives by dual numbers."""
     out = Outcome()
-    fn = _missing(job, out)
+    fn = names.find(names.function_of, job.op, out)
     if fn is None:
         return out
     if job.op.name in entries.RANDOM or job.op.name in entries.UNINITIALIZED:
@@ -168,7 +158,7 @@ def forward_mode(job: Job) -> Outcome:
                     a = torch.where(mask, a, torch.zeros((), dtype=a.dtype))
                     b = lampion.where(convert.Converter(job.device)(mask), b,
                                       lampion.zeros((), dtype=b.dtype, device=b.device))
-                compare.same(a, b, None, f"tangent {n}")
+                compare.same(a, b, None, f"tangent {n}", scaled=True)
 
         out.attempt(k, body)
     return out
@@ -210,7 +200,7 @@ def vmap(job: Job) -> Outcome:
     """The op under vmap over two equal examples equals the op on each; the batch dim of the
     tensors is 0, and for a second call the last."""
     out = Outcome()
-    fn = _missing(job, out)
+    fn = names.find(names.function_of, job.op, out)
     if fn is None:
         return out
     if job.op.name in entries.RANDOM or job.op.name in entries.UNINITIALIZED:

@@ -17,11 +17,8 @@ def inplace(job: Job) -> Outcome:
     out = Outcome()
     if job.op.inplace_variant is None:
         return out
-    try:
-        fn = names.inplace_of(job.op)
-    except AttributeError as e:
-        out.total = 1
-        out.fail("all", "missing", str(e))
+    fn = names.find(names.inplace_of, job.op, out)
+    if fn is None:
         return out
     for k, sample in entries.samples(job.op, job.dtype, job.count, job.seed):
         if not isinstance(sample.input, torch.Tensor) or contains_sparse(sample.input):
@@ -64,11 +61,8 @@ def out(job: Job) -> Outcome:
     result = Outcome()
     if not job.op.supports_out or job.op.name in entries.UNINITIALIZED:
         return result
-    try:
-        fn = names.function_of(job.op)
-    except AttributeError as e:
-        result.total = 1
-        result.fail("all", "missing", str(e))
+    fn = names.find(names.function_of, job.op, result)
+    if fn is None:
         return result
     for k, sample in entries.samples(job.op, job.dtype, job.count, job.seed):
         if contains_sparse([sample.input, *sample.args]):

@@ -13,6 +13,8 @@ from typing import Any
 import lampion
 from lampion import Tensor
 
+from .outcome import Outcome
+
 # Entries whose op is a method of the first argument.
 METHODS = frozenset("""
     __getitem__ __radd__ __rand__ __rdiv__ __rmatmul__ __rmod__ __rmul__ __ror__ __rpow__ __rsub__
@@ -54,6 +56,8 @@ CALLS: dict[str, Callable[..., Any]] = {
     "where": lambda x, condition, other, **kw: public("where")(condition, x, other, **kw),
     "polygamma": lambda x, n, **kw: public("polygamma")(n, x, **kw),
     "special.polygamma": lambda x, n, **kw: public("special.polygamma")(n, x, **kw),
+    "slice": lambda x, dim=0, start=None, end=None, step=1: x[
+        (*[slice(None)] * (dim % x.dim()), slice(start, end, step))],
     "resize_": lambda x, shape: x.clone().resize_(shape),
     "resize_as_": lambda x, other: x.clone().resize_as_(other),
     "zero_": lambda x: x.clone().zero_(),
@@ -91,7 +95,17 @@ def inplace_of(op: Any) -> Callable[..., Any]:
     variant = op.inplace_variant
     if op.name in ("polygamma", "special.polygamma"):
         return lambda x, n, **kw: x.polygamma_(n, **kw)
-    if getattr(variant, "__name__", "") == "<lambda>":  # a function that takes inplace=True
+    if getattr(variant, "__name__", "<lambda>") == "<lambda>":  # a function with inplace=True
         fn = public(op.name)
         return lambda x, *args, **kw: fn(x, *args, **kw, inplace=True)
     return getattr(Tensor, getattr(variant, "__name__", op.name + "_"))
+
+
+def find(lookup: Callable[[Any], Any], op: Any, out: Outcome) -> Callable[..., Any] | None:
+    """What a look-up of this module finds; where that is nothing, a failure is noted in `out`."""
+    try:
+        return lookup(op)
+    except AttributeError as e:
+        out.total = 1
+        out.fail("all", "missing", str(e))
+        return None

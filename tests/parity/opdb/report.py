@@ -81,4 +81,7 @@ def document(found: list[dict[str, Any]]) -> str:
             lines += ["Not all samples agree for:", "", *bad, ""]
     lines += ["## Left out", "", "Entries that mean nothing outside PyTorch:", ""]
     lines += [f"- `{name}`: {why}" for name, why in entries.LEFT_OUT.items()]
+    lines += ["", "Checks in which PyTorch itself is wrong:", ""]
+    lines += [f"- `{name}`, {COLUMNS[check]}: {why}"
+              for (name, check), why in entries.EXCUSED.items()]
     return "\n".join(lines) + "\n"
