@@ -17,6 +17,7 @@ import numpy as np
 from ..base import dtype as dt
 from ..base.errors import DtypeError
 from ..ir import expr as E
+from ..runtime.backend import host_wrote
 from ..runtime.lowering import Nest, collapse, convert
 from . import batch_rules
 from .conv import result_strides
@@ -142,6 +143,8 @@ def device_tables(axes, backward, where):
                 _tables.clear()
             index, weight = table(axis, backward)
             found = _tables[key] = (tensor(index, device=where), tensor(weight, device=where))
+        for t in found:  # constants, though they may have been made earlier
+            host_wrote(t.data_)
         out += found
     return out
 

@@ -111,6 +111,35 @@ def by_counting(call, x, d, n, descending, most=None):
     return Program((k.call((0, 1, 2, 2)),))
 
 
+def entry_by_counting(call, x, d, n, k):
+    """The entry of each line before which as many sort as wanted; see `entry_at` for k."""
+    values, indices = call.outputs
+    nest = Nest("entry_count", x.shape + (n,), [x.ndim], compute=dt.int64, merge=False)
+    line = tuple(0 if j == d else s for j, s in enumerate(values.strides)) + (0,)
+    v, i = nest.output(values, line), nest.output(indices, line)
+    own = nest.input(x, x.strides + (0,))
+    other = nest.input(x, tuple(0 if j == d else s for j, s in enumerate(x.strides))
+                       + (x.strides[d],))
+    nest.start()
+    here, there = nest.coord(d), nest.coord(x.ndim)
+    a, b = nest.typed(own()), nest.typed(other())
+    one, zero = E.const(1, dt.int64), E.const(0, dt.int64)
+    counts = [("sum", E.select(before(b, there, a, here, False), one, zero))]
+    middle = not isinstance(k, int)
+    if middle and x.dtype.kind == "f":
+        counts.append(("sum", E.select(E.ne(b, b), one, zero)))
+    place, *nans = nest.reduce_all(*counts)
+    length = nest.of(n)
+    wanted = nest.of((n - 1) // 2 if middle else k)
+    if nans:
+        wanted = E.op("idiv", length - nans[0] - 1, 2) if k == "nanmedian" else E.select(
+            nans[0] > 0, length - nans[0], wanted)
+    hit = E.eq(place, wanted)
+    nest.store(v, a, inner=False, mask=hit)
+    nest.store(i, here, inner=False, mask=hit)
+    return Program((nest.call((0, 1, 2, 2)),))
+
+
 def by_network(call, x, d, n, descending):
     """Bitonic sort: log2(n)^2 / 2 kernels, each a compare-exchange of all pairs."""
     values, _ = call.outputs
@@ -276,6 +305,13 @@ class entry_at:
     def meta(input, k, dim):
         shape = input.shape[:dim] + (1,) + input.shape[dim + 1:]
         return [(input.dtype, shape), (dt.int64, shape)]
+
+    def lower(call):
+        x = call.inputs[0]
+        n = x.shape[call.dim] if x.ndim else 1
+        if n > COUNTING or not x.ndim or x.dtype.kind == "c":
+            return None
+        return entry_by_counting(call, x, call.dim, n, call.k)
 
     def compose(input, k, dim):
         order = argsort.fn(input, dim)
