@@ -23,7 +23,7 @@ from lampion.nn import functional
 from lampion.ops import registry
 from lampion.ops.plans import backend_of
 from lampion.runtime.devices import resolve
-from lampion.testing import op_checks
+from lampion.testing import op_checks, transform_checks
 
 plugins.load_ops(registry)
 
@@ -129,3 +129,12 @@ def test_gradients(op: Any, device: str) -> None:
             op_checks.check_gradients(op, device, limit=2 if few else None)
         else:
             op_checks.check_gradients(op, device, order=1, limit=1)
+
+
+# Composites, elementwise ops and views have tangents and batches by their kind; what a kernel op
+# declares about itself may be wrong. The host stands for all devices: transforms only call ops.
+@pytest.mark.parametrize("op", [op for op in TESTED if op.kind in ("kernel", "view")
+                                or op.qualname in ELSEWHERE], ids=lambda op: op.qualname)
+def test_transforms(op: Any) -> None:
+    transform_checks.check_tangents(op, "cpu", limit=2)
+    transform_checks.check_batches(op, "cpu", limit=3)

@@ -10,7 +10,7 @@ Floor 7; imports the ops, autograd and NumPy. The checks run an op on the sample
 - `check_gradients`: first and second derivatives along random directions against central
   differences in float64; an op declared not differentiable returns no gradients.
 - `missing_parts`: what a block lacks for these.
-- `check_op`: all of them, for the tests of an op plug-in.
+- `check_op`: all of them, and forward mode and vmap (see transform_checks), for the tests of an op plug-in.
 
 >>> from lampion.ops.registry import REGISTRY
 >>> from lampion.testing.op_checks import check_gradients
@@ -58,6 +58,10 @@ def check_op(op: Any, device: str = "cpu", reference: Any = None) -> None:
     check_values(op, device, reference)
     check_forms(op, device)
     check_gradients(op, device)
+    from .transform_checks import check_batches, check_tangents
+
+    check_tangents(op, device)
+    check_batches(op, device)
 
 
 def ops_of(namespace: str) -> list[Any]:
