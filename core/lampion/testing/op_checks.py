@@ -10,7 +10,8 @@ Floor 7; imports the ops, autograd and NumPy. The checks run an op on the sample
 - `check_gradients`: first and second derivatives along random directions against central
   differences in float64; an op declared not differentiable returns no gradients.
 - `missing_parts`: what a block lacks for these.
-- `check_op`: all of them, and forward mode and vmap (see transform_checks), for the tests of an op plug-in.
+- `check_op`: all of them, and forward mode and vmap (see transform_checks), for the tests of an
+  op plug-in.
 
 >>> from lampion.ops.registry import REGISTRY
 >>> from lampion.testing.op_checks import check_gradients
