@@ -377,25 +377,28 @@ def pow_general(input, exponent):
 """)
 def float_power(input, exponent):
     """input ** exponent in double precision."""
-    wide = dt.float64
-    for v in (input, exponent):
-        if isinstance(v, complex) or (hasattr(v, "meta") and v.meta.dtype.kind == "c"):
-            wide = dt.complex128
-    if hasattr(input, "meta"):
-        input = input.to(wide)
-    if hasattr(exponent, "meta"):
-        exponent = exponent.to(wide)
-    return pow.fn(input, exponent)
+    wide = _double_of(input, exponent)
+    return pow.fn(*(v.to(wide) if hasattr(v, "meta") else v for v in (input, exponent)))
 
 
-@composite(method=True, out=False, where=(), name="float_power_")
+def _double_of(*operands):
+    """complex128 if an operand is complex, else float64."""
+    is_complex = any(isinstance(v, complex) or (hasattr(v, "meta") and v.meta.dtype.kind == "c")
+                     for v in operands)
+    return dt.complex128 if is_complex else dt.float64
+
+
+@composite(method=True, out=False, where=(), name="float_power_", samples="""
+    f(2, 3, low=0.1, dtype=float64), f(3)
+    f(3, low=0.1, dtype=float64).strided, 1.5
+""")
 def float_power_inplace(input, exponent):
     """In-place `float_power`. RuntimeError for a tensor that is not in double precision."""
-    result = float_power.fn(input, exponent)
-    if result.meta.dtype is not input.meta.dtype:
+    wide = _double_of(input, exponent)
+    if input.meta.dtype is not wide:
         raise RuntimeError(f"the base given to float_power_ has dtype {input.meta.dtype!r} but the "
-                           f"operation's result requires dtype {result.meta.dtype!r}")
-    return input.copy_(result)
+                           f"operation's result requires dtype {wide!r}")
+    return pow.ifn(input, exponent.to(wide) if hasattr(exponent, "meta") else exponent)
 
 
 # ---------------------------------------------------------------- extremes

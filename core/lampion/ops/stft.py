@@ -49,7 +49,7 @@ def _warn_rectangular(name):
     f(40), 8, return_complex=True, window=f(8)
     f(2, 40, dtype=float64), 9, 3, 5, return_complex=True, normalized=True, window=f(5,
         dtype=float64)
-    c(2, 30), 8, center=False, window=f(8)
+    c(2, 30).fixed, 8, center=False, window=f(8).fixed
 """)
 def stft(input, n_fft, hop_length=None, win_length=None, window=None, center=True,
          pad_mode="reflect", normalized=False, onesided=None, return_complex=None,
