@@ -367,6 +367,33 @@ def test_gradients_of_singular_matrices():
     close(x.grad, np.eye(3))
 
 
+TANGENTS = {
+    "cholesky": linalg.cholesky,
+    "cholesky upper": lambda x: linalg.cholesky(x, upper=True),
+    "eigvalsh": linalg.eigvalsh,
+    "eigh": lambda x: linalg.eigh(x).eigenvectors.abs(),
+    "eigvals": linalg.eigvals,
+    "svdvals": linalg.svdvals,
+    "cond": linalg.cond,
+    "nuclear": lambda x: linalg.matrix_norm(x, "nuc"),
+    "det": linalg.det,
+    "lu": lambda x: linalg.lu(x).U,
+    "triangular": lambda x: linalg.solve_triangular(x, x.mT, upper=True),
+    "pinv": linalg.pinv,
+}
+
+
+@pytest.mark.parametrize("name", TANGENTS)
+def test_tangents(name):
+    from lampion.autograd import forward_ad
+
+    f, x, v = TANGENTS[name], positive((3, 3)), hermitian((3, 3), seed=1)
+    with forward_ad.dual_level():
+        got = forward_ad.unpack_dual(f(forward_ad.make_dual(make(x), make(v)))).tangent
+    ahead, behind = (host(f(make(x + h * v))) for h in (1e-6, -1e-6))
+    np.testing.assert_allclose(host(got), (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_that_do_not_exist():
     x = make(random((3, 3), "complex128")).requires_grad_()
     for f, name in ((linalg.eig, "linalg_eig_backward"), (linalg.svd, "svd_backward"),

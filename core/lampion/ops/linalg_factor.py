@@ -49,7 +49,7 @@ class linalg_cholesky_ex:
 
     def jvp(ctx, t):
         factor = ctx.out.mH if ctx.upper else ctx.out
-        y = linalg_solve_triangular.fn(factor, t.mH if ctx.upper else t, upper=False)
+        y = linalg_solve_triangular.fn(factor, t, upper=False)
         m = linalg_solve_triangular.fn(factor.mH, y, upper=True, left=False)
         moved = factor @ ((m.tril() + m.tril(-1)) * 0.5)
         return moved.mH if ctx.upper else moved
