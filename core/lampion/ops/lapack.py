@@ -1,6 +1,6 @@
 """The LAPACK set as functions on NumPy arrays: the `host` parts of the linear algebra ops.
 
-Floor 3; imports base. NumPy is enough for eigenvalues and singular values; the factorizations that
+Floor 3; imports base, runtime. NumPy is enough for eigenvalues and singular values; the factorizations that
 NumPy does not hand out (LU, LDL, reflectors, triangular solves) come from SciPy's LAPACK, imported
 when a kernel is first built. Results are stored by columns, so that LAPACK works in place in them;
 its wrappers are called directly, a microsecond each, and matrix by matrix over a batch.
@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+from .. import plugins
 from ..base.errors import LinAlgError, UnsupportedError
 from ..runtime import threads
 
@@ -31,7 +32,8 @@ def _libraries():
         raise UnsupportedError(
             "linear algebra on the host needs SciPy's LAPACK, which cannot be imported "
             f"({e}). Install it with: pip install scipy") from e
-    threads.set_num_threads(threads.get_num_threads())
+    if "cpu" in plugins.backend_names():  # who else computes on the host has threads of its own
+        threads.set_num_threads(threads.get_num_threads())
     return blas, lapack
 
 
