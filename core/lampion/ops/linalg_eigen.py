@@ -1,16 +1,17 @@
 """Eigenvalues and singular values.
 
-Floor 3. The iterations run in NumPy or LAPACK (see `lapack.py`); vjps are tensor operations, so
-that they have derivatives of their own. Sources: Giles, "Collected matrix derivative results for
-forward and reverse mode AD" (2008); Wan and Zhang, "Automatic differentiation for complex valued
-SVD" (2019). Vectors are determined up to a factor of size 1: a gradient exists only for what does
-not depend on that factor, which is checked, and repeated values give infinite gradients.
+Floor 3. The iterations run in NumPy or LAPACK (see `lapack_spectra.py`); vjps are tensor
+operations, so that they have derivatives of their own. Sources: Giles, "Collected matrix derivative
+results for forward and reverse mode AD" (2008); Wan and Zhang, "Automatic differentiation for
+complex valued SVD" (2019). Vectors are determined up to a factor of size 1: a gradient exists only
+for what does not depend on that factor, which is checked, and repeated values give infinite
+gradients.
 """
 
 from __future__ import annotations
 
 from ..base import dtype as dt
-from . import lapack
+from . import lapack_spectra as lapack
 from .facts import examples
 from .linalg_checks import MATRICES, columns, eye, inexact, matrices, op, real_if, square
 from .registry import composite, kernel_op

@@ -10,7 +10,7 @@ import math
 from ..base import dtype as dt
 from ..base.meta import wrap_dim
 from .linalg_checks import MATRICES, inexact, matrices, op, square
-from .linalg_solve import tolerances
+from .linalg_lstsq import tolerances
 from .registry import composite
 from .statistics import vector_norm
 
