@@ -18,9 +18,8 @@ FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special",
             "region", "gather", "scatter", "masked", "nonzero", "join", "copies", "rearrange",
             "pad", "sort", "search", "create", "random", "contract", "conv", "windows", "pool",
             "attention", "linalg_solve", "linalg_lstsq", "linalg_factor", "linalg_eigen",
-            "linalg_norms", "linalg_functions", "products", "einsum", "fold", "resample", "masked_reduce",
-            "segments", "native", "fourier",
-            "stft", "distances")
+            "linalg_norms", "linalg_functions", "products", "einsum", "fold", "resample",
+            "masked_reduce", "segments", "native", "fourier", "stft", "distances")
 for _family in FAMILIES:
     importlib.import_module(f".ops.{_family}", __package__)
 
