@@ -70,7 +70,11 @@ def central(t: Any) -> Any:
 
 
 def tail(low: Any, high: Any) -> Callable[[Any], Any]:
-    return lambda t: quantile(mp.exp(-((high - low) * (t + 1) / 2 + low) ** 2))
+    def f(t: Any) -> Any:
+        r = (high - low) * (t + 1) / 2 + low
+        return quantile(mp.exp(-r ** 2)) / r
+
+    return f
 
 
 def erfcx(t: Any) -> Any:
@@ -78,13 +82,29 @@ def erfcx(t: Any) -> Any:
     return mp.exp(x * x) * mp.erfc(x) * (1 + 2 * x)
 
 
+def weighted(nu: int, slope: float) -> Callable[[Any], Any]:
+    """(1 + slope x) e**-x I_nu(x) / x**nu, x = 4 (t + 1)."""
+    def f(t: Any) -> Any:
+        x = 4 * (t + 1)
+        return (1 + mp.mpf(slope) * x) * mp.exp(-x) * mp.besseli(nu, x) / x ** nu
+
+    return f
+
+
+DIGAMMA_ROOT = mp.findroot(lambda x: mp.psi(0, x), mp.mpf("1.4616"))
+
+
+def digamma(t: Any) -> Any:
+    return mp.psi(0, t + 2) / (t + 2 - DIGAMMA_ROOT)
+
+
 def k0_low(t: Any) -> Any:
-    x = mp.sqrt(2 * (t + 1))
+    x = mp.sqrt((t + 1) / 8)
     return mp.besselk(0, x) + mp.log(x / 2) * mp.besseli(0, x)
 
 
 def k1_low(t: Any) -> Any:
-    x = mp.sqrt(2 * (t + 1))
+    x = mp.sqrt((t + 1) / 8)
     return x * (mp.besselk(1, x) - mp.log(x / 2) * mp.besseli(1, x))
 
 
@@ -98,7 +118,7 @@ def y1_low(t: Any) -> Any:
     return (mp.bessely(1, x) - 2 / mp.pi * (mp.log(x) * mp.besselj(1, x) - 1 / x)) / x
 
 
-def scaled(bessel: Callable[..., Any], nu: int, sign: int, first: int) -> Callable[[Any], Any]:
+def scaled(bessel: Callable[..., Any], nu: int, sign: int, first: Any) -> Callable[[Any], Any]:
     """sqrt(x) e**(sign x) bessel(nu, x), t = 2 first / x - 1."""
     def f(t: Any) -> Any:
         x = 2 * first / (t + 1)
@@ -118,16 +138,17 @@ def root(z: Any) -> Any:
 
 
 TABLES: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "I0E_LOW": ("e**-x I0(x), x = 4 (t + 1)",
-                lambda t: mp.exp(-4 * (t + 1)) * mp.besseli(0, 4 * (t + 1))),
+    "I0E_LOW": ("(1 + x/2) e**-x I0(x), x = 4 (t + 1)", weighted(0, 0.5)),
     "I0E_HIGH": ("sqrt(x) e**-x I0(x), t = 16 / x - 1", scaled(mp.besseli, 0, -1, 8)),
-    "I1E_LOW": ("e**-x I1(x) / x, x = 4 (t + 1)",
-                lambda t: mp.exp(-4 * (t + 1)) * mp.besseli(1, 4 * (t + 1)) / (4 * (t + 1))),
+    "I1E_LOW": ("(1 + 3x/2) e**-x I1(x) / x, x = 4 (t + 1)", weighted(1, 1.5)),
     "I1E_HIGH": ("sqrt(x) e**-x I1(x), t = 16 / x - 1", scaled(mp.besseli, 1, -1, 8)),
-    "K0_LOW": ("K0(x) + ln(x/2) I0(x), x**2 = 2 (t + 1)", k0_low),
-    "K0_HIGH": ("sqrt(x) e**x K0(x), t = 4 / x - 1", scaled(mp.besselk, 0, 1, 2)),
-    "K1_LOW": ("x (K1(x) - ln(x/2) I1(x)), x**2 = 2 (t + 1)", k1_low),
-    "K1_HIGH": ("sqrt(x) e**x K1(x), t = 4 / x - 1", scaled(mp.besselk, 1, 1, 2)),
+    "I0_SMALL": ("I0(x), x**2 = (t + 1) / 8", lambda t: mp.besseli(0, root((t + 1) / 8))),
+    "I1_SMALL": ("I1(x) / x, x**2 = (t + 1) / 8",
+                 lambda t: mp.besseli(1, root((t + 1) / 8)) / root((t + 1) / 8)),
+    "K0_LOW": ("K0(x) + ln(x/2) I0(x), x**2 = (t + 1) / 8", k0_low),
+    "K0_HIGH": ("sqrt(x) e**x K0(x), t = 1 / x - 1", scaled(mp.besselk, 0, 1, mp.mpf(0.5))),
+    "K1_LOW": ("x (K1(x) - ln(x/2) I1(x)), x**2 = (t + 1) / 8", k1_low),
+    "K1_HIGH": ("sqrt(x) e**x K1(x), t = 1 / x - 1", scaled(mp.besselk, 1, 1, mp.mpf(0.5))),
     "J0_LOW": ("J0(x), x**2 = 32 (t + 1)", lambda t: mp.besselj(0, root(32 * (t + 1)))),
     "J1_LOW": ("J1(x) / x, x**2 = 32 (t + 1)",
                lambda t: mp.besselj(1, root(32 * (t + 1))) / root(32 * (t + 1))),
@@ -144,8 +165,25 @@ TABLES: dict[str, tuple[str, Callable[[Any], Any]]] = {
                lambda t: airy_phase(airy_z(t))[1] * 2 / 3 * airy_z(t) ** mp.mpf(1.5)),
     "ERFCX": ("(1 + 2x) erfcx(x), t = (x - 4) / (x + 4)", erfcx),
     "QUANTILE_MIDDLE": ("x / q, q**2 = 0.0903125 (t + 1), Phi(x) = 1/2 + q", central),
-    "QUANTILE_TAIL": ("x, sqrt(-ln p) = 1.55 + 1.75 (t + 1)", tail(mp.mpf(1.55), mp.mpf(5.05))),
-    "QUANTILE_FAR": ("x, sqrt(-ln p) = 5 + 11.25 (t + 1)", tail(mp.mpf(5), mp.mpf(27.5))),
+    "QUANTILE_TAIL": ("x / r, r = sqrt(-ln p) = 1.55 + 1.75 (t + 1)",
+                      tail(mp.mpf(1.55), mp.mpf(5.05))),
+    "QUANTILE_FAR": ("x / r, r = sqrt(-ln p) = 5 + 11.25 (t + 1)", tail(mp.mpf(5), mp.mpf(27.5))),
+    "DIGAMMA": ("psi(x) / (x - root), x = t + 2", digamma),
+}
+
+
+def split(x: Any, bits: int) -> tuple[float, float]:
+    """x as a number of `bits` bits and the rest."""
+    _, exponent = mp.frexp(x)
+    scale = mp.mpf(2) ** (bits - exponent)
+    high = mp.nint(x * scale) / scale
+    return float(high), float(x - high)
+
+
+CONSTANTS = {
+    "DIGAMMA_ROOT": ("the root of psi: 24 bits, then the rest", split(DIGAMMA_ROOT, 24)),
+    "SQRT_HALF": ("sqrt(1/2): 53 bits, then the rest", split(mp.sqrt(mp.mpf(0.5)), 53)),
+    "SQRT_HALF_SHORT": ("sqrt(1/2): 24 bits, then the rest", split(mp.sqrt(mp.mpf(0.5)), 24)),
 }
 
 
@@ -164,6 +202,8 @@ def main() -> None:
                 row = "   "
             row += item
         print(row + "\n)")
+    for name, (text, values) in CONSTANTS.items():
+        print(f"# {text}\n{name} = {values!r}")
 
 
 if __name__ == "__main__":

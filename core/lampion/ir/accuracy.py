@@ -1,6 +1,7 @@
 """Measuring the math expansions against long double.
 
-Floor 1; imports base, expr, interpret, math. Used by tests and by docs/accuracy.md.
+Floor 1; imports base, expr, interpret, math. Used by tests and by `lampion._accuracy`, which writes
+docs/accuracy.md.
 """
 
 from __future__ import annotations
@@ -145,36 +146,3 @@ def ulps(got: Array, want: Array, d: dtype) -> Array:
         over = np.isinf(rounded) & (np.isinf(got) | (np.abs(got) >= top * 0.999999))
         same = (got == rounded) | (np.isnan(got) & np.isnan(want)) | over
         return np.where(same & ~np.isfinite(error), 0.0, np.where(np.isnan(error), np.inf, error))
-
-
-def markdown(samples: int = 20000) -> str:
-    """docs/accuracy.md: `python -m lampion.ir.accuracy > docs/accuracy.md` rewrites it."""
-    from .math import BOUNDS, accuracy_table
-
-    rows: dict[str, list[float]] = {}
-    for name, _, error in accuracy_table(samples):
-        rows.setdefault(name, []).append(error)
-    out = [
-        "# Accuracy of the elementary functions",
-        "",
-        "Largest error found, in units in the last place, over random arguments from each",
-        "function's whole domain (uniform in value and uniform in the bits), against 50-digit or",
-        "long double arithmetic. Written by `python -m lampion.ir.accuracy`; the bounds are what",
-        "`tests/unit/test_ir_math.py` enforces. The expansions are the same on every device.",
-        "",
-        "| function | float32 | bound | float64 | bound |",
-        "|---|---|---|---|---|",
-    ]
-    out += [f"| {name} | {a:.2f} | {BOUNDS[name][0]:g} | {b:.2f} | {BOUNDS[name][1]:g} |"
-            for name, (a, b) in rows.items()]
-    out += [
-        "",
-        "float16 and bfloat16 are computed in float32 and rounded once at the end. `lgamma` of a",
-        "negative argument is accurate in absolute terms only near its zeros. `sqrt`, division,",
-        "`fma` and rounding are the processor's own and correctly rounded; `rsqrt` is 1/sqrt(x).",
-    ]
-    return "\n".join(out) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

@@ -42,12 +42,30 @@ def function(derivative: Callable[..., Any] | None) -> Callable[..., Callable[..
 
 
 def series(t: Expr, coefficients: Sequence[float]) -> Expr:
-    """A Chebyshev series at t in [-1, 1] (Clenshaw); shorter where float32 is computed."""
+    """A Chebyshev series at t in [-1, 1], by Clenshaw's recurrence. Where float32 is computed it
+    is shorter, and a polynomial by Horner's rule, which rounds less and takes half the time, if
+    that does not cancel."""
     top = max(map(abs, coefficients))
     short = list(coefficients)
     while abs(short[-1]) < 2.0 ** -28 * top:
         short.pop()
-    return by_type(float64=_clenshaw(t, coefficients), other=_clenshaw(t, short))
+    powers = monomials(short)
+    narrow = polynomial(t, powers) if sum(map(abs, powers)) < 4 * top else _clenshaw(t, short)
+    return by_type(float64=_clenshaw(t, coefficients), other=narrow)
+
+
+def monomials(coefficients: Sequence[float]) -> list[float]:
+    """The coefficients of 1, t, t^2, ... of a Chebyshev series."""
+    before, this = [1.0], [0.0, 1.0]
+    total = [coefficients[0]] + [0.0] * (len(coefficients) - 1)
+    for c in coefficients[1:]:
+        for k, m in enumerate(this):
+            total[k] += c * m
+        after = [0.0] + [2 * m for m in this]
+        for k, m in enumerate(before):
+            after[k] -= m
+        before, this = this, after
+    return total
 
 
 def _clenshaw(t: Expr, coefficients: Sequence[float]) -> Expr:
@@ -67,6 +85,11 @@ def polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
     return total
 
 
+def _product_error(x: Expr, product: Expr, high: float, low: float) -> Expr:
+    """x (high + low) minus the rounded x * high."""
+    return E.fma(x, high, -product) + x * low
+
+
 # ---------------------------------------------------------------- gamma
 
 def _digamma_slope(out: Expr, x: Expr) -> Expr:
@@ -75,23 +98,28 @@ def _digamma_slope(out: Expr, x: Expr) -> Expr:
 
 @function(_digamma_slope)
 def digamma(x: Expr) -> Expr:
-    """psi(x): reflection for x < 0, upward recurrence to x >= 9, then the asymptotic series
-    ln x - 1/(2x) - sum B_2k / (2k x^2k) (6.3.5, 6.3.7, 6.3.18).
+    """psi(x): on [1, 3] a series times the distance to the root; by the recurrence from there
+    below 1 and up to 9; the asymptotic series ln x - 1/(2x) - sum B_2k / (2k x^2k) beyond;
+    reflection for x < 0 (6.3.5, 6.3.7, 6.3.18).
 
     psi(0) is -inf with the sign of zero flipped; negative integers give NaN.
     """
     neg = x < 0.0
     y = select(neg, 1.0 - x, x)
-    shift: Expr = E.const(0.0)
-    z = y
-    for _ in range(9):
-        small = z < 9.0
-        shift = shift + select(small, 1.0 / z, 0.0)
-        z = select(small, z + 1.0, z)
-    inv2 = 1.0 / (z * z)
+    z, total = y, E.const(0.0)
+    for k in range(8, 2, -1):  # down into [2, 3): all terms are positive, the smallest first
+        step = (y >= float(k)) & (y < 9.0)
+        total = total + select(step, 1.0 / (z - 1.0), 0.0)
+        z = select(step, z - 1.0, z)
+    below = y < 1.0
+    z = select(below, y + 1.0, select(y < 9.0, z, 2.0))
+    core = ((z - table.DIGAMMA_ROOT[0]) - table.DIGAMMA_ROOT[1]) * series(z - 2.0, table.DIGAMMA)
+    w = select(y < 9.0, 9.0, y)
+    inv2 = 1.0 / (w * w)
     rest = polynomial(inv2, (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12,
                              -3617 / 8160, 43867 / 14364))
-    upper = E.log(z) - 0.5 / z - rest * inv2 - shift
+    beyond = E.log(w) - 0.5 / w - rest * inv2
+    upper = select(y < 9.0, select(below, core - 1.0 / y, core + total), beyond)
     frac = x - E.round_(x)
     reflected = upper - PI / E.tan(PI * frac)
     result = E.rarely(neg, select(E.eq(frac, 0.0), math.nan, reflected), upper)
@@ -100,22 +128,24 @@ def digamma(x: Expr) -> Expr:
 
 @function(lambda out, x: call("polygamma", 2, x))
 def trigamma(x: Expr) -> Expr:
-    """psi'(x), same scheme as `digamma` (6.4.7, 6.4.6, 6.4.12)."""
-    neg = x < 0.5
+    """psi'(x): reflection for x < 0, upward recurrence to x >= 9, then the asymptotic series
+    (6.4.7, 6.4.6, 6.4.12)."""
+    neg = x < 0.0
     y = select(neg, 1.0 - x, x)
-    shift: Expr = E.const(0.0)
-    z = y
+    z, terms = y, []
     for _ in range(9):
         small = z < 9.0
-        shift = shift + select(small, 1.0 / (z * z), 0.0)
+        terms.append(select(small, 1.0 / (z * z), 0.0))
         z = select(small, z + 1.0, z)
     inv = 1.0 / z
     inv2 = inv * inv
     rest = polynomial(inv2, (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6,
                              -3617 / 510, 43867 / 798))
-    upper = inv + 0.5 * inv2 + rest * inv2 * inv + shift
-    s = E.sin(PI * (x - E.round_(x)))
-    return E.rarely(neg, PI * PI / (s * s) - upper, upper)
+    upper = inv + (0.5 * inv2 + rest * inv2 * inv)
+    for term in reversed(terms):  # the smallest first
+        upper = upper + term
+    ratio = PI / E.sin(PI * (x - E.round_(x)))
+    return E.rarely(neg, ratio * ratio - upper, upper)
 
 
 def _next_polygamma(out: Expr, n: Expr, x: Expr) -> Expr:
@@ -135,7 +165,9 @@ def polygamma(n: Expr, x: Expr) -> Expr:
 
 # B_2k / (2k)!
 _BERNOULLI = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 1307674368000,
-              1 / 74724249600, -3617 / 10670622842880000)
+              1 / 74724249600, -3617 / 10670622842880000, 43867 / 5109094217170944000,
+              -174611 / 802857662698291200000, 77683 / 14101100039391805440000,
+              -236364091 / 1693824136731743669452800000)
 
 
 def _zeta_slope(out: Expr, x: Expr, q: Expr) -> Expr:
@@ -144,25 +176,27 @@ def _zeta_slope(out: Expr, x: Expr, q: Expr) -> Expr:
 
 @function(_zeta_slope)
 def zeta(x: Expr, q: Expr) -> Expr:
-    """Hurwitz' sum (k + q)^-x by Euler and Maclaurin: ten terms, the integral, the correction.
+    """Hurwitz' sum (k + q)^-x by Euler and Maclaurin: the terms below 12, the integral, the
+    correction.
 
     inf at x = 1 and at non-positive integers q; NaN for x < 1, and for negative q with x not an
     integer. Below q = -11 the sum would need more terms: NaN.
     """
-    total: Expr = E.const(0.0)
-    terms = 12
-    for k in range(terms):
-        total = total + E.op("pow", q + float(k), -x)
-    w = q + float(terms)
+    w, terms = q, []
+    for _ in range(12):
+        early = w < 12.0
+        terms.append(select(early, E.op("pow", w, -x), 0.0))
+        w = select(early, w + 1.0, w)
     power = E.op("pow", w, -x)
-    total = total + power * w / (x - 1.0) + 0.5 * power
     factor = x * power / w
     w2 = 1.0 / (w * w)
     correction: Expr = E.const(0.0)
     for k, b in enumerate(_BERNOULLI):
         correction = correction + b * factor
         factor = factor * ((x + (2.0 * k + 1.0)) * (x + (2.0 * k + 2.0))) * w2
-    result = total + correction
+    result = (correction + 0.5 * power) + power * w / (x - 1.0)
+    for term in reversed(terms):  # the smallest first
+        result = result + term
     whole_q, whole_x = E.eq(q, E.floor(q)), E.eq(x, E.floor(x))
     below = select(whole_q, math.inf, select(whole_x & (w > 1.0), result, math.nan))
     result = select(q <= 0.0, below, select(E.eq(q, math.inf), 0.0, result))
@@ -180,10 +214,14 @@ def _unless_nan(x: Expr, value: Expr) -> Expr:
 
 @function(lambda out, x: 2.0 * x * out - 2.0 / math.sqrt(PI))
 def erfcx(x: Expr) -> Expr:
-    """e^(x^2) erfc(x): p(t) / (1 + 2x) with t = (x - 4) / (x + 4); 2 e^(x^2) - erfcx(-x) below."""
+    """e^(x^2) erfc(x): (1 + p(t)) / (1 + 2x) with t = (x - 4) / (x + 4); 2 e^(x^2) - erfcx(-x)
+    below 0."""
     a = E.abs_(x)
     t = select(E.eq(a, math.inf), 1.0, (a - 4.0) / (a + 4.0))
-    upper = series(t, table.ERFCX) / (1.0 + 2.0 * a)
+    p, b = series(t, (table.ERFCX[0] - 1.0, *table.ERFCX[1:])), select(E.eq(a, math.inf), 1.0, a)
+    den = E.fma(b, 2.0, 1.0)
+    upper = select(a < 1.0, 1.0 + (p - 2.0 * b) / den, (1.0 + p) / den)
+    upper = select(E.eq(a, math.inf), 0.0, upper)
     square = x * x
     low = select(E.eq(square, math.inf), 0.0, E.fma(x, x, -square))
     return _unless_nan(x, E.rarely(x < 0.0, 2.0 * (E.exp(square) * (1.0 + low)) - upper, upper))
@@ -191,8 +229,16 @@ def erfcx(x: Expr) -> Expr:
 
 @function(lambda out, x: E.exp(-0.5 * (x * x)) * (1 / math.sqrt(2 * PI)))
 def ndtr(x: Expr) -> Expr:
-    """The normal distribution function: erfc(-x / sqrt 2) / 2."""
-    return 0.5 * E.erfc(x * -math.sqrt(0.5))
+    """The normal distribution function: erfc(-x / sqrt 2) / 2, corrected for the rounding of its
+    argument, which the tail magnifies."""
+    t = x * -math.sqrt(0.5)
+    within = E.abs_(t) < 30.0
+    s = select(within, t, 0.0)
+    y = select(within, x, 0.0)
+    low = by_type(float64=_product_error(y, s, -math.sqrt(0.5), -table.SQRT_HALF[1]),
+                  other=_product_error(y, s, *(-c for c in table.SQRT_HALF_SHORT)))
+    tail = select(within, low * E.exp(-(s * s)), 0.0) * (1 / math.sqrt(PI))
+    return 0.5 * E.erfc(t) - tail
 
 
 def _log_ndtr_slope(out: Expr, x: Expr) -> Expr:
@@ -203,8 +249,8 @@ def _log_ndtr_slope(out: Expr, x: Expr) -> Expr:
 def log_ndtr(x: Expr) -> Expr:
     """log of ndtr: by erfcx on the left, by log1p on the right."""
     t = x * math.sqrt(0.5)
-    left = E.log(erfcx(-select(x < -1.0, t, 0.0)) * 0.5) - t * t
-    return _unless_nan(x, select(x < -1.0, left, E.log1p(-0.5 * E.erfc(t))))
+    left = E.log(erfcx(-select(x < -1.0, t, 0.0)) * 0.5) - 0.5 * (x * x)
+    return _unless_nan(x, select(x < -1.0, left, E.log1p(-ndtr(-x))))
 
 
 def _quantile(p: Expr, q: Expr) -> Expr:
@@ -214,7 +260,7 @@ def _quantile(p: Expr, q: Expr) -> Expr:
     r = E.sqrt(-E.log(select(p > 0.0, p, 0.5)))
     near = series(r * (1 / 1.75) - (1.55 / 1.75 + 1.0), table.QUANTILE_TAIL)
     far = series(r * (1 / 11.25) - (5.0 / 11.25 + 1.0), table.QUANTILE_FAR)
-    size = E.rarely(r >= 5.0, far, near)
+    size = r * E.rarely(r >= 5.0, far, near)
     tail = select(q < 0.0, -size, size)
     inside = select(E.abs_(q) <= 0.425, middle, tail)
     edge = select(q < 0.0, -math.inf, math.inf)
@@ -244,7 +290,8 @@ def _sign(x: Expr) -> Expr:
 def i0e(x: Expr) -> Expr:
     """e^-|x| I0(x): a series in x to 8, in 16 / x beyond."""
     a = E.abs_(x)
-    low = series(select(a < 8.0, a, 8.0) * 0.25 - 1.0, table.I0E_LOW)
+    s = select(a < 8.0, a, 8.0)
+    low = series(s * 0.25 - 1.0, table.I0E_LOW) / E.fma(s, 0.5, 1.0)
     b = select(a < 8.0, 8.0, a)
     high = series(16.0 / b - 1.0, table.I0E_HIGH) * E.rsqrt(b)
     return _unless_nan(x, E.rarely(a >= 8.0, high, low))
@@ -260,7 +307,8 @@ def _i1e_slope(out: Expr, x: Expr) -> Expr:
 def i1e(x: Expr) -> Expr:
     """e^-|x| I1(x), like i0e."""
     a = E.abs_(x)
-    low = a * series(select(a < 8.0, a, 8.0) * 0.25 - 1.0, table.I1E_LOW)
+    s = select(a < 8.0, a, 8.0)
+    low = s * (series(s * 0.25 - 1.0, table.I1E_LOW) / E.fma(s, 1.5, 1.0))
     b = select(a < 8.0, 8.0, a)
     high = series(16.0 / b - 1.0, table.I1E_HIGH) * E.rsqrt(b)
     size = E.rarely(a >= 8.0, high, low)
@@ -284,42 +332,45 @@ def i1(x: Expr) -> Expr:
     return select(E.eq(E.abs_(x), math.inf), x, E.exp(E.abs_(x)) * i1e(x))
 
 
-def _k_scaled(nu: int, x: Expr) -> Expr:
-    """e^x K_nu(x) for x > 0; inf at 0 and NaN below."""
-    s = select(x < 2.0, x, 2.0)
-    t = s * s * 0.5 - 1.0
+def _k(nu: int, x: Expr, scaled: bool) -> Expr:
+    """K_nu(x), or e^x times it, for x > 0; inf at 0 and NaN below. The logarithmic series below
+    1/2, where its two parts cancel little, one in 1 / x from there on."""
+    s = select(x < 0.5, x, 0.5)
+    t = E.fma(s * s, 8.0, -1.0)
     if nu == 0:
-        low = series(t, table.K0_LOW) - E.log(0.5 * s) * i0(s)
+        low = E.fma(-E.log(0.5 * s), series(t, table.I0_SMALL), series(t, table.K0_LOW))
     else:
-        low = series(t, table.K1_LOW) / s + E.log(0.5 * s) * i1(s)
-    b = select(x < 2.0, 2.0, x)
-    high = series(4.0 / b - 1.0, table.K0_HIGH if nu == 0 else table.K1_HIGH) * E.rsqrt(b)
-    value = select(x < 2.0, low * E.exp(s), high)
+        low = E.fma(E.log(0.5 * s), s * series(t, table.I1_SMALL), series(t, table.K1_LOW) / s)
+    b = select((x < 0.5) | E.eq(x, math.inf), 0.5, x)
+    high = series(1.0 / b - 1.0, table.K0_HIGH if nu == 0 else table.K1_HIGH) / E.sqrt(b)
+    value = select(x < 0.5, low * E.exp(s) if scaled else low,
+                   high if scaled else high * E.exp(-b))
+    value = select(E.eq(x, math.inf), 0.0, value)
     return _unless_nan(x, select(x > 0.0, value, select(E.eq(x, 0.0), math.inf, math.nan)))
 
 
 @function(lambda out, x: out - call("scaled_modified_bessel_k1", x))
 def scaled_modified_bessel_k0(x: Expr) -> Expr:
     """e^x K0(x)."""
-    return _k_scaled(0, x)
+    return _k(0, x, True)
 
 
 @function(lambda out, x: out - call("scaled_modified_bessel_k0", x) - out / x)
 def scaled_modified_bessel_k1(x: Expr) -> Expr:
     """e^x K1(x)."""
-    return _k_scaled(1, x)
+    return _k(1, x, True)
 
 
 @function(lambda out, x: -call("modified_bessel_k1", x))
 def modified_bessel_k0(x: Expr) -> Expr:
     """The modified Bessel function K0."""
-    return select(E.eq(x, math.inf), 0.0, _k_scaled(0, x) * E.exp(-x))
+    return _k(0, x, False)
 
 
 @function(lambda out, x: -call("modified_bessel_k0", x) - out / x)
 def modified_bessel_k1(x: Expr) -> Expr:
     """The modified Bessel function K1."""
-    return select(E.eq(x, math.inf), 0.0, _k_scaled(1, x) * E.exp(-x))
+    return _k(1, x, False)
 
 
 def _wave(nu: int, x: Expr) -> tuple[Expr, Expr]:
@@ -408,20 +459,28 @@ def spherical_bessel_j0(x: Expr) -> Expr:
 
 @function(None)
 def airy_ai(x: Expr) -> Expr:
-    """Ai: one series on [-4, 2], modulus and phase below, e^-zeta times a series above."""
+    """Ai: one series on [-4, 2], modulus and phase below, e^-zeta times a series above. zeta is
+    kept in double length, because the phase and the exponential magnify its rounding."""
     a = E.abs_(x)
     finite = select(E.eq(a, math.inf), 4.0, a)
     z = select(finite < 2.0, 2.0, finite)
-    zeta = (2 / 3) * (z * E.sqrt(z))
-    root = E.sqrt(E.sqrt(z))
+    half = E.sqrt(z)
+    root = E.sqrt(half)
+    half_low = E.fma(-half, half, z) / (half + half)
+    cube = z * half
+    cube_low = E.fma(z, half, -cube) + z * half_low
+    third = cube / 1.5
+    zeta, low = third, (E.fma(third, -1.5, cube) + cube_low) / 1.5
     t = (4 / 3 * 2 * math.sqrt(2)) / zeta - 1.0
-    above = E.exp(-zeta) * series(t, table.AIRY_HIGH) / root * (0.5 / math.sqrt(PI))
+    decay = E.exp(-zeta)
+    above = (decay - decay * low) * series(t, table.AIRY_HIGH) / root * (0.5 / math.sqrt(PI))
     far = select(zeta < 16 / 3, 16 / 3, zeta)
     w = (16 / 3) / far
     u = 2.0 * (w * w) - 1.0
-    angle = zeta + PI / 4
-    wave = (series(u, table.AIRY_P) * E.sin(angle)
-            - series(u, table.AIRY_Q) / far * E.cos(angle)) / root * (1 / math.sqrt(PI))
+    s, c = E.sin(zeta), E.cos(zeta)
+    s, c = E.fma(low, c, s), E.fma(-low, s, c)
+    wave = (series(u, table.AIRY_P) * (s + c)
+            - series(u, table.AIRY_Q) / far * (c - s)) / root * (1 / math.sqrt(2 * PI))
     middle = series((select(a > 4.0, 0.0, x) + 1.0) * (1 / 3), table.AIRY_MIDDLE)
     value = E.rarely(x > 2.0, above, E.rarely(x < -4.0, wave, middle))
     return _unless_nan(x, select(E.eq(a, math.inf), 0.0, value))

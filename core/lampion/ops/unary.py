@@ -215,7 +215,14 @@ def sinc(input):
     """sin(pi x) / (pi x), and 1 at 0."""
     at0 = E.eq(input, 0)
     x = select(at0, 1.0, input * math.pi)
-    return select(at0, 1.0, E.sin(x) / x)
+    return select(at0, 1.0, by_type(c=E.sin(x), other=_sinpi(input)) / x)
+
+
+def _sinpi(x):
+    """sin(pi x) from the distance to the nearest integer, which is exact."""
+    n = E.round_(x)
+    s = E.sin((x - n) * math.pi)
+    return select(E.eq(n, 2.0 * E.round_(0.5 * n)), s, -s)
 
 
 @sinc.grad
@@ -247,7 +254,8 @@ def _sigmoid_grad(g, out, input):
 def logit(input, eps: Attr = None):
     """log(x / (1 - x)); with eps, x is first limited to [eps, 1 - eps]."""
     x = input if eps is None else E.minimum(E.maximum(input, float(eps)), 1.0 - eps)
-    return E.log(x / (1.0 - x))
+    # from 1/4 on 2 x - 1 is exact, which keeps the digits around 1/2
+    return select(x < 0.3, E.log(x / (1.0 - x)), E.log1p((x + x - 1.0) / (1.0 - x)))
 
 
 @logit.grad
