@@ -149,7 +149,7 @@ def markdown() -> str:
         "# Accuracy",
         "",
         "Largest error found, in units in the last place, over random arguments (uniform in value",
-        "and uniform in the bits), against arithmetic of 50 digits or more, or long double.",
+        "and uniform in the bits), against arithmetic of 40 digits or more, or long double.",
         "Written by `python -m lampion._accuracy`. The expansions are the same on every device.",
         "",
         "## Elementary functions",
