@@ -14,6 +14,7 @@ from . import callpath
 from .autograd.node import record
 from .autograd.state import mode
 from .base.dtype import can_cast
+from .base.errors import CastError
 from .callpath import NS
 from .ops import plans as P
 
@@ -90,6 +91,9 @@ def through_layers(op: Any, name: str, target: Any, values: list[Any]) -> Any:
 def call_out(op: Any, values: list[Any], out: Any) -> Any:
     """Run with out=: resized if it has another shape, then written; never recorded."""
     refuse_recorded(op, out, values)
+    if op.out_cast == "dtype" and hasattr(out, "meta"):
+        values = [out.meta.dtype if p.name == "dtype" and v is None else v
+                  for p, v in zip(op.params, values)]
     return write_out(op, out, callpath.call(op, values) if op.kind != "composite"
                      else op.body(*[v for p, v in zip(op.params, values) if not p.kwonly],
                                 **{p.name: v for p, v in zip(op.params, values) if p.kwonly}))
@@ -143,12 +147,12 @@ def write_out(op: Any, out: Any, result: Any) -> Any:
             "performing the operation.")
     have, want = result.meta.dtype, out.meta.dtype
     if have is not want and op.out_cast != "any":
-        if op.out_cast == "same":
+        if op.out_cast in ("same", "dtype"):
             raise RuntimeError(f"{op.qualname}: Expected out tensor to have dtype {have.name}, but "
                                f"got {want.name} instead")
         if not can_cast(have, want):
-            raise RuntimeError(f"{op.qualname}: result type {P._word(have)} can't be cast to the "
-                               f"desired output type {P._word(want)}")
+            raise CastError(f"{op.qualname}: result type {P._word(have)} can't be cast to the "
+                            f"desired output type {P._word(want)}")
     if out.meta.shape != result.meta.shape:
         if out.meta.numel:
             warnings.warn(f"{op.qualname}: out= of shape {list(out.meta.shape)} was resized to "

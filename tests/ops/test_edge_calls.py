@@ -155,3 +155,13 @@ def test_float_power_in_place_keeps_double_precision():
     assert L.full((2,), 3.0, dtype=L.float64).float_power_(2).tolist() == [9, 9]
     with pytest.raises(RuntimeError, match="requires dtype"):
         L.ones(2).float_power_(2)
+
+
+def test_sums_are_taken_in_the_dtype_of_out():
+    x = L.tensor([0.6, 0.6, 0.6])
+    assert L.cumsum(x, 0, out=L.empty(0, dtype=L.int64)).tolist() == [0, 0, 0]
+    assert L.sum(x, 0, out=L.empty((), dtype=L.float64)).dtype is L.float64
+    with pytest.raises(RuntimeError, match="dtype"):
+        L.cumsum(x, 0, dtype=L.float32, out=L.empty(0, dtype=L.float64))
+    with pytest.raises(TypeError):
+        L.cat([x, x], out=L.empty(0, dtype=L.int64))

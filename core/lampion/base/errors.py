@@ -13,6 +13,11 @@ class UnsupportedError(RuntimeError):
     """No kernel of the device can run this call, and fallback is not allowed."""
 
 
+class CastError(RuntimeError, TypeError):
+    """A result cannot be cast to the dtype of its out= tensor. PyTorch raises RuntimeError for it
+    from most functions, and TypeError from those that join tensors."""
+
+
 class DtypeError(NotImplementedError):
     """An op is not defined for this element type."""
 

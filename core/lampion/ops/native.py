@@ -85,7 +85,7 @@ BATCHES = """
 """
 
 
-@composite(out=False, samples=BATCHES)
+@composite(samples=BATCHES)
 def native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps):
     """(batch_norm's result, mean and 1/std of the batch); empty statistics unless training. The
     running statistics are updated in place."""

@@ -58,7 +58,7 @@ def sum_dtype(d, wanted):
     return dt.int64 if d.kind in "bui" else d
 
 
-@kernel_op("input: T, dim=None, keepdim=False, *, dtype=None", out_cast="any")
+@kernel_op("input: T, dim=None, keepdim=False, *, dtype=None", out_cast="dtype")
 class sum:
     """Sum over `dim` (an int, a tuple, or None for all). 16-bit floats accumulate in float32."""
 

@@ -92,7 +92,8 @@ class Op:
     `method`, `inplace`, `out` say which variants exist; `where` lists the public namespaces
     ("" is the top level, then "nn.functional", "special", "linalg", ...). `differentiable` is
     False only by declaration. `out_cast` says which dtypes out= may have: "same" as the result's,
-    "safe" (one that the result's can be cast to; the default of elementwise ops) or "any".
+    "safe" (one that the result's can be cast to; the default of elementwise ops), "any", or
+    "dtype" (any, and it is the argument dtype where that is not given).
     """
 
     name: str

@@ -49,7 +49,7 @@ def _scan_meta(title):
     return meta
 
 
-@kernel_op("input: T, dim, *, dtype=None", out_cast="any")
+@kernel_op("input: T, dim, *, dtype=None", out_cast="dtype")
 class cumsum:
     """Running sum along `dim`; integers and bool give int64 unless dtype is given."""
 
@@ -77,7 +77,7 @@ def _flip_sum(g, dim):
     return g.flip(dim).cumsum(dim).flip(dim)
 
 
-@kernel_op("input: T, dim, *, dtype=None", out_cast="any")
+@kernel_op("input: T, dim, *, dtype=None", out_cast="dtype")
 class cumprod:
     """Running product along `dim`."""
 

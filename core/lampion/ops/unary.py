@@ -309,7 +309,7 @@ def round(input):
     return by_type(f=E.round_(input), other=input)
 
 
-@elementwise(kinds="f", where=(), method=False, inplace=True)
+@elementwise(out_cast="same", kinds="f", where=(), method=False, inplace=True)
 def round_decimals(input, decimals: Attr):
     """Rounded to `decimals` places (negative: to tens, hundreds...)."""
     power = 10.0 ** (decimals if decimals > 0 else -decimals)
