@@ -148,3 +148,10 @@ def test_products_of_complex_numbers_have_conjugate_gradients():
     t.logsumexp(1).real.sum().backward()
     e = np.exp(x)
     np.testing.assert_allclose(host(t.grad), np.conj(e / e.sum(1, keepdims=True)), 1e-9)
+
+
+def test_layer_norm_refuses_parameters_of_another_shape(device):
+    x = lampion.ones(2, 3).to(device)
+    for weight, bias in ((lampion.ones(2), None), (None, lampion.ones(1, 3))):
+        with pytest.raises(RuntimeError, match="same shape as normalized_shape"):
+            F.layer_norm(x, (3,), *[p if p is None else p.to(device) for p in (weight, bias)])

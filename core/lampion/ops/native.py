@@ -45,7 +45,7 @@ def _log_softmax_backward_data(grad_output, output, dim, input_dtype):
 
 # ---------------------------------------------------------------- norms
 
-@composite(out=False, samples="""
+@composite(samples="""
     f(3, 4, 5).fixed, (5,), f(5), f(5), 1e-5
     f(3, 4, 5).transposed.fixed, (4, 5), None, None, 1e-3
 """)
@@ -62,7 +62,7 @@ def _of_parameters(stats, input, weight):
     return [s.to(d) for s in stats]
 
 
-@composite(out=False, samples="""
+@composite(samples="""
     f(2, 4, 3), f(4), f(4), 2, 4, 3, 2, 1e-5
     f(2, 6, 2, 2), None, None, 2, 6, 4, 3, 1e-3
 """)
