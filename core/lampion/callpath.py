@@ -703,7 +703,7 @@ def slow_inplace(op: R.Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     handled = NS["through_layers"](op, op.name + "_", target, values)
     if handled is not NotImplemented:
         return handled
-    if NS["levels"] and stands(values):
+    if stands(values):
         return NS["transformed_inplace"](op, op.name + "_", values)
     values = convert(op, values)
     check_leaf(target, op.name + "_")

@@ -15,6 +15,7 @@ from .creation import like
 from .ops import plans as P
 from .ops import random as streams
 from .ops import registry as R
+from .ops.facts import examples
 from .random import generator_of
 from .sampling import (
     BERNOULLI,
@@ -65,7 +66,7 @@ def extremes(t: Any, unknown: float = 1.0) -> tuple[float, float]:
     if not m.numel or "host-memory" not in P.backend_of(m.device).capabilities(
             m.device.index or 0).features:
         return unknown, unknown
-    t = NS["transformed_whole"](t) if m.virtual else t.detach()
+    t = examples(t)
     return t.amin().item(), t.amax().item()
 
 

@@ -31,7 +31,7 @@ def inplace_kernel(op: Any, name: str, target: Any, args: tuple[Any, ...],
         handled = through_layers(op, name, target, values)
         if handled is not NotImplemented:
             return handled
-    if NS["levels"] and callpath.stands(values):
+    if (NS["levels"] or target.meta.virtual) and callpath.stands(values):
         return NS["transformed_inplace"](op, name, values)
     values = callpath.convert(op, values)
     callpath.check_leaf(target, name)

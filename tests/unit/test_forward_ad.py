@@ -55,6 +55,15 @@ def test_tangents_end_with_their_level():
     with fw.dual_level():
         assert fw.unpack_dual(y).tangent is None
         assert fw.unpack_dual(y * y).tangent is None
+    close(y.add_(1), x * 2 + 1)
+    with fw.dual_level():
+        z = fw.make_dual(x, x) * 3
+        w = fw.make_dual(x, x) * 4
+    z[0] = 5.0
+    assert z[0] == 5 and z.numpy()[0] == 5
+    close(rand(3).zero_().add_(w), x * 4)
+    close(w.index_fill_(0, lampion.tensor([1]), 0.0)[1], x[1] * 0)
+    close(z[1:].mul_(2), x[1:] * 6)
 
 
 def test_errors():

@@ -19,7 +19,7 @@ from weakref import ref
 
 from .. import callpath
 from ..autograd import node as N
-from ..autograd.node import AccumulateGrad, Select, record
+from ..autograd.node import AccumulateGrad, Select, bare, record
 from ..autograd.state import mode
 from ..base.meta import Meta, meta
 from ..callpath import NS
@@ -197,11 +197,6 @@ def remake(data: Any, m: Meta, node: Any) -> Any:
 N.make_tensor = remake
 
 
-def bare(t: Any) -> Any:
-    """`t` without its history in its own level; what is below keeps its own."""
-    return remake(t.data_, t.meta.plain, None)
-
-
 def detached(t: Any) -> Any:
     """`t` without any history, at any level."""
     level = highest((t,))
@@ -265,6 +260,12 @@ def invoke(op: R.Op, args: Sequence[Any]) -> Any:
         else:
             rest.append(v)
     return op.fn(*rest, **named)
+
+
+def invoke_inplace(op: R.Op, args: Sequence[Any]) -> Any:
+    """Call the in-place form of an op with bound arguments."""
+    named = {p.name: v for p, v in zip(op.params, args) if p.kwonly}
+    return op.ifn(*[v for p, v in zip(op.params, args) if not p.kwonly], **named)
 
 
 def transformed(op: R.Op, values: list[Any]) -> Any:
@@ -375,6 +376,8 @@ def link(view: Any, source: Any) -> None:
 def transformed_inplace(op: R.Op, name: str, values: list[Any]) -> Any:
     """An in-place call with tensors of transforms: out of place, then written."""
     target = values[0]
+    if highest(values) is None:  # all of them were of levels that have ended
+        return invoke_inplace(op, values)
     callpath.check_leaf(target, name)
     if mode.enabled and target.meta.virtual:  # what the call saves must outlive the write
         from ..updating import apart
@@ -437,13 +440,6 @@ def readable(t: Any, how: str) -> Any:
     return t
 
 
-def whole(t: Any) -> Any:
-    """The ordinary tensor at the bottom of `t`, with all examples of a batch."""
-    while t.meta.virtual:
-        t = t.data_.value
-    return bare(t)
-
-
 def fresh(t: Any, made: Any) -> Any:
     """A new tensor `made` "like" `t`, with the batch dims that `t` has."""
     return t.data_.level.fresh(t, made) if t.meta.virtual else made
@@ -451,8 +447,7 @@ def fresh(t: Any, made: Any) -> Any:
 
 NS.update(transformed=transformed, transformed_inplace=transformed_inplace,
           transformed_apply=apply_below, transformed_detach=detached,
-          transformed_read=readable, transformed_copy=copy, transformed_fresh=fresh,
-          transformed_whole=whole)
+          transformed_read=readable, transformed_copy=copy, transformed_fresh=fresh)
 
 __all__ = ["Level", "Virtual", "stack", "below", "owner", "highest", "stand", "bare", "detached",
            "leaf", "depends", "trimmed", "tracked", "invoke", "each", "shadow", "view_of", "finish",
