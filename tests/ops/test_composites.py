@@ -155,3 +155,14 @@ def test_layer_norm_refuses_parameters_of_another_shape(device):
     for weight, bias in ((lampion.ones(2), None), (None, lampion.ones(1, 3))):
         with pytest.raises(RuntimeError, match="same shape as normalized_shape"):
             F.layer_norm(x, (3,), *[p if p is None else p.to(device) for p in (weight, bias)])
+
+
+def test_linear_cross_entropy_loss_holds_its_layer(device):
+    loss = lampion.nn.LinearCrossEntropyLoss(6, 4, out_features=(2,), bias=True).to(device).double()
+    (x,) = tensors([X], device)
+    target = lampion.tensor([[0, 3], [1, 1], [2, 0]]).to(device)
+    logits = loss.linear(x).reshape(3, 4, 2)
+    assert loss(x, target).item() == pytest.approx(F.cross_entropy(logits, target).item())
+    assert set(loss.state_dict()) == {"linear.weight", "linear.bias"}
+    with pytest.raises(RuntimeError, match="weight shape"):
+        lampion.nn.LinearCrossEntropyLoss(6, 4, weight=lampion.ones(3))

@@ -1,16 +1,19 @@
 """Loss layers: each calls the function of its name in nn.functional.
 
 `reduction` is 'none' (a value per element), 'mean' or 'sum'. `size_average` and `reduce` are the
-older spelling of it. May import: nn.functional, nn.modules.{module, distance}.
+older spelling of it. May import: nn.functional, nn.modules.{module, distance,
+linear}.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from lampion.nn import _reduction
 from lampion.nn import functional as F
 from lampion.nn.modules.distance import PairwiseDistance
+from lampion.nn.modules.linear import Linear
 from lampion.nn.modules.module import Module
 from lampion.tensor import Tensor
 
@@ -241,6 +244,51 @@ class CrossEntropyLoss(_WeightedLoss):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(input, target, weight=self.weight, ignore_index=self.ignore_index,
                                reduction=self.reduction, label_smoothing=self.label_smoothing)
+
+
+class LinearCrossEntropyLoss(_WeightedLoss):
+    """Cross-entropy of the logits that a linear layer (`linear`) makes of inputs (N, in_features).
+
+    Targets are classes (N, *out_features) or probabilities (N, num_classes, *out_features).
+
+    >>> nn.LinearCrossEntropyLoss(4, 3)(lampion.zeros(2, 4), lampion.tensor([0, 2])).detach()
+    tensor(1.0986)
+    """
+
+    __constants__ = ["num_classes", "out_features", "ignore_index", "reduction", "label_smoothing"]
+
+    def __init__(self, in_features: int, num_classes: int, *, out_features: tuple[int, ...] = (),
+                 bias: bool = False, device: Any = None, dtype: Any = None,
+                 reduction: str = "mean", weight: Tensor | None = None,
+                 ignore_index: int | None = None, label_smoothing: float = 0.0) -> None:
+        if weight is not None and tuple(weight.shape) != (num_classes,):
+            raise RuntimeError(f"expected weight shape to be {(num_classes,)}, got "
+                               f"{tuple(weight.shape)}")
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise RuntimeError("expected label_smoothing to be in range [0, 1], got "
+                               f"{label_smoothing}")
+        super().__init__(weight, reduction=reduction)
+        self.num_classes = num_classes
+        self.out_features = tuple(out_features)
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+        self.linear = Linear(in_features, num_classes * math.prod(out_features), bias=bias,
+                             device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        shape = (self.num_classes, *self.out_features)
+        bias = self.linear.bias
+        return F.linear_cross_entropy(
+            input, self.linear.weight.reshape(*shape, self.linear.in_features), target,
+            linear_bias=None if bias is None else bias.reshape(shape), weight=self.weight,
+            reduction=self.reduction, ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing)
+
+    def extra_repr(self) -> str:
+        return (f"in_features={self.linear.in_features}, num_classes={self.num_classes}, "
+                f"out_features={self.out_features}, bias={self.linear.bias is not None}, "
+                f"reduction={self.reduction}, ignore_index={self.ignore_index}, "
+                f"label_smoothing={self.label_smoothing}")
 
 
 class MultiLabelSoftMarginLoss(_WeightedLoss):
