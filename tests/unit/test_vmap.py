@@ -237,6 +237,7 @@ def f(x):
     (lambda x: vmap(lambda x: x[x > 0])(x), RuntimeError, "dynamic shape"),
     (lambda x: vmap(lambda x: x.numpy())(x), RuntimeError, "numpy"),
     (lambda x: vmap(lambda x: lampion.zeros(3).add_(x))(x), RuntimeError, "inplace arithmetic"),
+    (lambda x: vmap(lambda x: x.as_strided((4,), (1,)))(x), RuntimeError, "outside of one example"),
     (lambda x: vmap(lambda x: lampion.rand(2))(x), RuntimeError, "randomness error mode"),
     (lambda x: vmap(lambda x: F.dropout(x))(x), RuntimeError, "randomness error mode"),
 ])

@@ -245,6 +245,9 @@ def _view(level: BatchLevel, op: Any, args: Sequence[Any], plan: Any) -> Any:
         value = level.aligned(source, out.ndim)
         return R.REGISTRY["expand_to"].fn(value, (level.size, *out.shape))
     shape, strides, offset, _ = L.view_of(op, m.plain, rest)
+    if op.name == "as_strided_view" and L.reaches_out(m, shape, strides, offset):
+        raise RuntimeError(f"vmap: as_strided with size {list(shape)}, stride {list(strides)} "
+                           "reaches outside of one example, into memory of others")
     return R.REGISTRY["as_strided_view"].fn(
         value, (level.size, *shape), (value.meta.strides[0], *strides), offset)
 

@@ -318,6 +318,14 @@ def view_of(op: Any, m: Meta, rest: Sequence[Any]) -> Any:
     return tuple(spec[0]), tuple(spec[1]), spec[2], spec[3] if len(spec) > 3 else m.dtype
 
 
+def reaches_out(m: Meta, shape: Sequence[int], strides: Sequence[int], offset: int) -> bool:
+    """Whether a strided view reaches beyond the elements of a tensor of meta `m`."""
+    if 0 in shape:
+        return False
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides))
+    return offset < 0 or last >= max(m.span // m.dtype.itemsize, 1)
+
+
 def edges_of(op: R.Op, args: Sequence[Any], level: Level) -> tuple[Any, ...]:
     """The nodes of the operands in the graph of `level`."""
     def own(t: Any) -> Any:
@@ -451,4 +459,4 @@ NS.update(transformed=transformed, transformed_inplace=transformed_inplace,
 
 __all__ = ["Level", "Virtual", "stack", "below", "owner", "highest", "stand", "bare", "detached",
            "leaf", "depends", "trimmed", "tracked", "invoke", "each", "shadow", "view_of", "finish",
-           "promote", "promote_family", "readable", "tensors_of", "remake"]
+           "promote", "promote_family", "reaches_out", "readable", "tensors_of", "remake"]

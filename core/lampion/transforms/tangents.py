@@ -244,13 +244,26 @@ def _elementwise(op: Any, args: Sequence[Any], outs: Sequence[Any]) -> list[Any]
 def _view(op: Any, args: Sequence[Any]) -> Any:
     """A view of the tangent."""
     primal, tangent = args[0].value, args[0].tangent
+    strided = R.REGISTRY["as_strided_view"]
+    if op is strided and L.reaches_out(primal.meta, *args[1:]):
+        return _strided(primal, tangent, *args[1:])
     if tangent.meta.strides != primal.meta.strides:
         # the primal overlaps or has gaps, so that no tangent can have its layout
-        if op.view is R.REGISTRY["as_strided_view"].view:  # type: ignore[attr-defined]
+        if op is strided:
             tangent = _zeros_laid_out(primal, tangent).copy_(tangent)
         else:
             tangent = tangent.contiguous()
     return L.invoke(op, [tangent, *args[1:]])
+
+
+def _strided(primal: Any, tangent: Any, size: Any, stride: Any, offset: int) -> Any:
+    """`as_strided` that shows memory around the primal, which does not move."""
+    m, view = primal.meta, R.REGISTRY["as_strided_view"].fn
+    before = max(-offset, 0)
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride)) + 1
+    flat = tangent.new_zeros((before + max(last, m.span // m.dtype.itemsize, 1),))
+    view(flat, m.shape, m.strides, before).copy_(tangent)
+    return view(flat, size, stride, offset + before)
 
 
 def _linear(op: Any, primals: Sequence[Any], args: Sequence[Any],
