@@ -24,20 +24,20 @@ BACKWARD = """
 """
 
 
-@composite(samples=ROWS)
+@composite(replay=True, samples=ROWS)
 def _safe_softmax(input, dim, dtype=None):
     """Softmax along `dim`, 0 in rows that are all -inf."""
     blocked = (input == -float("inf")).all(dim, True)
     return softmax.fn(input.masked_fill(blocked, 0), dim, dtype).masked_fill(blocked, 0)
 
 
-@composite(samples=BACKWARD)
+@composite(replay=True, samples=BACKWARD)
 def _softmax_backward_data(grad_output, output, dim, input_dtype):
     """Gradient of softmax from that of its result, and its result."""
     return softmax_backward.fn(grad_output, output, dim).to(input_dtype)
 
 
-@composite(samples=BACKWARD)
+@composite(replay=True, samples=BACKWARD)
 def _log_softmax_backward_data(grad_output, output, dim, input_dtype):
     """Gradient of log_softmax from that of its result, and its result."""
     return log_softmax_backward.fn(grad_output, output, dim).to(input_dtype)
@@ -45,7 +45,7 @@ def _log_softmax_backward_data(grad_output, output, dim, input_dtype):
 
 # ---------------------------------------------------------------- norms
 
-@composite(samples="""
+@composite(replay=True, samples="""
     f(3, 4, 5).fixed, (5,), f(5), f(5), 1e-5
     f(3, 4, 5).transposed.fixed, (4, 5), None, None, 1e-3
 """)
@@ -62,7 +62,7 @@ def _of_parameters(stats, input, weight):
     return [s.to(d) for s in stats]
 
 
-@composite(samples="""
+@composite(replay=True, samples="""
     f(2, 4, 3), f(4), f(4), 2, 4, 3, 2, 1e-5
     f(2, 6, 2, 2), None, None, 2, 6, 4, 3, 1e-3
 """)
@@ -85,7 +85,7 @@ BATCHES = """
 """
 
 
-@composite(samples=BATCHES)
+@composite(replay=True, samples=BATCHES)
 def native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps):
     """(batch_norm's result, mean and 1/std of the batch); empty statistics unless training. The
     running statistics are updated in place."""
@@ -97,7 +97,7 @@ def native_batch_norm(input, weight, bias, running_mean, running_var, training, 
     return y, *_of_parameters((mean, (var + eps).rsqrt()), input, weight)
 
 
-@composite(out=False, samples=BATCHES)
+@composite(replay=True, out=False, samples=BATCHES)
 def _native_batch_norm_legit(input, weight, bias, *rest):
     """native_batch_norm, also without running statistics: the arguments after `bias` are
     (running_mean, running_var,) training, momentum, eps."""
@@ -105,7 +105,7 @@ def _native_batch_norm_legit(input, weight, bias, *rest):
     return native_batch_norm.fn(input, weight, bias, *running)
 
 
-@composite(out=False, samples="f(4, 3, 2).fixed, f(3), f(3), None, None, 0.1, 1e-5")
+@composite(replay=True, out=False, samples="f(4, 3, 2).fixed, f(3), f(3), None, None, 0.1, 1e-5")
 def _batch_norm_with_update(input, weight, bias, running_mean, running_var, momentum, eps):
     """(batch_norm's result while training, mean, 1/std, an empty reserve)."""
     y, mean, rstd = native_batch_norm.fn(input, weight, bias, running_mean, running_var, True,
@@ -115,13 +115,13 @@ def _batch_norm_with_update(input, weight, bias, running_mean, running_var, mome
 
 # ---------------------------------------------------------------- dropout and pooling
 
-@composite(samples="f(3, 4), b(3, 4), 1.25")
+@composite(replay=True, samples="f(3, 4), b(3, 4), 1.25")
 def native_dropout_backward(grad_output, mask, scale):
     """Gradient of dropout from its mask: grad_output * mask * scale."""
     return grad_output * mask.to(grad_output.meta.dtype) * scale
 
 
-@composite(samples="""
+@composite(replay=True, samples="""
     f(1, 1, 2, 2), f(1, 1, 4, 4).fixed, 2, 2, 0, 1, False, v([[[[0, 3], [9, 9]]]])
 """)
 def max_pool2d_with_indices_backward(grad_output, self, kernel_size, stride, padding, dilation,
@@ -133,7 +133,7 @@ def max_pool2d_with_indices_backward(grad_output, self, kernel_size, stride, pad
     return flat.reshape(m.shape)
 
 
-@composite(samples="""
+@composite(replay=True, samples="""
     f(1, 2, 7, 5), (3, 4), False
     f(1, 1, 4, 4), (9, 2), True
     f(1, 1, 6, 6), None, False, (0.5, 0.7)
@@ -171,7 +171,7 @@ def _inside(indices, shape):
     return tuple(out)
 
 
-@composite(out=False, samples="""
+@composite(replay=True, out=False, samples="""
     f(4, 3), v([True, False, True]), [v([1, 9, 0]), v([0, -7, 2])], 0.5
     f(4, 3), v([True, False, True]), [None, v([1, 9, 0])], -1
 """)
@@ -185,7 +185,7 @@ def _unsafe_masked_index(self, mask, indices, fill):
     return self[tuple(at)].masked_fill(~mask, fill)
 
 
-@composite(out=False, samples="""
+@composite(replay=True, out=False, samples="""
     f(4, 3), v([True, False, True]), [v([1, 9, 1]), v([0, -7, 0])], f(3)
 """)
 def _unsafe_masked_index_put_accumulate(self, mask, indices, values):

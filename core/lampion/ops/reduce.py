@@ -600,7 +600,7 @@ def sum_to_size(input, *args, size=None):
     return sum_to_shape(input, wanted) if wanted else sum.fn(input)
 
 
-@composite(method=True, differentiable=False, samples="""
+@composite(replay=True, method=True, differentiable=False, samples="""
     i(3, 5)
     f(3, 5), 1
     i(3, 5, dtype=int32), (0, -1), keepdim=True
