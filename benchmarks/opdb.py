@@ -26,8 +26,40 @@ from opdb_tensors import LARGE, SMALL, Sizes
 FLOOR = 0.5  # an op slower than this fraction of torch needs a reason
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "opdb.md"
 
-# Why an op is slower than FLOOR: entry -> reason.
-REASONS: dict[str, str] = {}
+# Why an op is slower than FLOOR: expressions for names, in order, with the reason.
+REASONS = (
+    (r"igammac?$", "kernels of 8 or 16 steps; the host looks whether all elements have converged"),
+    (r"gcd$|lcm$", "Euclid in kernels of 8 steps; the host looks whether all are done"),
+    (r".*polynomial_", "a tensor of degrees: the largest is read, then one kernel a degree"),
+    (r"nn.functional.ctc_loss", "lengths are read on the host; some kernels a time step"),
+    (r"nn.functional.grid_sample|grid_sampler_", "composition of about a hundred small kernels"),
+    (r"nn.functional.fractional_max_pool", "composition of about thirty small kernels"),
+    (r"nn.functional.multi|nn.functional.max_unpool|linalg.cross|cross$|hash_tensor|cov$|corrcoef",
+     "composition of small kernels"),
+    (r"unique|masked_scatter|bincount|histogram|histc|isin|nonzero|argwhere|equal|allclose|"
+     r"masked_select|repeat_interleave|gradient",
+     "values (a size, a range, a verdict) are read on the host between kernels"),
+    (r"logspace", "computed by NumPy in float64, then converted"),
+    (r"signal.windows|.*_indices|block_diag", "several kernels, and no tensor argument to know "
+     "a repeated call by"),
+    (r"linalg|lu|qr|chol|svd|pinverse|lstsq|geqrf|ormqr|matrix_exp|triangular|logdet|norm/nuc|"
+     r"pca_lowrank", "LAPACK is called through Python: some microseconds of checks and copies"),
+    (r"native_", "the parts of the result are made by kernels of their own"),
+    (r"fft|stft|istft", "the transform is NumPy's pocketfft or a generated pass, not MKL's"),
+    (r"empty|new_empty|zero_|resize|flatten|unflatten|view_as|T$|H$|item|to$",
+     "under a microsecond or two of Python"),
+    (r"topk", "NumPy's partition of whole lines; torch keeps a heap of k"),
+    (r"nn.functional.embedding_bag", "rows are gathered, then added: two passes over memory"),
+    (r"cumprod|logcumsumexp", "one multiplication after another, a line at a time"),
+    (r"erfinv", "polynomials for 2 units in the last place in both tails, computed in every lane"),
+    (r"bernoulli|multinomial|rand|normal|cauchy|exponential|geometric|uniform|log_normal|dropout|"
+     r"nn.functional.rrelu", "the generator's state is kept in Python"),
+)
+
+
+def reason(name: str) -> str:
+    """Why an entry may be slow, as far as it is known."""
+    return next((text for pattern, text in REASONS if re.match(pattern, name)), "")
 
 
 class Entry(NamedTuple):
@@ -164,7 +196,7 @@ def summary(results: dict[str, list[Result]]) -> str:
         if slow:
             lines += ["| op | lampion | torch | ratio | reason |", "|---|---:|---:|---:|---|"]
         lines += [f"| {r.name} | {duration(r.ours)} | {duration(r.theirs)} | {r.ratio:.2f} | "
-                  f"{REASONS.get(r.name, '')} |" for r in slow]
+                  f"{reason(r.name)} |" for r in slow]
     last = next(iter(results.values()))
     missing = [r.entry.name for r in last if r.missing]
     lines += ["", f"## Missing: {len(missing)}", "", ", ".join(missing) or "nothing"]

@@ -164,10 +164,17 @@ def _fractional_max_pool(axes: int, input: Tensor, kernel_size: Any, output_size
     out = _fractional_size(axes, input, kernel, output_size, output_ratio)
     batched = input.dim() == axes + 2
     x = input if batched else input.unsqueeze(0)
-    lead, space = x.shape[:2], x.shape[2:]
     if samples is None:
-        samples = lampion.rand((*lead, axes), dtype=x.dtype, device=x.device)
-    # samples holds the last axis first
+        samples = lampion.rand((*x.shape[:2], axes), dtype=x.dtype, device=x.device)
+    best, where = _largest_in_windows(x, samples, kernel, tuple(out))
+    return (best, where) if batched else (best.squeeze(0), where.squeeze(0))
+
+
+@replayed
+def _largest_in_windows(x: Tensor, samples: Tensor, kernel: tuple[int, ...],
+                        out: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """(maxima, flat indices) of windows placed by `samples`, which hold the last axis first."""
+    axes, lead, space = len(kernel), x.shape[:2], x.shape[2:]
     flat = None
     for axis in range(axes):
         start = _starts(samples[..., axes - 1 - axis], space[axis], kernel[axis], out[axis])
@@ -181,7 +188,7 @@ def _fractional_max_pool(axes: int, input: Tensor, kernel_size: Any, output_size
     values = x.flatten(2).gather(2, index).reshape(*lead, *out, -1)
     best, at = values.max(-1)
     where = index.reshape(*lead, *out, -1).gather(-1, at.unsqueeze(-1)).squeeze(-1)
-    return (best, where) if batched else (best.squeeze(0), where.squeeze(0))
+    return best, where
 
 
 def fractional_max_pool2d_with_indices(
