@@ -40,13 +40,15 @@ REASONS = (
      r"masked_select|repeat_interleave|gradient",
      "values (a size, a range, a verdict) are read on the host between kernels"),
     (r"logspace", "computed by NumPy in float64, then converted"),
-    (r"signal.windows|.*_indices|block_diag", "several kernels, and no tensor argument to know "
-     "a repeated call by"),
+    (r"signal.windows|.*_indices|block_diag", "several kernels over memory, and no tensor argument "
+     "to know a repeated call by"),
     (r"linalg|lu|qr|chol|svd|pinverse|lstsq|geqrf|ormqr|matrix_exp|triangular|logdet|norm/nuc|"
-     r"pca_lowrank", "LAPACK is called through Python: some microseconds of checks and copies"),
+     r"pca_lowrank", "LAPACK of SciPy's OpenBLAS instead of MKL's, called through Python"),
+    (r"nn.functional.pad/replicate_negative", "one gather a dim"),
+    (r"fill$", "a copy, then the fill: two passes over memory"),
     (r"native_", "the parts of the result are made by kernels of their own"),
     (r"fft|stft|istft", "the transform is NumPy's pocketfft or a generated pass, not MKL's"),
-    (r"empty|new_empty|zero_|resize|flatten|unflatten|view_as|T$|H$|item|to$",
+    (r"empty|new_empty|zero_|resize|flatten|unflatten|view_as|T$|H$|item|to$|split|expand",
      "under a microsecond or two of Python"),
     (r"topk", "NumPy's partition of whole lines; torch keeps a heap of k"),
     (r"nn.functional.embedding_bag", "rows are gathered, then added: two passes over memory"),
@@ -263,9 +265,10 @@ def run(lampion: Any, torch: Any, arguments: Sequence[str] = ()) -> None:
     if given.write:
         clock = " (processor time)" if threads == 1 else ""
         head = (f"# PyTorch's op database\n\nlampion against torch {torch.__version__} on "
-                f"{platform.machine()}, Python {platform.python_version()}, {threads} threads "
-                f"each{clock}, alternating in one process, medians; a ratio above 1 means that "
-                "lampion is faster. Made by `make bench SUITE=opdb ARGS=--write`.\n\n")
+                f"{platform.machine()}, Python {platform.python_version()}, {threads} thread"
+                f"{'s' * (threads > 1)} each{clock}, alternating in one process, medians; "
+                "a ratio above 1 means that lampion is faster. Made by "
+                " `make bench SUITE=opdb ARGS=--write`.\n\n")
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(head + text + detail(results))
 
