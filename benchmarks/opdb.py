@@ -268,7 +268,7 @@ def run(lampion: Any, torch: Any, arguments: Sequence[str] = ()) -> None:
                 f"{platform.machine()}, Python {platform.python_version()}, {threads} thread"
                 f"{'s' * (threads > 1)} each{clock}, alternating in one process, medians; "
                 "a ratio above 1 means that lampion is faster. Made by "
-                " `make bench SUITE=opdb ARGS=--write`.\n\n")
+                "`make bench SUITE=opdb ARGS=--write`.\n\n")
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(head + text + detail(results))
 
