@@ -45,8 +45,9 @@ def flat(result: Any) -> list[Any]:
 
 
 def same(a: Any, b: Any) -> None:
-    """AssertionError unless two results are equal in type, shape, dtype, strides and values."""
-    assert type(a) is type(b)
+    """AssertionError unless two results are equal in type (a named tuple will do for a tuple),
+    shape, dtype, strides and values."""
+    assert isinstance(a, type(b))
     for x, y in zip(flat(a), flat(b), strict=True):
         np.testing.assert_array_equal(x, y)
         if isinstance(x, np.ndarray):
