@@ -240,6 +240,15 @@ def test_writing_into_a_plain_tensor():
     assert not out.any()
 
 
+def test_numbers_that_move_are_filled_in():
+    mask = lampion.tensor([True, False])
+    for fn in (lambda v: lampion.zeros(2).masked_fill_(mask, v),
+               lambda v: lampion.zeros(2).masked_fill(mask, v),
+               lambda v: lampion.zeros(2).fill_(v) * mask):
+        _, t = jvp(fn, lampion.tensor(2.0), lampion.tensor(3.0))
+        assert t.tolist() == [3, 0]
+
+
 def test_views_share_tangents():
     x, v = rand(4), rand(4)
     with fw.dual_level():

@@ -81,7 +81,7 @@ def masked_fill_inplace(input, mask, value):
     """In-place `masked_fill`."""
     value = check_fill(input, mask, value)
     if hasattr(value, "meta"):
-        if value.node is None:
+        if value.node is None and not value.meta.virtual:
             value = value.item()
         else:
             return input.copy_(REGISTRY["where"].fn(mask, value, input))
