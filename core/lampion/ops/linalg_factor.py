@@ -340,7 +340,7 @@ def check_reflectors(name, input, tau):
                            f"{input.dtype!r}")
 
 
-@kernel_op("input: T, tau: T")
+@kernel_op("input: T, tau: T", out_cast="safe")
 class linalg_householder_product:
     """The first columns of a product of Householder reflectors, which `geqrf` gives: Q."""
 

@@ -65,7 +65,7 @@ def pinv_gradient(g, a, p):
     return outer + second - (second @ p) @ a - h @ g @ h
 
 
-@composite(replay=True, where=("linalg",), samples=MATRICES)
+@composite(out_cast="safe", replay=True, where=("linalg",), samples=MATRICES)
 def linalg_pinv(input, rcond=None, hermitian=False, *, atol=None, rtol=None):
     """The Moore-Penrose pseudo-inverse. Singular values (eigenvalues if `hermitian`) up to
     max(atol, rtol * largest) count as 0; tolerances are numbers or tensors, one per matrix."""

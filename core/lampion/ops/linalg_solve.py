@@ -456,7 +456,8 @@ class linalg_ldl_solve:
 
 # ---- tensors as matrices -----------------------------------------------------------------------
 
-@composite(replay=True, where=("linalg",), samples="f(2, 2, 4) \n f(6, 2, 3), ind=1")
+@composite(out_cast="safe", replay=True, where=("linalg",),
+           samples="f(2, 2, 4) \n f(6, 2, 3), ind=1")
 def linalg_tensorinv(A, ind=2):
     """The inverse of A as a map from its last dims to its first `ind` dims."""
     m = A.meta
@@ -469,7 +470,8 @@ def linalg_tensorinv(A, ind=2):
     return linalg_inv.fn(A.reshape((rows, cols))).reshape(m.shape[ind:] + m.shape[:ind])
 
 
-@composite(replay=True, where=("linalg",), samples="f(2, 3, 6), f(2, 3) \n f(6, 2, 3), f(6) \n"
+@composite(out_cast="safe", replay=True, where=("linalg",),
+           samples="f(2, 3, 6), f(2, 3) \n f(6, 2, 3), f(6) \n"
            "f(2, 6, 3), f(2, 3), dims=(1,)")
 def linalg_tensorsolve(A, B, dims=None):
     """X with tensordot(A, X, X.ndim) = B; `dims` of A are moved to its end first."""
