@@ -33,7 +33,7 @@ REF     := $(call sources,plugins/refdevice)
 NEEDS_opencl := $(SAID)/opencl
 NEEDS_ref    := $(SAID)/ref
 
-.PHONY: demo test opencl parity parity-full nightly bench conformance lint install clean help
+.PHONY: demo test opencl parity parity-tests parity-full nightly bench conformance lint install clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -43,18 +43,23 @@ demo: $(SAID)/demo $(NEEDS_$(firstword $(subst :, ,$(DEVICE))))
 	@$(VENV)/bin/lampion demo $(DEMO) --device $(DEVICE) $(ARGS)
 
 test: install $(SAID)/dev
-	@command -v ld >/dev/null || echo "note: no 'ld' (binutils) here, so that tests on PoCL are skipped"
-	$(PY) -m pytest -n auto --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n auto --dist loadgroup -k "not opencl" $(ARGS)
 
-# The OpenCL backend's own tests, in both schedules (about two minutes, mostly PoCL compiling).
+# Every test that runs on the OpenCL device, and the backend's own in both schedules. They take
+# their time, mostly PoCL compiling.
 opencl: install $(SAID)/dev
-	$(PY) -m pytest -n auto --dist loadgroup tests/opencl $(ARGS)
+	@command -v ld >/dev/null || echo "note: no 'ld' (binutils) here, so that tests on PoCL are skipped"
+	$(PY) -m pytest -n auto --dist loadgroup -k opencl tests/opencl tests/unit tests/ops tests/plugins $(ARGS)
 
-# Comparison with PyTorch. The tests compare results, gradients, errors and in-place forms of its
-# operator database with the list of known gaps; the rest is counted for docs/support.md.
-parity: install $(SAID)/dev $(SAID)/torch
+# Comparison with PyTorch: programs, modules, optimizers, and results, gradients, errors and in-place
+# forms of its operator database, held against the list of known gaps.
+parity-tests: install $(SAID)/dev $(SAID)/torch
 	LAMPION_OPDB_RESULTS=$(VENV)/opdb/cpu.json \
 	    $(PY) -m pytest -n auto --dist loadgroup tests/parity $(ARGS)
+
+# The same, and then the rest of the database's checks and the other devices are counted: prints the
+# tables and writes docs/support.md.
+parity: parity-tests
 	$(PY) tests/parity/opdb --samples 2 --quiet --json $(VENV)/opdb/rest.json \
 	    --check reference,layouts,gradgrad,forward_mode,vmap,out || true
 	for device in opencl ref; do $(PY) tests/parity/opdb --device $$device --check forward \

@@ -2,6 +2,7 @@
 
 The list is strict: a gap that passes has to leave it, a failure that is not on it is news. It
 holds for the checks, samples and seed of OPTIONS only, because other samples of an entry may pass.
+A line that ends in `?` is of a gap that rounding closes on some processors.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ FILE = Path(__file__).with_name("known_gaps.txt")
 OPTIONS = ("--check", "forward,grad,errors,inplace", "--samples", "2", "--seed", "0")
 
 
-def known() -> set[tuple[str, str, str]]:
-    """(entry, check, dtype) of each line."""
+def known() -> dict[tuple[str, str, str], bool]:
+    """(entry, check, dtype) of each line: whether it has to fail everywhere."""
     if not FILE.exists():
-        return set()
+        return {}
     lines = (line.partition("#")[0].split() for line in FILE.read_text().splitlines())
-    return {(name, check, d) for name, check, d in filter(None, lines)}
+    return {(words[0], words[1], words[2]): "?" not in words[3:] for words in lines if words}
 
 
 def outcomes(results: dict[str, Any]) -> dict[tuple[str, str, str], bool]:
@@ -37,7 +38,7 @@ def compare(results: dict[str, Any], family: str = "") -> tuple[list[str], list[
                  if results["entries"][k[0]]["family"] == family}
     listed = known()
     news = sorted(k for k, good in found.items() if not good and k not in listed)
-    mended = sorted(k for k in listed if found.get(k, False))
+    mended = sorted(k for k, strict in listed.items() if strict and found.get(k, False))
     return [" ".join(k) for k in news], [" ".join(k) for k in mended]
 
 
