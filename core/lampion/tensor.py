@@ -727,6 +727,8 @@ def _composite_with_out(op: R.Op) -> Any:
     return fn
 
 
+for _op in R.REGISTRY.values():  # those of families that floors below import
+    install(_op)
 R.on_register = install
 R.build_function = build_function
 R.build_inplace = lambda op: _inplace_method(op, op.name + "_")
