@@ -163,3 +163,14 @@ def test_polynomials() -> None:
         n = np.arange(50) % 9
         got = REGISTRY[name].fn(lampion.tensor(x), lampion.tensor(n)).numpy()
         np.testing.assert_allclose(got, reference(n, x), rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["silu", "mish"])
+def test_gradients_vanish_far_below_zero(name: str) -> None:
+    """x times what underflows is nothing, however large -x is, to the second order."""
+    for d, far in ((lampion.float32, -1e30), (lampion.float64, -1e300)):
+        x = lampion.tensor([far, -1000.0, 1000.0], dtype=d, requires_grad=True)
+        y = getattr(lampion.nn.functional, name)(x)
+        g, = lampion.autograd.grad(y.sum(), x, create_graph=True)
+        h, = lampion.autograd.grad(g.sum(), x)
+        assert g.tolist() == [0.0, 0.0, 1.0] and h.tolist() == [0.0, 0.0, 0.0]

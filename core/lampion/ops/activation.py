@@ -149,8 +149,10 @@ def silu(input):
 
 @silu.grad
 def _silu_grad(g, out, input):
-    s = logistic(input)
-    return g * conj(s * (1.0 + input * (1.0 - s)))
+    s = 1.0 / (1.0 + E.exp(-input))
+    t = E.exp(select(input < 0.0, input, -input))  # of the smaller power nothing overflows
+    tail = select(input < 0.0, t, 1.0) / (1.0 + t) + input * (t / ((1.0 + t) * (1.0 + t)))
+    return g * by_type(c=conj(s * (1.0 + input * (1.0 - s))), other=tail)
 
 
 @elementwise(**LAYER)
@@ -169,8 +171,7 @@ def _mish_grad(g, out, input):
     e = E.exp(E.minimum(input, 20.0))
     n = e * (e + 2.0)
     t = n / (n + 2.0)
-    s = logistic(input)
-    return g * select(input > 20.0, 1.0, t + input * s * (1.0 - t * t))
+    return g * select(input > 20.0, 1.0, t + input * (e / (1.0 + e)) * (1.0 - t * t))
 
 
 @elementwise(out_cast="same", **ONLY_NEW)
