@@ -6,8 +6,6 @@ view's arguments and an `out=`.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from . import memory
 from .registry import ATTR, REGISTRY, CompositeOp, composite, register
 
@@ -24,7 +22,7 @@ def copying(name, view, samples):
 
     body.__name__ = name
     body.__doc__ = doc = f"A contiguous copy of what `{view}` gives."
-    params = tuple(replace(p, kind=ATTR) for p in op.params)
+    params = tuple([p._replace(kind=ATTR) for p in op.params])
     register(CompositeOp(name=name, kind="composite", params=params, doc=doc, body=body,
                          method=name == "narrow_copy", samples=samples))  # torch's one method
 

@@ -20,7 +20,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from .. import plugins
 from ..base import dtype as dt
@@ -45,8 +46,7 @@ class Attr:
     """Annotation in an elementwise declaration: a Python value the expression is traced for."""
 
 
-@dataclass(frozen=True)
-class Param:
+class Param(NamedTuple):
     """One argument of an op: its name, kind (see the module docstring), default, and whether it
     is keyword-only."""
 
@@ -69,12 +69,19 @@ def parse_signature(text: str) -> tuple[Param, ...]:
         if name.startswith("*"):  # all remaining positional arguments, as a tuple
             params.append(Param(name.strip("* "), "*"))
             continue
-        value = eval(default, {"inf": float("inf")}) if default.strip() else REQUIRED
-        params.append(Param(name.strip(), kind.strip() or ATTR, value, kwonly))
+        default = default.strip()
+        if default not in _defaults:
+            _defaults[default] = eval(default, {"inf": float("inf")})
+        params.append(Param(name.strip(), kind.strip() or ATTR, _defaults[default], kwonly))
     return tuple(params)
 
 
+_defaults: dict[str, Any] = {"": REQUIRED}  # of signatures, by their text
+
+
 def _split(text: str) -> list[str]:
+    if "(" not in text and "[" not in text:
+        return [p for p in map(str.strip, text.split(",")) if p]
     out, depth, start = [], 0, 0
     for k, c in enumerate(text):
         depth += (c in "([{") - (c in ")]}")
@@ -85,7 +92,7 @@ def _split(text: str) -> list[str]:
     return [p for p in out if p]
 
 
-@dataclass
+@dataclass(eq=False, repr=False)  # neither is of use, and generating them costs time at import
 class Op:
     """A registered op. `kind` is "elementwise", "kernel", "view" or "composite".
 
@@ -118,11 +125,23 @@ class Op:
 
     def __post_init__(self) -> None:
         self.out_cast = self.out_cast or ("safe" if self.kind == "elementwise" else "same")
-        self.tensors = tuple(p for p in self.params
-                             if p.kind in (TENSOR, OPTIONAL, LIST, TENSOR_OR_NUMBER))
-        self.scalars = tuple(p for p in self.params if p.kind in (SCALAR, INTEGER))
-        self.attrs = tuple(p for p in self.params if p.kind == ATTR)
-        self.positional = tuple(p for p in self.params if not p.kwonly)
+
+    @cached_property
+    def tensors(self) -> tuple[Param, ...]:
+        return tuple([p for p in self.params
+                      if p.kind in (TENSOR, OPTIONAL, LIST, TENSOR_OR_NUMBER)])
+
+    @cached_property
+    def scalars(self) -> tuple[Param, ...]:
+        return tuple([p for p in self.params if p.kind in (SCALAR, INTEGER)])
+
+    @cached_property
+    def attrs(self) -> tuple[Param, ...]:
+        return tuple([p for p in self.params if p.kind == ATTR])
+
+    @cached_property
+    def positional(self) -> tuple[Param, ...]:
+        return tuple([p for p in self.params if not p.kwonly])
 
     def __getattr__(self, name: str) -> Any:
         """`fn`, the op's function, is generated when it is first asked for: declaring an op must
@@ -182,7 +201,7 @@ class Detour:
     extra: tuple[Param, ...] = ()
 
 
-@dataclass
+@dataclass(eq=False, repr=False)  # neither is of use, and generating them costs time at import
 class ElementwiseOp(Op):
     """An op given by scalar expressions.
 
@@ -392,7 +411,7 @@ def _derive_forward(op: ElementwiseOp, attrs: dict[str, Any], moving: tuple[bool
     return Forward(derived, saved, movers, tuple(k for k, _ in live), same)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)  # neither is of use, and generating them costs time at import
 class KernelOp(Op):
     """An op given by a class block.
 
@@ -431,7 +450,7 @@ class KernelOp(Op):
     noutputs: int = 1
 
 
-@dataclass
+@dataclass(eq=False, repr=False)  # neither is of use, and generating them costs time at import
 class ViewOp(Op):
     """An op whose result shares its input's memory: `view(meta, *attrs)` returns
     (shape, strides, offset in elements[, dtype]), or None if `compose` must make a copy."""
@@ -442,7 +461,7 @@ class ViewOp(Op):
     vjp: Callable[..., Any] | None = field(default=None, repr=False)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)  # neither is of use, and generating them costs time at import
 class CompositeOp(Op):
     """An op that is Python over other ops. `replay` promises that what it calls depends only on
     the metas of its tensors and on its other arguments, never on values (see `replay.py`)."""
