@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this one
@@ -45,3 +46,16 @@ def device(request: pytest.FixtureRequest) -> str:
     if not found:
         pytest.skip(f"{name}: no device found")
     return name
+
+
+_STARTS = pytest.StashKey[dict]()
+
+
+@pytest.fixture(autouse=True)
+def numbers_of_the_test(request: pytest.FixtureRequest) -> None:
+    """A module's `rng` starts every test from the same state, whichever tests ran before it."""
+    rng = getattr(request.module, "rng", None)
+    if isinstance(rng, np.random.Generator):
+        states = request.session.stash.setdefault(_STARTS, {})
+        rng.bit_generator.state = states.setdefault(request.module.__name__,
+                                                    rng.bit_generator.state)
