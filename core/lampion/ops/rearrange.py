@@ -214,19 +214,22 @@ def _triangle_lower(keep):
     return rule
 
 
+TRIANGLES = """
+    f(3, 4)
+    f(3, 4).transposed, 1
+    f(2, 3, 3).strided, -1
+    f(0, 3)
+    i(3, 3)
+    b(3, 3)
+"""
+
+
 @kernel_op("input: T, diagonal=0")
 class tril:
     """The lower triangle of matrices, zeros elsewhere; `diagonal` moves the border right."""
 
     linear = ("input",)
-    samples = """
-        f(3, 4)
-        f(3, 4).transposed, 1
-        f(2, 3, 3).strided, -1
-        f(0, 3)
-        i(3, 3)
-        b(3, 3)
-    """
+    samples = TRIANGLES
     method = True
     inplace = True
     batch = ""
@@ -242,14 +245,7 @@ class triu:
     """The upper triangle of matrices, zeros elsewhere; `diagonal` moves the border right."""
 
     linear = ("input",)
-    samples = """
-        f(3, 4)
-        f(3, 4).transposed, 1
-        f(2, 3, 3).strided, -1
-        f(0, 3)
-        i(3, 3)
-        b(3, 3)
-    """
+    samples = TRIANGLES
     method = True
     inplace = True
     batch = ""

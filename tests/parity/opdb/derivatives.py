@@ -5,6 +5,7 @@ Each check is a function (job) -> Outcome like those of `checks`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,6 +27,17 @@ def _cotangent(t: torch.Tensor, seed: int) -> torch.Tensor:
     return torch.randn(t.shape, dtype=t.dtype, generator=g)
 
 
+def calls(job: Job) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """(number, fresh call, mask of what to leave out, what PyTorch does to the output first) of
+    each sample whose results are determined."""
+    if job.op.name in entries.RANDOM or job.op.name in entries.UNINITIALIZED:
+        return
+    for k, sample in entries.samples(job.op, job.dtype, job.count, job.seed, grad=True):
+        if not is_random(job.op, sample):
+            process = getattr(sample, "output_process_fn_grad", None) or (lambda x: x)
+            yield k, fresh(sample), masked_out(job.op, sample), process
+
+
 def grad(job: Job, order: int = 1) -> Outcome:
     """Gradients of all inputs that require them, for random output gradients; with order 2 also
     the gradients of these, with respect to the inputs and the output gradients."""
@@ -33,14 +45,7 @@ def grad(job: Job, order: int = 1) -> Outcome:
     fn = names.find(names.function_of, job.op, out)
     if fn is None:
         return out
-    if job.op.name in entries.RANDOM or job.op.name in entries.UNINITIALIZED:
-        return out
-    for k, sample in entries.samples(job.op, job.dtype, job.count, job.seed, grad=True):
-        if is_random(job.op, sample):
-            continue
-        call = fresh(sample)
-        mask = masked_out(job.op, sample)
-        process = getattr(sample, "output_process_fn_grad", None) or (lambda x: x)
+    for k, call, mask, process in calls(job):
         try:
             want = _torch_grads(job, call, process, mask, order)
         except Exception:  # PyTorch has no gradient for this sample
@@ -131,14 +136,7 @@ def forward_mode(job: Job) -> Outcome:
     fn = names.find(names.function_of, job.op, out)
     if fn is None:
         return out
-    if job.op.name in entries.RANDOM or job.op.name in entries.UNINITIALIZED:
-        return out
-    for k, sample in entries.samples(job.op, job.dtype, job.count, job.seed, grad=True):
-        if is_random(job.op, sample):
-            continue
-        call = fresh(sample)
-        mask = masked_out(job.op, sample)
-        process = getattr(sample, "output_process_fn_grad", None) or (lambda x: x)
+    for k, call, mask, process in calls(job):
         if not _differentiable([call.input, list(call.args), call.kwargs]):
             continue
         try:
