@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lampion.base.dtype import dtype
 from lampion.ir import cfamily_lanes, cfamily_threads
-from lampion.ir import expr as E
-from lampion.ir.expr import Expr
-from lampion.ir.kernel import Kernel, Stage
-from lampion.ir.math import expand
+from lampion.ir.kernel import Kernel
+from lampion.ir.math import expand_kernel
 
 from .dialect import OpenCLC
 
@@ -70,39 +66,7 @@ def entry_name(kernel: Kernel) -> str:
 
 def render(dialect: OpenCLC, kernel: Kernel, variant: Any, name: str) -> str:
     """The OpenCL C text of a kernel."""
-    kernel = expand_kernel(kernel, dialect)
+    kernel = expand_kernel(kernel, dialect.expands)
     if isinstance(variant, cfamily_lanes.Variant):
         return cfamily_lanes.render(kernel, dialect, variant, name)
     return cfamily_threads.render(kernel, dialect, variant, name)
-
-
-def expand_kernel(kernel: Kernel, dialect: OpenCLC) -> Kernel:
-    """Replace the functions that the dialect does not call by arithmetic."""
-    memo: dict[Expr, Expr] = {}
-
-    def of(e: Expr) -> Expr:
-        found = memo.get(e)
-        if found is None:
-            found = memo[e] = E.rewrite([e], lambda old, args: _expand(old, args, dialect))[0]
-        return found
-
-    stages = []
-    for stage in kernel.stages:
-        body = []
-        for s in stage.body:
-            parts = {f: getattr(s, f, None) for f in ("value", "index", "mask", "position")}
-            changed: dict[str, Any] = {f: of(e) for f, e in parts.items() if isinstance(e, Expr)}
-            body.append(replace(s, **changed))
-        stages.append(Stage(stage.ranges, tuple(body)))
-    return Kernel(kernel.name, kernel.args, kernel.grid, tuple(stages), kernel.nparams)
-
-
-def _expand(e: Expr, args: tuple[Expr, ...], dialect: OpenCLC) -> Expr:
-    d = e.dtype
-    if not (isinstance(d, dtype) and d.kind == "f" and e.op in E.INTRINSICS
-            and dialect.expands(e.op, d)):
-        return E.node(e.op, args, e.value, d)
-    names = {E.var(f"{k}", a.dtype): a for k, a in enumerate(args)}
-    alone = E.node(e.op, tuple(names), e.value, d)
-    done = expand(alone)
-    return E.substitute([done], names)[0]

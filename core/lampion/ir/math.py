@@ -9,6 +9,7 @@ and every device computes the same bits. `accuracy_table()` says how good each f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..base import dtype as dt
@@ -18,6 +19,7 @@ from . import math_exp as X
 from . import math_special as S
 from . import math_trig as G
 from .expr import Expr, node, rewrite, substitute, var
+from .kernel import Kernel, Stage
 
 FUNCTIONS: dict[str, Callable[..., Expr]] = {
     "exp": X.exp, "exp2": X.exp2, "expm1": X.expm1, "log": X.log, "log2": X.log2,
@@ -97,6 +99,37 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     name: (2.0, 2.5) if name in ("exp", "log", "tanh", "erf", "sin", "cos") else (4.0, 4.0)
     for name in FUNCTIONS
 }
+
+
+def expand_kernel(kernel: Kernel, expands: Callable[[str, dtype], bool]) -> Kernel:
+    """The kernel in which the functions that a dialect would rather not call (`expands(op,
+    dtype)`) are replaced by arithmetic."""
+    memo: dict[Expr, Expr] = {}
+
+    def one(e: Expr, args: tuple[Expr, ...]) -> Expr:
+        d = e.dtype
+        if not (isinstance(d, dtype) and d.kind == "f" and e.op in E.INTRINSICS
+                and expands(e.op, d)):
+            return node(e.op, args, e.value, d)
+        names = {var(f"{k}", a.dtype): a for k, a in enumerate(args)}
+        done = expand(node(e.op, tuple(names), e.value, d))
+        return substitute([done], names)[0]
+
+    def of(e: Expr) -> Expr:
+        found = memo.get(e)
+        if found is None:
+            found = memo[e] = rewrite([e], one)[0]
+        return found
+
+    stages = []
+    for stage in kernel.stages:
+        body = []
+        for s in stage.body:
+            parts = {f: getattr(s, f, None) for f in ("value", "index", "mask", "position")}
+            changed: dict[str, Any] = {f: of(e) for f, e in parts.items() if isinstance(e, Expr)}
+            body.append(replace(s, **changed))
+        stages.append(Stage(stage.ranges, tuple(body)))
+    return Kernel(kernel.name, kernel.args, kernel.grid, tuple(stages), kernel.nparams)
 
 
 def accuracy_table(samples: int = 20000, evaluate: Any = None, oracle: Any = None,

@@ -1,0 +1,72 @@
+"""CUDA C++ as a dialect of the C-family printer. Imports lampion.ir and nothing of this package.
+
+The text needs no header: it compiles with NVRTC, for any architecture, without a GPU.
+"""
+
+from __future__ import annotations
+
+from lampion.base.dtype import dtype
+from lampion.ir.cfamily import Dialect
+
+_SAME = ("sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos",
+         "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh",
+         "floor", "ceil", "trunc", "fmod", "fma", "ldexp", "erf", "erfc", "pow")
+# The programming guide allows these more than 4 units in the last place.
+_LOOSE = {"lgamma", "rsqrt"}
+
+PRELUDE = """\
+#ifndef LMP_HOST
+typedef unsigned char uchar; typedef unsigned short ushort; typedef unsigned int uint;
+typedef unsigned long ulong;
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+#ifndef NAN
+#define NAN __int_as_float(0x7fc00000)
+#endif
+#define LMP_DYN_SMEM(T, name) extern __shared__ __align__(128) char lmp_dynamic[]; \\
+    T *name = (T *)lmp_dynamic
+#endif
+#define LMP_KERNEL extern "C" __global__
+#define LMP_LOCAL_0 threadIdx.x
+#define LMP_LOCAL_1 threadIdx.y
+#define LMP_GROUP_0 blockIdx.x
+#define LMP_GROUP_1 blockIdx.y
+#define LMP_GLOBAL_0 ((long)blockIdx.x * blockDim.x + threadIdx.x)
+#define LMP_GLOBAL_1 ((long)blockIdx.y * blockDim.y + threadIdx.y)
+template <class T, class S> static __forceinline__ __device__ T as_bits(S x) {
+  static_assert(sizeof(T) == sizeof(S), "bits of another size");
+  union { S from; T to; } u = {x};
+  return u.to;
+}
+"""
+
+
+class CUDAC(Dialect):
+    """CUDA C++17 of one architecture."""
+
+    name = "cuda"
+    kernel = "LMP_KERNEL void"
+    local = "__shared__ "
+    barrier = "__syncthreads();"
+    global_id = "LMP_GLOBAL_{d}"
+    group_id = "LMP_GROUP_{d}"
+    local_id = "LMP_LOCAL_{d}"
+    group_of_one = "__launch_bounds__(1)"
+    group_of = "__launch_bounds__({n})"
+    functions = {**{f: f for f in _SAME}, "round": "rint", "lgamma": "lgamma"}
+    prelude = PRELUDE
+
+    def bits(self, ctype: str, text: str) -> str:
+        return f"as_bits<{ctype}>({text})"
+
+    def convert(self, ctype: str, lanes: int, text: str) -> str:
+        return f"({ctype})({text})"
+
+    def call(self, op: str, d: dtype) -> str | None:
+        name = self.functions.get(op)
+        return name if name is None or d.itemsize == 8 else f"{name}f"
+
+    def expands(self, op: str, d: dtype) -> bool:
+        """Whether an intrinsic is better written as arithmetic than called."""
+        return op in _LOOSE and op != "rsqrt"

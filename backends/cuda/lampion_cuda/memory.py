@@ -1,0 +1,228 @@
+"""Device memory: storages over buffers of the driver's stream-ordered pool, in bins per stream.
+
+Buffers come from the driver's pool (`cuMemAllocFromPoolAsync`), which other libraries in the
+process share. A freed buffer goes to a bin of its stream and is used again without asking the
+driver; `empty_cache` gives bins back. Imports lampion's floor 0 and this package's driver.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from lampion import config
+
+from .driver import check
+from .errors import OUT_OF_MEMORY, explain
+
+if TYPE_CHECKING:
+    from .driver import Device
+    from .streams import Stream
+
+SMALLEST = 512  # bytes, and the alignment of every buffer is at least 256
+
+
+def round_size(nbytes: int) -> int:
+    """The bin for a request: at least 512 bytes, then 8 sizes per power of two.
+
+    >>> round_size(1), round_size(1000), round_size(5000)
+    (512, 1024, 5120)
+    """
+    if nbytes <= SMALLEST:
+        return SMALLEST
+    step = max(SMALLEST, 1 << max(0, (nbytes - 1).bit_length() - 4))
+    return -(-nbytes // step) * step
+
+
+class Bin:
+    """Free buffers (device addresses) of one size on one stream."""
+
+    __slots__ = ("size", "free", "pool", "stream")
+
+    def __init__(self, size: int, pool: Pool, stream: Stream) -> None:
+        self.size = size
+        self.free: list[int] = []
+        self.pool = pool
+        self.stream = stream
+
+
+class Storage:
+    """A piece of device memory: `buf` is the address of the buffer, `offset` the bytes from
+    there. A view keeps its base alive, and the base gives the buffer back to its bin."""
+
+    __slots__ = ("buf", "nbytes", "offset", "bin", "_base", "version", "epoch", "writer",
+                 "__weakref__")
+
+    def __init__(self, buf: int, nbytes: int, bin: Bin, offset: int = 0,
+                 base: Storage | None = None) -> None:
+        self.buf = buf
+        self.nbytes = nbytes
+        self.bin = bin
+        self.offset = offset
+        self._base = base
+        self.version = 0
+        self.epoch = 0
+        self.writer: Any = None
+
+    @property
+    def base(self) -> Storage:
+        """The storage that owns the memory."""
+        return self if self._base is None else self._base
+
+    @property
+    def ptr(self) -> int:
+        """The device address of the first byte."""
+        return self.buf + self.offset
+
+    @property
+    def device(self) -> Any:
+        """The device this memory is on."""
+        return self.bin.pool.device.where
+
+    @property
+    def handle(self) -> int:
+        """The device address of the buffer."""
+        return self.buf
+
+    def view(self, byte_offset: int) -> Storage:
+        """The memory from `byte_offset` (from the base's start) on."""
+        base = self.base
+        if byte_offset == 0:
+            return base
+        return Storage(self.buf, base.nbytes - byte_offset, self.bin, byte_offset, base)
+
+    def __del__(self) -> None:
+        if self._base is None:
+            b = self.bin
+            b.free.append(self.buf)
+            b.pool.active -= b.size
+
+    def __repr__(self) -> str:
+        return f"<cuda storage of {self.nbytes} bytes at {self.buf:#x} + {self.offset}>"
+
+
+class Pool:
+    """The memory of one GPU. `limit`: bytes that may be reserved in all."""
+
+    def __init__(self, device: Device) -> None:
+        drv = device.drv
+        self.device = device
+        self.limit = int(device.memory * config.get("backend.cuda.memory_fraction"))
+        self.handle = check(drv.cuDeviceGetDefaultMemPool(device.handle),
+                            f"asking {device.name} for its memory pool")
+        # keep what was freed: giving it back to the system at each synchronisation is slow
+        attribute = drv.CUmemPool_attribute.CU_MEMPOOL_ATTR_RELEASE_THRESHOLD
+        check(drv.cuMemPoolSetAttribute(self.handle, attribute, drv.cuuint64_t(2**64 - 1)),
+              "configuring the memory pool")
+        self.active = self.peak = self.reserved = self.peak_reserved = 0
+        self.allocations = self.retries = self.failures = 0
+        self.streams: list[Stream] = []
+        self.lock = threading.RLock()
+
+    def allocate(self, nbytes: int, stream: Stream | None = None) -> Storage:
+        """A storage of `nbytes`. OutOfMemoryError names who holds what."""
+        size = round_size(nbytes)
+        s = self.device.current.stream if stream is None else stream
+        try:
+            b = s.bins[size]
+            buf = b.free.pop()
+        except LookupError:
+            b, buf = self.grow(s, size)
+        self.active = a = self.active + size
+        if a > self.peak:
+            self.peak = a
+        return Storage(buf, nbytes, b)
+
+    def grow(self, stream: Stream, size: int) -> tuple[Bin, int]:
+        """A new buffer where a bin is missing or empty, and that bin."""
+        with self.lock:
+            b = stream.bins.get(size)
+            if b is None:
+                b = stream.bins[size] = Bin(size, self, stream)
+                if stream not in self.streams:
+                    self.streams.append(stream)
+            if self.reserved + size > self.limit:
+                self.release()
+            code, buf = 0, 0
+            if self.reserved + size <= self.limit:
+                code, buf = self._ask(stream, size)
+                if code == OUT_OF_MEMORY:
+                    self.retries += 1
+                    self.release()
+                    code, buf = self._ask(stream, size)
+            if code or not buf:
+                self.failures += 1
+                raise explain(code or OUT_OF_MEMORY, f"allocating {human(size)} on "
+                              f"{self.device.where}", self.holders())
+            self.reserved += size
+            self.peak_reserved = max(self.peak_reserved, self.reserved)
+            self.allocations += 1
+            return b, buf
+
+    def _ask(self, stream: Stream, size: int) -> tuple[int, int]:
+        """(result code, address) of a buffer from the driver, usable on `stream`."""
+        self.device.activate()
+        result = self.device.drv.cuMemAllocFromPoolAsync(size, self.handle, stream.allocator.cu)
+        if result[0]:
+            return int(result[0]), 0
+        stream.allocated()
+        return 0, int(result[1])
+
+    def release(self) -> None:
+        """Give free buffers back to the driver, each in the order of its stream."""
+        drv = self.device.drv
+        self.device.activate()
+        with self.lock:
+            for s in self.streams:
+                for b in list(s.bins.values()):
+                    while b.free:
+                        try:
+                            buf = b.free.pop()
+                        except IndexError:
+                            break
+                        check(drv.cuMemFreeAsync(buf, s.allocator.cu), "freeing memory")
+                        self.reserved -= b.size
+                s.freed()
+
+    def empty_cache(self) -> None:
+        """Give free buffers back to the system."""
+        self.release()
+        self.device.finish()
+        check(self.device.drv.cuMemPoolTrimTo(self.handle, 0), "trimming the memory pool")
+
+    def holders(self) -> str:
+        """Who holds the memory, for error messages."""
+        import gc
+        from collections import Counter
+
+        live = Counter(o.bin.size for o in gc.get_objects()
+                       if type(o) is Storage and o._base is None and o.bin.pool is self)
+        sizes = [f"{live[n]} x {human(n)}" for n in sorted(live, reverse=True)]
+        largest = f" (largest first: {', '.join(sizes[:4])})" if sizes else ""
+        free, total = self.device.drv.cuMemGetInfo()[1:]
+        return (f"Live tensors hold {human(self.active)}{largest}, "
+                f"{human(max(self.reserved - self.active, 0))} is cached, the limit is "
+                f"{human(self.limit)}; the GPU has {human(free)} of {human(total)} free, the rest "
+                "belongs to this or other processes. Free tensors, use smaller batches, or change "
+                "memory_fraction in [backend.cuda].")
+
+    def stats(self) -> dict[str, int]:
+        """Bytes and counts by name."""
+        return {"allocated": self.active, "peak": self.peak, "reserved": self.reserved,
+                "peak_reserved": self.peak_reserved, "limit": self.limit,
+                "allocations": self.allocations, "retries": self.retries,
+                "failures": self.failures}
+
+
+def human(n: int) -> str:
+    """A size in readable units.
+
+    >>> human(1536)
+    '1.5 KiB'
+    """
+    value, unit = float(n), "bytes"
+    for bigger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, bigger
+    return f"{value:.4g} {unit}"

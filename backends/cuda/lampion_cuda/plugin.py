@@ -1,0 +1,177 @@
+"""The CUDA backend's door: NVIDIA GPUs.
+
+The entry point of group `lampion.backends`. Importing this loads neither driver nor compiler;
+making the backend does. May import lampion's floors 0-2 and this package.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lampion import config
+from lampion.base import dtype as dt
+from lampion.base.device import device
+from lampion.ir.kernel import Kernel, KernelCall, Program
+from lampion.runtime.backend import Backend, Capabilities, DeviceInfo, KernelImpl, Launch, OpCall
+
+_CAPABILITIES = Capabilities(frozenset(dt.ALL), frozenset(("kernel-ir",)))
+
+
+class CUDABackend(Backend):
+    """All NVIDIA GPUs of the machine; each is opened when it is first used."""
+
+    name = "cuda"
+
+    def __init__(self) -> None:
+        from . import driver
+
+        self._driver = driver
+        self._found = driver.discover()
+        self._opened: dict[int, Any] = {}
+        self._lock = threading.RLock()
+
+    def open(self, index: int | None) -> Any:
+        """The opened GPU of an index."""
+        k = index or 0
+        found = self._opened.get(k)
+        if found is None:
+            with self._lock:
+                found = self._opened.get(k)
+                if found is None:
+                    if not 0 <= k < len(self._found):
+                        count = len(self._found)
+                        raise RuntimeError(f"device cuda:{k} does not exist: there "
+                                           f"{'is' if count == 1 else 'are'} {count}")
+                    where = device("cuda", k if k else None)
+                    found = self._opened[k] = self._driver.Device(self._found[k], where)
+        return found
+
+    def devices(self) -> list[DeviceInfo]:
+        from .compiler import toolchain
+
+        version = self._driver.start()
+        details = {"driver": f"CUDA {version // 1000}.{version % 1000 // 10}",
+                   "compiler": f"NVRTC {'.'.join(map(str, toolchain().version()))}"}
+        return [DeviceInfo(d.name, f"compute capability {d.capability[0]}.{d.capability[1]}",
+                           {**details, "multiprocessors": d.units, "memory": d.memory})
+                for d in self._found]
+
+    def capabilities(self, index: int) -> Capabilities:
+        return _CAPABILITIES
+
+    def allocate(self, nbytes: int, device: device) -> Any:
+        return self.open(device.index).pool.allocate(nbytes)
+
+    def copy_from_host(self, data: Any, storage: Any) -> None:
+        import numpy as np
+
+        from .driver import check
+
+        view = memoryview(data)
+        if view.nbytes:
+            source = np.frombuffer(view.cast("B"), np.uint8)
+            d = storage.bin.pool.device
+            d.activate()
+            # The driver has read pageable memory when this returns.
+            check(d.drv.cuMemcpyHtoDAsync(storage.ptr, source.ctypes.data, view.nbytes,
+                                          d.current.stream.cu), f"copying to {d.where}")
+
+    def copy_to_host(self, storage: Any, nbytes: int) -> Any:
+        import numpy as np
+
+        from .driver import check
+
+        out = np.empty(nbytes, np.uint8)
+        if nbytes:
+            d = storage.bin.pool.device
+            d.activate()
+            s = d.current.stream
+            check(d.drv.cuMemcpyDtoHAsync(out.ctypes.data, storage.ptr, nbytes, s.cu),
+                  f"copying from {d.where}")
+            check(d.drv.cuStreamSynchronize(s.cu), f"copying from {d.where}")
+        return out.data
+
+    def copy(self, src: Any, dst: Any, nbytes: int) -> bool:
+        from .copies import between
+
+        return between(src, dst, nbytes)
+
+    def program(self, program: Program, outputs: Sequence[int], device: device) -> Launch:
+        from .launch import program_launch
+
+        return program_launch(self.open(device.index), program, outputs)
+
+    def compile(self, kernel: Kernel) -> Callable[[Sequence[Any], Sequence[int]], None]:
+        from .launch import program_launch
+
+        bound: dict[tuple[int, ...], Launch] = {}
+        slots = tuple(range(len(kernel.args)))
+
+        def run(args: Sequence[Any], params: Sequence[int]) -> None:
+            key = tuple(params)
+            if key not in bound:
+                call = KernelCall(kernel, key, slots)
+                bound[key] = program_launch(self.open(0), Program((call,)), ())
+            bound[key].into(*args)
+
+        return run
+
+    def kernels(self) -> Sequence[KernelImpl]:
+        return _kernels(self.open)
+
+    def synchronize(self, device: device) -> None:
+        self.open(device.index).finish()
+
+    def memory_stats(self, device: device) -> dict[str, int]:
+        return dict(self.open(device.index).pool.stats())
+
+    def empty_cache(self) -> None:
+        for d in self._opened.values():
+            d.pool.empty_cache()
+
+    def options(self) -> dict[str, Any]:
+        return dict(lampion_config_schema())
+
+
+def lampion_config_schema() -> dict[str, Any]:
+    """The hook: options of the table [backend.cuda]."""
+    return {
+        "memory_fraction": config.Option(
+            float, 0.95, "part of the GPU's memory that may be reserved"),
+    }
+
+
+def lampion_backend() -> Backend:
+    """The hook: make the backend."""
+    return CUDABackend()
+
+
+# op -> (module, function) of the kernels that are not generated; each function is called as
+# function(opened GPU, OpCall) and gives a Launch, or None to decline.
+_LIBRARY: dict[str, tuple[str, str]] = {}
+
+
+def _kernels(open_device: Callable[[int | None], Any] | None = None) -> list[KernelImpl]:
+    """The kernels that are not generated. Without `open_device` the call's own backend is asked,
+    so that offering them opens no driver."""
+    def impl(op: str, module: str, function: str) -> KernelImpl:
+        def build(call: OpCall) -> Launch | None:
+            from importlib import import_module
+
+            index = call.device.index
+            opened = open_device(index) if open_device else call.device.backend.open(index)
+            made: Launch | None = getattr(import_module(f".{module}", __package__), function)(
+                opened, call)
+            return made
+
+        return KernelImpl(op, "cuda", build, None, 10, f"cuda.{module}")
+
+    return [impl(op, module, function) for op, (module, function) in _LIBRARY.items()]
+
+
+def lampion_kernels(registry: Any) -> None:
+    """The hook: offer the kernels that are not generated."""
+    for impl in _kernels():
+        registry.register_kernel(impl)
