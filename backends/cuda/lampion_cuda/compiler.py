@@ -66,9 +66,9 @@ class NVRTC:
         try:
             failed = n.nvrtcCompileProgram(program, len(text), text)[0]
             size = n.nvrtcGetProgramLogSize(program)[1]
-            log = b" " * size
+            log = bytearray(size)  # never bytes: those of length 1 are shared by all of Python
             n.nvrtcGetProgramLog(program, log)
-            said = log.rstrip(b" \0").decode(errors="replace")
+            said = bytes(log).rstrip(b" \0").decode(errors="replace")
             if failed:
                 lines = source.split("\n")
                 numbered = "\n".join(f"{k:4} {line}" for k, line in enumerate(lines, 1))
@@ -76,9 +76,9 @@ class NVRTC:
                     f"NVRTC {'.'.join(map(str, self._version))} refused the kernel {name!r} "
                     f"({' '.join(options)}):\n{said}\n--- source ---\n{numbered}")
             size = self._ok(*n.nvrtcGetCUBINSize(program), name=name)
-            image = b" " * size
+            image = bytearray(size)
             self._ok(n.nvrtcGetCUBIN(program, image)[0], name)
-            return image, said
+            return bytes(image), said
         finally:
             n.nvrtcDestroyProgram(program)
 
