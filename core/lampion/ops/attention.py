@@ -1,7 +1,8 @@
 """Scaled dot product attention.
 
 Floor 3. Two products around `attention_softmax`, one kernel that scales, masks and normalises the
-scores. Grouped heads share keys and values through broadcast batch dims, without copies.
+scores; or `fused_attention`, on devices that bring a kernel for it, which never holds all scores at
+once. Grouped heads share keys and values through broadcast batch dims, without copies.
 """
 
 from __future__ import annotations
@@ -14,12 +15,20 @@ from ..ir import expr as E
 from ..runtime.lowering import Nest, convert
 from . import batch_rules
 from .contract import fitted, gemm
+from .plans import choose, kernel_call, offers
 from .registry import REGISTRY, composite, kernel_op
 
 
 def _rows(call, x):
     """A nest over rows of scores: the last dim is the inner loop."""
     return Nest(call.op, x.shape, [x.ndim - 1], compute=dt.opmath(x.dtype), merge=False)
+
+
+def check_mask(mask, shape):
+    """RuntimeError unless a mask (or None) broadcasts to scores of this shape."""
+    if mask is not None and broadcast_shapes(shape, mask.shape) != tuple(shape):
+        raise RuntimeError(f"The expanded size of the mask {list(mask.shape)} must match the "
+                           f"attention scores {list(shape)}")
 
 
 @kernel_op("scores: T, mask: T?, scale, causal")
@@ -33,9 +42,7 @@ class attention_softmax:
     batch = batch_rules.attention
 
     def meta(scores, mask, scale, causal):
-        if mask is not None and broadcast_shapes(scores.shape, mask.shape) != scores.shape:
-            raise RuntimeError(f"The expanded size of the mask {list(mask.shape)} must match the "
-                               f"attention scores {list(scores.shape)}")
+        check_mask(mask, scores.shape)
         return [(scores.dtype, scores.shape)]
 
     def lower(call):
@@ -99,6 +106,99 @@ class attention_softmax_backward:
                 (gg * (g - inner) - g * cross) * ctx.scale)
 
 
+# ---------------------------------------------------------------- in one kernel
+
+def _weights(query, key, mask, scale, causal):
+    return attention_softmax.fn(gemm.fn(query, key, False, True), mask, scale, causal)
+
+
+def _lines_up(query, key, value):
+    """Whether every batch dim of key and value is the query's or 1, and the same in both."""
+    q, k, v = query.shape[:-2], key.shape[:-2], value.shape[:-2]
+    return k == v and len(q) == len(k) and all(b in (a, 1) for a, b in zip(q, k))
+
+
+@kernel_op("query: T, key: T, value: T, mask: T?, scale, causal")
+class fused_attention:
+    """(softmax(query @ key.T * scale + mask) @ value, logsumexp of the scores, at least float32),
+    for devices with a kernel that keeps only blocks of the scores. Batch dims of key and value
+    are the query's or 1. A row with nothing allowed is 0, its logsumexp -inf. No gradient flows
+    through the logsumexp: it is there for `fused_attention_backward`."""
+
+    where = ()
+    out = False
+    noutputs = 2
+    diff_outputs = 1
+    save = ("query", "key", "value", "mask", "out", "out1")
+
+    def meta(query, key, value, mask, scale, causal):
+        if not _lines_up(query, key, value):
+            raise RuntimeError(f"fused_attention: the batch dims of key {list(key.shape)} and "
+                               f"value {list(value.shape)} must be those of query "
+                               f"{list(query.shape)} or 1; expand them")
+        rows = query.shape[:-1]
+        check_mask(mask, (*rows, key.shape[-2]))
+        return [(query.dtype, (*rows, value.shape[-1])), (dt.opmath(query.dtype), rows)]
+
+    def compose(query, key, value, mask, scale, causal):
+        out = gemm.fn(_weights(query, key, mask, scale, causal), value, False, False)
+        acc = dt.opmath(query.meta.dtype)
+        scores = gemm.fn(query.detach(), key.detach(), False, True).to(acc) * scale
+        if causal:
+            allowed = REGISTRY["tril"].fn(REGISTRY["ones_like"].fn(scores, dtype=dt.bool_))
+            scores = scores.masked_fill(allowed.logical_not(), -math.inf)
+        if mask is not None:
+            scores = scores.masked_fill(mask.logical_not(), -math.inf) \
+                if mask.meta.dtype.kind == "b" else scores + mask.detach()
+        return out, scores.logsumexp(-1)
+
+    def vjp(ctx, g):
+        q, k, v, mask = ctx.query, ctx.key, ctx.value, ctx.mask
+        gm = None
+        if mask is not None and ctx.needs("mask"):
+            p = _weights(q, k, mask, ctx.scale, ctx.causal)
+            gs = attention_softmax_backward.fn(gemm.fn(g, v, False, True), p, 1.0)
+            gm = fitted(gs, mask)
+        gq = gk = gv = None
+        if ctx.needs("query") or ctx.needs("key") or ctx.needs("value"):
+            gq, gk, gv = fused_attention_backward.fn(g, q, k, v, mask, ctx.out, ctx.out1, ctx.scale,
+                                                     ctx.causal)
+        return gq, gk, gv, gm
+
+
+@kernel_op("grad: T, query: T, key: T, value: T, mask: T?, output: T, logsumexp: T, scale, causal")
+class fused_attention_backward:
+    """Gradients of `fused_attention` for query, key and value, from those of its first result.
+    `output` and `logsumexp` are what it returned: they follow from the other arguments, so that
+    derivatives are taken of the composition, which does without them."""
+
+    where = ()
+    out = False
+    noutputs = 3
+
+    def meta(grad, query, key, value, *rest):
+        return [(m.dtype, m.shape) for m in (query, key, value)]
+
+    def compose(grad, query, key, value, mask, output, logsumexp, scale, causal):
+        p = _weights(query, key, mask, scale, causal)
+        gv = gemm.fn(p, grad, True, False)
+        gs = attention_softmax_backward.fn(gemm.fn(grad, value, False, True), p, scale)
+        gq, gk = gemm.fn(gs, key, False, False), gemm.fn(gs, query, True, False)
+        return fitted(gq, query), fitted(gk, key), fitted(gv, value)
+
+
+def _offered(query, key, value, mask, scale, causal):
+    """Whether the device has a kernel of its own for the fused form of this call."""
+    metas = [None if t is None else t.meta for t in (query, key, value, mask)]
+    if not offers(fused_attention, query.meta.device.type) or not _lines_up(*metas[:3]) or any(
+            m is not None and m.virtual for m in metas):  # of a function transform
+        return False
+    call = kernel_call(fused_attention, (*metas, scale, causal))
+    return choose(fused_attention, call, None)[0] is not None
+
+
+# ---------------------------------------------------------------- PyTorch's function
+
 def check_attention(q, k, v, mask, causal):
     """PyTorch's checks of ranks, dtypes, sizes and the mask."""
     for name, m in (("Query", q), ("Key", k), ("Value", v)):
@@ -144,18 +244,21 @@ def grouped(query, key, value, mask):
     return query, key, value, mask
 
 
-_known = {}  # calls that were checked: their default scale, and whether heads are grouped
+_known = {}  # calls that were checked: default scale, whether heads are grouped, whether fused
 
 
-def _know(call):
+def _know(call, *tensors):
     """Check a call once per combination of metas."""
     q, k, v, mask, causal, gqa = call
     check_attention(q, k, v, mask, causal)
     width = q.shape[-1]
     if len(_known) > 10_000:
         _known.clear()
-    known = _known[call] = (1.0 / math.sqrt(width) if width else 1.0,
-                            gqa and q.ndim > 2 and q.shape[-3] != k.shape[-3])
+    scale = 1.0 / math.sqrt(width) if width else 1.0
+    regroup = gqa and q.ndim > 2 and q.shape[-3] != k.shape[-3]
+    if regroup:
+        tensors = grouped(*tensors)
+    known = _known[call] = scale, regroup, _offered(*tensors, scale, bool(causal))
     return known
 
 
@@ -182,15 +285,18 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
             is_causal, enable_gqa)
     known = _known.get(call)
     if known is None:
-        known = _know(call)
+        known = _know(call, query, key, value, attn_mask)
     if scale is None:
         scale = known[0]
     regroup = known[1]
     if regroup:
         query, key, value, attn_mask = grouped(query, key, value, attn_mask)
-    scores = gemm.fn(query, key, False, True)
-    weights = attention_softmax.fn(scores, attn_mask, float(scale), bool(is_causal))
-    if dropout_p > 0.0:
-        weights = REGISTRY["dropout"].fn(weights, dropout_p, True)
-    out = gemm.fn(weights, value, False, False)
+    if known[2] and dropout_p == 0.0:
+        out = fused_attention.fn(query, key, value, attn_mask, float(scale), bool(is_causal))[0]
+    else:
+        scores = gemm.fn(query, key, False, True)
+        weights = attention_softmax.fn(scores, attn_mask, float(scale), bool(is_causal))
+        if dropout_p > 0.0:
+            weights = REGISTRY["dropout"].fn(weights, dropout_p, True)
+        out = gemm.fn(weights, value, False, False)
     return out.flatten(-4, -3) if regroup else out
