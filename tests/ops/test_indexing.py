@@ -297,3 +297,17 @@ def test_arrays_and_lists_as_keys(device):
         same(x[[0, 2]], a[[0, 2]])
         same(x[:, [0, 2]], a[:, [0, 2]])
         same(x[[True, False, True]], a[mask])
+
+
+def test_views_of_views(device):
+    """An offset counts from where the view begins, not from where the memory does."""
+    a = np.arange(60.0, dtype=np.float32).reshape(5, 12)
+    x = L.tensor(a, device=device)
+    same(x[1:][:, 2:][1, 3:].clone(), a[1:][:, 2:][1, 3:])
+    rows = x.flatten()[7:][5:].view(4, 12)
+    same(rows.select(1, 3) * 2, a[1:, 3] * 2)
+    x[2:][1:][:, 4:].fill_(-1)
+    a[3:, 4:] = -1
+    same(x, a)
+    same(x[3:][:0:1].sum(), 0.0)
+    same(x[4][0:], a[4])

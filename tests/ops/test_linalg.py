@@ -539,3 +539,17 @@ except lampion.base.errors.UnsupportedError as e:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "pip install scipy" in done.stdout, done.stderr
+
+
+def test_one_factorization_for_a_batch_of_right_sides(device):
+    """lu_substitute on devices without host functions: the rows of a batch in one order."""
+    from lampion.ops.linalg_solve import lu_substitute
+
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(3, 3)) + 3 * np.eye(3), rng.normal(size=(2, 3, 2))
+    x = lampion.tensor(a, device="cpu")
+    lu, pivots = lampion.linalg.lu_factor(x)
+    for adjoint, want in ((False, np.linalg.solve(a, b)), (True, np.linalg.solve(a.T, b))):
+        lu_, pivots_, b_ = (t.to(device) for t in (lu, pivots, lampion.tensor(b)))
+        got = lu_substitute.compose(lu_, pivots_, b_, adjoint)
+        np.testing.assert_allclose(got.cpu().numpy(), want, atol=1e-10)

@@ -108,3 +108,9 @@ def test_several_ranges(monkeypatch):
     x = np.arange(3 * 50 * 7, dtype=np.float64)
     out = run(program, [np.zeros(1), x], 2)
     assert out[0][0] == x.sum()
+
+
+def test_keys_tell_kernels_apart_by_parameters_that_they_do_not_use():
+    store = Store(0, typed(E.const(0), dt.int64), typed(E.const(True), dt.bool_))
+    one, two = (Kernel("f", (Arg("out", dt.bool_),), (), (Stage((), (store,)),), n) for n in (1, 2))
+    assert one.key != two.key

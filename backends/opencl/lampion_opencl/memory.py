@@ -76,11 +76,11 @@ class Storage:
         return self.buf
 
     def view(self, byte_offset: int) -> "Storage":
-        """The memory from `byte_offset` (from the base's start) on."""
-        base = self.base
+        """The memory from `byte_offset` past this view's start on."""
         if byte_offset == 0:
-            return base
-        return Storage(self.buf, base.nbytes - byte_offset, self.bin, byte_offset, base)
+            return self
+        base, at = self.base, self.offset + byte_offset
+        return Storage(self.buf, base.nbytes - at, self.bin, at, base)
 
     def __del__(self) -> None:
         if self._base is None:

@@ -189,7 +189,9 @@ def _key(kernel: Kernel) -> str:
     def n(e: Expr | None) -> str:
         return "-" if e is None else str(names[id(e)])
 
-    lines.append("args " + " ".join(f"{a.kind}:{a.dtype.name}" for a in kernel.args))
+    # how many parameters is part of it: a kernel may be given some that it does not use
+    lines.append(f"args {kernel.nparams} "
+                 + " ".join(f"{a.kind}:{a.dtype.name}" for a in kernel.args))
     lines.append("grid " + " ".join(map(n, kernel.grid)))
     for stage in kernel.stages:
         lines.append("stage " + " ".join(map(n, stage.ranges)))

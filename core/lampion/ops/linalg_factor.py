@@ -142,7 +142,7 @@ class lu_rows:
 def exchanged(x, pivots, back=False):
     """The rows of matrices in the order that LU has them in (or back in A's)."""
     rows = lu_rows.fn(pivots, x.meta.shape[-2], back).unsqueeze(-1)
-    shape = rows.meta.shape[:-1] + x.meta.shape[-1:]
+    shape = (*x.meta.shape[:-2], rows.meta.shape[-2], x.meta.shape[-1])
     return x.gather(-2, rows.expand(shape))
 
 
