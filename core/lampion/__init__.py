@@ -43,6 +43,7 @@ from .base.errors import OutOfMemoryError
 from .base.limits import finfo, iinfo
 from .interop import from_dlpack, from_numpy, frombuffer
 from .library import *  # noqa: F403
+from .ops.precision import get_float32_matmul_precision, set_float32_matmul_precision
 from .printing import set_printoptions
 from .runtime.devices import get_default_device, set_default_device, synchronize
 from .runtime.fallback import fallbacks, reset_fallbacks

@@ -98,6 +98,12 @@ CORE_SCHEMA: dict[str, Option] = {
         str, "", "where a fallback runs; empty: the first other device with host memory"
     ),
     "kernels": Option(dict, {}, "'op@device' to the provider that is tried first, or 'generated'"),
+    "float32_matmul_precision": Option(
+        str,
+        "highest",
+        "how exact products of float32 matrices are on devices with faster inexact units",
+        ("highest", "high", "medium"),
+    ),
     "plugins.disable": Option(list, [], "plug-ins (or their distributions) that are not loaded"),
     "plugins.prefer": Option(
         dict, {}, "plug-in name to the distribution that provides it, when several do"

@@ -66,7 +66,8 @@ def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
         return launch, chosen
 
     with _one_at_a_time:
-        kept = [(table, dict(table)) for op in _ops() for table in _plan_tables(op)]
+        kept = [(table, dict(table)) for op in registry.planned_ops()
+                for table in registry.plan_tables(op)]
         for table, _ in kept:
             table.clear()
         plans.choose = choose
@@ -77,20 +78,6 @@ def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
             for table, before in kept:
                 table.update(before)
     return found
-
-
-def _ops() -> list[Any]:
-    """Every op that holds plans: the registered ones and the gradients derived from them."""
-    found: list[Any] = list(registry.REGISTRY.values())
-    for op in registry.REGISTRY.values():
-        derived = getattr(op, "_backward", {})
-        found += [b.op for b in derived.values() if b.op is not None]
-    return found
-
-
-def _plan_tables(op: Any) -> list[dict[Any, Any]]:
-    """The plan caches of an op: of calls, and of in-place calls where there are any."""
-    return [t for t in (op.plans, getattr(op, "iplans", None)) if t is not None]
 
 
 def _describe(op: Any, call: Any, launch: Any, chosen: str) -> Choice:

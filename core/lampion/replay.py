@@ -197,6 +197,7 @@ class _Offset:
 def replayed(body: Callable[..., Any]) -> Callable[..., Any]:
     """Let a function of tensors be replayed; see the module's docstring for what it promises."""
     traces: dict[Any, Any] = {}
+    R.plan_holders.append(traces)
 
     @functools.wraps(body)
     def fn(*args: Any, **kwargs: Any) -> Any:

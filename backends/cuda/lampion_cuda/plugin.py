@@ -140,6 +140,11 @@ def lampion_config_schema() -> dict[str, Any]:
     return {
         "memory_fraction": config.Option(
             float, 0.95, "part of the GPU's memory that may be reserved"),
+        "blas": config.Option(
+            str, "auto", "what multiplies matrices: cuBLASLt if it is there, always cuBLASLt, or "
+            "generated kernels", ("auto", "cublas", "generated")),
+        "autotune": config.Option(
+            bool, False, "time cuBLASLt's algorithms for a large product when it first runs"),
     }
 
 
@@ -150,7 +155,9 @@ def lampion_backend() -> Backend:
 
 # op -> (module, function) of the kernels that are not generated; each function is called as
 # function(opened GPU, OpCall) and gives a Launch, or None to decline.
-_LIBRARY: dict[str, tuple[str, str]] = {}
+_LIBRARY: dict[str, tuple[str, str]] = {
+    "contract": ("lt", "contract"),
+}
 
 
 def _kernels(open_device: Callable[[int | None], Any] | None = None) -> list[KernelImpl]:

@@ -18,8 +18,9 @@ from lampion.ir.expr import Expr
 from lampion.ir.kernel import KernelCall
 from lampion.runtime.backend import Launch, OpCall
 from lampion.runtime.lowering import Nest
+from lampion.runtime.products import Problem
 
-from .gemm import Problem, product_calls
+from .gemm import product_calls
 from .launch import kernel_call, make_launch
 
 if TYPE_CHECKING:

@@ -12,12 +12,13 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from lampion.base import dtype as dt
 from lampion.base.dtype import dtype
-from lampion.base.meta import Meta, expand_strides
+from lampion.base.meta import expand_strides
 from lampion.runtime.backend import Launch, OpCall
+from lampion.runtime.products import Problem, problem
 
 from .compiler import Bound
 from .launch import make_launch
@@ -29,50 +30,6 @@ DEPTH = 256   # steps of k between two visits to the output: a panel that stays 
 ROWS = 96     # rows of a work item
 TILE = 64     # GPU: output tile of a work group
 TYPES = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
-
-
-class Problem(NamedTuple):
-    """A batched product; strides in elements, one batch stride per batch dim."""
-
-    batch: tuple[int, ...]
-    m: int
-    n: int
-    k: int
-    a: tuple[int, ...]
-    b: tuple[int, ...]
-    c: tuple[int, ...]
-    dtype: dtype
-    bias: tuple[int, ...] | None  # strides over the result of what is added to it
-
-
-def problem(a: Meta, b: Meta, c: Meta, bias: Sequence[int] | None = None) -> Problem:
-    """The geometry of a product, with batch dims merged where memory allows."""
-    nb = c.ndim - 2
-    batch, m, n, k = c.shape[:nb], c.shape[-2], c.shape[-1], a.shape[-1]
-    sa, sb, sc = (_batch_strides(x, nb) for x in (a, b, c))
-    am, ak = a.strides[-2:]
-    se = list(bias[:nb]) if bias is not None else [0] * nb
-    em = bias[-2] if bias is not None else 0
-    # rows of all batches in one matrix, if b is the same for all
-    if nb and all(s == 0 or d == 1 for s, d in zip(sb, batch)):
-        rows, sizes = m, list(batch)
-        while sizes and (sizes[-1] == 1 or (sa[len(sizes) - 1] == rows * am
-                                            and sc[len(sizes) - 1] == rows * c.strides[-2]
-                                            and se[len(sizes) - 1] == rows * em)):
-            rows *= sizes.pop()
-        batch, m = batch[:len(sizes)], rows
-    dims = [d for d in range(len(batch)) if batch[d] != 1]
-    return Problem(tuple(batch[d] for d in dims), m, n, k,
-                   (*(sa[d] for d in dims), am, ak), (*(sb[d] for d in dims), *b.strides[-2:]),
-                   (*(sc[d] for d in dims), *c.strides[-2:]), c.dtype,
-                   None if bias is None else (*(se[d] for d in dims), *bias[-2:]))
-
-
-def _batch_strides(x: Meta, nb: int) -> list[int]:
-    """Strides over the batch dims, 0 where `x` is broadcast."""
-    own = x.shape[:-2]
-    pad = nb - len(own)
-    return [0] * pad + [0 if n == 1 else s for n, s in zip(own, x.strides[:-2])]
 
 
 def contract(device: Device, call: OpCall) -> Launch | None:

@@ -504,6 +504,33 @@ def register_kernel(impl: KernelImpl) -> None:
         op.iplans.clear()
 
 
+# Other caches of what plans decide (see `replay`), for `forget_plans`.
+plan_holders: list[dict[Any, Any]] = []
+
+
+def planned_ops() -> list[Any]:
+    """Every op that holds plans: the registered ones and the gradients derived from them."""
+    found: list[Any] = list(REGISTRY.values())
+    for op in REGISTRY.values():
+        derived = getattr(op, "_backward", {})
+        found += [b.op for b in derived.values() if b.op is not None]
+    return found
+
+
+def plan_tables(op: Any) -> list[dict[Any, Any]]:
+    """The plan caches of an op: of calls, and of in-place calls where there are any."""
+    return [t for t in (op.plans, getattr(op, "iplans", None)) if t is not None]
+
+
+def forget_plans() -> None:
+    """Plan every call afresh: a setting that kernels depend on has changed."""
+    for op in planned_ops():
+        for table in plan_tables(op):
+            table.clear()
+    for held in plan_holders:
+        held.clear()
+
+
 def kernel_impls(op: str, backend: str) -> list[KernelImpl]:
     """Registered kernels, highest priority first."""
     return _impls.get((op, backend), [])
