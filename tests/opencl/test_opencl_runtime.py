@@ -237,6 +237,31 @@ def test_no_linker_is_found_before_the_driver_aborts():
     assert code == 0 and ("needs the linker `ld`" in text or "others" in text), text
 
 
+WORKERS = ("import os\nfirst = set(os.listdir('/proc/self/task'))\nimport lampion\n"
+           "x = lampion.ones(3, device='opencl')\n"
+           "new = set(os.listdir('/proc/self/task')) - first\n"
+           "tied = [c for c in map(os.sched_getaffinity, map(int, new)) if len(c) == 1]\n"
+           "print(x.device.backend.open(0).gate is not None, os.cpu_count(), len(tied),\n"
+           "      len(set().union(*tied)), 'POCL_AFFINITY' in os.environ)\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or (os.cpu_count() or 1) < 2
+                    or len(os.sched_getaffinity(0)) < (os.cpu_count() or 1),
+                    reason="needs Linux and all of at least two cores")
+def test_pocl_gets_a_worker_on_each_core_unless_told_otherwise(backend):
+    if backend.open(0).gate is None:
+        pytest.skip("the driver is not PoCL")
+    cores = os.cpu_count()
+    for env, tied in (({}, cores), ({"POCL_AFFINITY": "0"}, 0), ({"POCL_AFFINITY": "1"}, cores)):
+        code, text = run(WORKERS, **env)
+        assert code == 0 and text.split() == [
+            "True", f"{cores}", f"{tied}", f"{tied}", f"{bool(env)}"], text
+    # restricted to one core, no worker may leave it
+    code, text = run(f"import os\nos.sched_setaffinity(0, {{{cores - 1}}})\n{WORKERS}"
+                     "assert all(c == {os.cpu_count() - 1} for c in tied), tied\n")
+    assert code == 0, text
+
+
 def test_importing_opens_no_driver():
     code, text = run("import sys, lampion\nimport lampion_opencl.plugin\n"
                      "print('pyopencl' in sys.modules)")

@@ -14,6 +14,8 @@ import sys
 import threading
 import warnings
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from .errors import NO_DRIVER, NO_LINKER, explain
 
 _log = get_logger("opencl")
 _POCL = "Portable Computing Language"
+_WORKERS = ("POCL_AFFINITY", "POCL_MAX_PTHREAD_COUNT", "POCL_CPU_MAX_CU_COUNT")
 
 
 def prepare_environment() -> None:
@@ -54,6 +57,25 @@ def _vendors(cache: Path, library: Path) -> Path:
     return folder
 
 
+@contextmanager
+def _workers_apart() -> Iterator[None]:
+    """Within this, PoCL starts its worker threads each tied to a core of its own.
+
+    They are woken while the caller still runs, so one of them finds no idle core and queues behind
+    another; the system does not move what ran a moment ago, and half the machine stays idle.
+    Only where every core is ours: PoCL ties worker k to core k, whatever the process may use.
+    """
+    ours = getattr(os, "sched_getaffinity", lambda _: None)(0) == set(range(os.cpu_count() or 0))
+    if not ours or any(n in os.environ for n in _WORKERS):
+        yield
+        return
+    os.environ[_WORKERS[0]] = "1"
+    try:
+        yield
+    finally:  # a child process may have fewer cores
+        del os.environ[_WORKERS[0]]
+
+
 def discover() -> list[Any]:
     """All usable OpenCL devices, GPUs first. RuntimeError with the remedy if there is none."""
     prepare_environment()
@@ -75,7 +97,8 @@ def discover() -> list[Any]:
             refused.append(f"{p.name}: not the platform {wanted!r} that the settings ask for")
             continue
         try:
-            devices = p.get_devices()
+            with _workers_apart():
+                devices = p.get_devices()
         except cl.Error as error:
             refused.append(f"{p.name}: {error}")
             continue

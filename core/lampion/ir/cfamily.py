@@ -70,6 +70,7 @@ class Dialect:
     # compiler builtins on vectors by intrinsic (and "any", "all", "stream": a store around the
     # caches); tested with HAS(name)
     vector_builtins: dict[str, str] = {}
+    scale = ""               # macros `{scale}_{vector type}(x, n)` in the prelude: x * 2^n
 
     def value_type(self, d: dtype) -> str:
         """The scalar C type in which values of `d` are held in registers."""

@@ -211,9 +211,14 @@ def _ldexp(e: Emitter, ctype: str, lanes: int, factors: int) -> str:
 
     third = e.dialect.convert(scalar_i, lanes, "nf * ({T})0.333333333333f".format(**t))
     body = _CLAMP.format(reach="2200" if ctype == "double" else "300", **t) if factors == 3 else ""
+    if e.dialect.scale and lanes > 1:  # one instruction where the prelude knows it
+        native = f"{e.dialect.scale}_{t['T']}"
+        body += f"#ifdef {native}\n  return {native}(x, nf);\n#else\n"
     body += f"  const {t['I']} n = {e.dialect.convert(scalar_i, lanes, 'nf')};\n"
     body += _POWERS[factors].format(n=power("n"), h=power("h"), n_h=power("(n - h)"),
                                     n_2h=power("(n - 2 * h)"), third=third, **t)
+    if e.dialect.scale and lanes > 1:
+        body += "#endif\n"
     return e.need(name, f"{INLINE} {t['T']} {name}({t['T']} x, {t['T']} nf) {{\n{body}}}")
 
 
