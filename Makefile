@@ -3,6 +3,7 @@
 #   make demo [DEVICE=cpu|opencl|ref] [DEMO=digits|text] [ARGS="--epochs 3"]
 #   make test [ARGS="-k softmax"]      make opencl      make parity      make bench [SUITE=opdb|...]
 #   make parity-full [ARGS="--seed 1"]  make conformance DEVICE=...  make lint  make clean
+#   make gpu                           # tests and benchmarks on an NVIDIA GPU
 #   make nightly                       # 20,000 random programs against NumPy and PyTorch
 #
 # The environment is .venv; what is installed there is remembered by stamp files and installed
@@ -26,18 +27,20 @@ sources = $(shell find $(1) -name '*.py' -not -path '*/build/*') $(1)/pyproject.
 CORE    := $(call sources,core)
 CPU     := $(call sources,backends/cpu)
 OPENCL  := $(call sources,backends/opencl)
+CUDA    := $(call sources,backends/cuda)
 REF     := $(call sources,plugins/refdevice)
 
 # What `make demo DEVICE=x` needs beside the core and the CPU; a stranger's device needs its own
 # wheel in .venv.
 NEEDS_opencl := $(SAID)/opencl
+NEEDS_cuda   := $(SAID)/cuda
 NEEDS_ref    := $(SAID)/ref
 
-.PHONY: demo test opencl parity parity-tests parity-full nightly bench conformance lint install clean help
+.PHONY: demo test opencl parity parity-tests parity-full nightly bench conformance gpu lint install clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,10s/^# \{0,1\}//p' Makefile
+	@sed -n '3,11s/^# \{0,1\}//p' Makefile
 
 demo: $(SAID)/demo $(NEEDS_$(firstword $(subst :, ,$(DEVICE))))
 	@$(VENV)/bin/lampion demo $(DEMO) --device $(DEVICE) $(ARGS)
@@ -86,6 +89,14 @@ bench: install $(SAID)/dev $(SAID)/torch
 conformance: install $(SAID)/dev
 	LAMPION_TEST_DEVICES=$(DEVICE) $(PY) -m pytest -n auto --dist loadgroup tests/ops $(ARGS)
 
+# On a machine with an NVIDIA GPU: every op test on it, the backend's own tests on the real driver,
+# and the benchmarks, which write docs/benchmarks/gpu.md (name another page with PAGE=).
+PAGE ?= docs/benchmarks/gpu.md
+gpu: install $(SAID)/cuda $(SAID)/dev
+	LAMPION_TEST_DEVICES=cuda $(PY) -m pytest -n 8 -q tests/ops
+	LAMPION_CUDA_REAL=1 $(PY) -m pytest -n 8 -q tests/cuda
+	$(PY) benchmarks/gpu.py --write $(PAGE) $(ARGS)
+
 lint: install $(SAID)/lint
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -120,6 +131,13 @@ $(SAID)/cpu: $(SAID)/venv $(CORE) $(CPU)
 $(SAID)/opencl: $(SAID)/cpu $(OPENCL)
 	@rm -rf backends/opencl/build
 	$(INSTALL) './backends/opencl[pocl]'
+	@touch $@
+
+# The vendor's libraries are gigabytes: only what a machine with a GPU asks for.
+$(SAID)/cuda: $(SAID)/cpu $(CUDA)
+	@echo "installing lampion-cuda from source, with NVIDIA's libraries"
+	@rm -rf backends/cuda/build
+	$(INSTALL) './backends/cuda[all]'
 	@touch $@
 
 $(SAID)/ref: $(SAID)/cpu $(REF)
