@@ -31,7 +31,7 @@ from .from_data import check_fits, from_data, from_numbers, upload
 from .ops import plans as P
 from .ops import registry as R
 from .runtime.devices import _default as _chosen
-from .runtime.devices import resolve
+from .runtime.devices import lasting, resolve
 from .tensor import Size, Tensor, empty_meta, make_tensor
 
 __all__ = [
@@ -275,7 +275,7 @@ def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     if strides is None and type(size) is tuple and not any(type(n) is list for n in size):
         if len(_empties) > 10_000:
             _empties.clear()
-        _empties[size, m.dtype, device or m.device] = (allocate, m)
+        _empties[size, m.dtype, lasting(device, m.device)] = (allocate, m)
     if out is not None or requires_grad:
         return _finish(r, requires_grad, out)
     return r
@@ -319,7 +319,7 @@ def _maker(name: str, value: int, doc: str) -> Any:
             if len(made) > 10_000:
                 made.clear()
             try:
-                made[size, m.dtype, device or m.device] = (p.launch, m)
+                made[size, m.dtype, lasting(device, m.device)] = (p.launch, m)
             except TypeError:  # a size as a list
                 pass
         if out is not None or requires_grad:
@@ -360,7 +360,8 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
     if p is not None and type(size) is tuple and out is None:
         if len(_fulls) > 10_000:
             _fulls.clear()
-        _fulls[size, kind, dtype or dt._default, dtype is None, device or m.device] = (p.launch, m)
+        where = lasting(device, m.device)
+        _fulls[size, kind, dtype or dt._default, dtype is None, where] = (p.launch, m)
     return _finish(r, requires_grad, out)
 
 
@@ -377,8 +378,8 @@ def like(m: Any, dtype: Any, device: Any, fmt: Any) -> Any:
             _likes.clear()
         plain = m.plain
         where = plain.device if device is None else resolve(device)
-        found = _likes[key] = meta(dtype or plain.dtype, plain.shape, like_strides(plain, fmt),
-                                   where)
+        found = meta(dtype or plain.dtype, plain.shape, like_strides(plain, fmt), where)
+        _likes[m, dtype, None if device is None else lasting(device, where), fmt] = found
     return found
 
 

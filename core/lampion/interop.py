@@ -409,6 +409,12 @@ def share_memory_(self: Tensor) -> Tensor:
     return self
 
 
+def record_stream(self: Tensor, stream: Any) -> None:
+    """Note that work on `stream` uses this tensor: when the tensor is gone, its memory is not
+    used anew before that work is done. RuntimeError where devices have no streams."""
+    P.backend_of(self.meta.device).using(self.data_, stream)
+
+
 def pin_memory(self: Tensor, device: Any = None) -> Tensor:
     """The tensor itself: pageable host memory is what the installed devices copy from."""
     return self
@@ -423,6 +429,7 @@ Tensor.is_cpu = property(  # type: ignore[attr-defined]
 for _name, _fn in (("untyped_storage", untyped_storage), ("set_", set_), ("resize_", resize_),
                    ("resize_as_", resize_as_), ("is_shared", is_shared),
                    ("share_memory_", share_memory_), ("pin_memory", pin_memory),
+                   ("record_stream", record_stream),
                    ("is_pinned", lambda self, device=None: False)):
     setattr(Tensor, _name, _fn)
 

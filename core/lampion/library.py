@@ -9,6 +9,7 @@ import importlib
 import sys
 from typing import Any
 
+from . import device_namespaces
 from . import ops as _ops  # noqa: F401
 from . import tensor as _tensor
 from .ops import registry as _registry
@@ -41,6 +42,10 @@ def lookup(module: str, name: str) -> Any:
     if not where and name in _FUNCTIONS:
         return getattr(importlib.import_module(f"{module}.{_FUNCTIONS[name]}"), name)
     found = public(where).get(name)
+    if found is None and not where:
+        device = device_namespaces.find(name)
+        if device is not None:
+            return device
     if found is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     fn = getattr(_tensor.Tensor, found) if isinstance(found, str) else found.fn

@@ -21,7 +21,7 @@ from .ops import plans as P
 from .ops import random as streams
 from .ops import registry as R
 from .random import Generator, generator_of
-from .runtime.devices import _default, resolve
+from .runtime.devices import _default, lasting, resolve
 from .tensor import Tensor, make_tensor
 
 __all__ = ["rand", "randn", "randint", "randperm", "normal", "rand_like", "randn_like",
@@ -183,7 +183,8 @@ def _maker(name: str, kind: Kind, numbers: tuple[Any, ...], what: str, doc: str)
         plain = not named and out is None
         m = meta(d, sizes(_named(size, named, name), name), None, where)
         r = _real_or_complex(kind, m, _generator(generator, name), numbers, what)
-        if key is not None and plain and d.kind == "f":
+        if key is not None and plain and d.kind == "f" and lasting(device, where) is (
+                device or where):
             if len(known) > 20_000:
                 known.clear()
             launch, _, groups, g = kind.entry(m, numbers)

@@ -20,6 +20,8 @@ def between(src: Any, dst: Any, nbytes: int) -> bool:
         check(there.drv.cuMemcpyDtoDAsync(dst.ptr, src.ptr, nbytes, there.current.stream.cu),
               f"copying on {there.where}")
         return True
+    if not (here.reaches(there) and there.reaches(here)):
+        return False
     # The copy runs on the source's stream: after what made the source, and after what was
     # enqueued for the destination; then the destination's stream waits for it.
     drv = there.drv

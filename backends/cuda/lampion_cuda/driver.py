@@ -7,12 +7,13 @@ properties, memory pool, current stream and loaded kernels. Importing this loads
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any, NamedTuple
 
 from lampion.logging import get_logger
 
-from .errors import NO_BINDINGS, NO_DRIVER, OLD_DRIVER, explain
+from .errors import AFTER_FORK, NO_BINDINGS, NO_DRIVER, OLD_DRIVER, explain
 
 _log = get_logger("cuda")
 
@@ -45,10 +46,25 @@ class Found(NamedTuple):
 
 
 _started: list[int] = []
+_devices: list[Any] = []  # those opened in this process
+
+
+def _after_fork() -> None:
+    """In a forked child the driver is dead: every way to it gives the error that says so."""
+    from .streams import FORKED, Forked
+
+    if _started:
+        FORKED.append(True)
+        for d in _devices:
+            d.current.stream = Forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def start() -> int:
     """Initialise the driver, once. Its CUDA version, e.g. 13000."""
+    refuse_fork()
     if _started:
         return _started[0]
     drv = bindings()
@@ -62,6 +78,14 @@ def start() -> int:
     version = int(check(drv.cuDriverGetVersion(), "asking for the driver's version"))
     _started.append(version)
     return version
+
+
+def refuse_fork() -> None:
+    """RuntimeError in a process that was forked after the driver had started."""
+    from .streams import FORKED
+
+    if FORKED:
+        raise RuntimeError(AFTER_FORK)
 
 
 def check_versions() -> None:
@@ -110,6 +134,7 @@ class Device:
         from .streams import Current, Stream
 
         self.drv = drv = bindings()
+        self.lock = threading.RLock()
         self.index, self.name, self.where = found.index, found.name, where
         self.capability, self.units, self.memory = found.capability, found.units, found.memory
         self.arch = f"sm_{found.capability[0]}{found.capability[1]}"
@@ -120,12 +145,17 @@ class Device:
         self.shared_memory = self.attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
         self.dialect = CUDAC()
         self.pool = Pool(self)
-        self.default_stream = Stream(self)
+        self.priorities = check(drv.cuCtxGetStreamPriorityRange(), "asking for priorities")
+        self.queues: dict[int, list[Any]] = {}  # streams made by programs, by priority
+        self.foreign: dict[int, Any] = {}       # streams of other libraries, by handle
+        self.default_stream = Stream.fresh(self)
         self.current = Current(self.default_stream)
         self.kernels: dict[str, Any] = {}   # compiled kernels by source text
         self.variants: dict[Any, Any] = {}  # and by kernel and schedule (see `compiler`)
         self.libraries: dict[str, Any] = {}  # handles of vendor libraries, by name
-        self.lock = threading.RLock()
+        self.captures: list[Any] = []  # of graphs, going on
+        self._peers: dict[int, bool] = {}
+        _devices.append(self)
 
     def attribute(self, name: str) -> int:
         """A `CU_DEVICE_ATTRIBUTE_...` by the end of its name."""
@@ -135,6 +165,7 @@ class Device:
 
     def activate(self) -> None:
         """Make this GPU's context the current one of the calling thread."""
+        refuse_fork()
         check(self.drv.cuCtxSetCurrent(self.context), f"activating {self.name}")
 
     @property
@@ -142,7 +173,28 @@ class Device:
         """The calling thread's current stream."""
         return self.current.stream
 
+    def reaches(self, other: Device) -> bool:
+        """Whether this GPU can read and write the other's memory; makes it so at the first call.
+
+        The stream-ordered pools are not opened by `cuCtxEnablePeerAccess`, each wants to be told.
+        """
+        found = self._peers.get(other.index)
+        if found is None:
+            drv = self.drv
+            doing = f"asking whether {self.where} reaches {other.where}"
+            found = bool(check(drv.cuDeviceCanAccessPeer(self.handle, other.handle), doing))
+            if found:
+                entry = drv.CUmemAccessDesc()
+                entry.location.type = drv.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+                entry.location.id = self.index
+                entry.flags = drv.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+                check(drv.cuMemPoolSetAccess(other.pool.handle, [entry], 1), doing)
+            self._peers[other.index] = found
+        return found
+
     def finish(self) -> None:
         """Wait for all work of all streams of this GPU."""
+        if self.captures:
+            self.captures[-1].refuse("waiting for a GPU")
         self.activate()
         check(self.drv.cuCtxSynchronize(), f"waiting for {self.where}")

@@ -9,7 +9,8 @@ from lampion.base.errors import OutOfMemoryError
 OUT_OF_MEMORY = 2
 INVALID_CONTEXT, INVALID_HANDLE = 201, 400
 _HINTS = {
-    3: "the driver has shut down: the process is ending",
+    3: "the driver was not started in this process; after a fork it cannot be",
+    4: "the driver has shut down: the process is ending",
     34: "the installed libcuda.so.1 is a stub without a driver",
     35: "the driver is too old for this toolkit: update it",
     46: "the device is held by another process (exclusive compute mode)",
@@ -39,6 +40,10 @@ STICKY = {700, 702, 710, 714, 715, 716, 717, 718, 719}
 _ASYNC = (" Kernels run asynchronously, so the cause may be an earlier op: set LAMPION_CUDA_SYNC=1 "
           "to see which. The GPU's context is lost; start the process again.")
 
+AFTER_FORK = (
+    "this process was forked from one that had started the CUDA driver, and a driver cannot be "
+    "used across a fork. Start processes by 'spawn': multiprocessing.set_start_method('spawn'), or "
+    "DataLoader(..., multiprocessing_context='spawn'); or use the GPU only after forking.")
 NO_DRIVER = (
     "no NVIDIA driver was found: libcuda.so.1 cannot be loaded ({why}). It comes with the GPU's "
     "driver, not with pip; in a container it is mounted by the NVIDIA container toolkit "

@@ -17,7 +17,7 @@ from .errors import OUT_OF_MEMORY, explain
 
 if TYPE_CHECKING:
     from .driver import Device
-    from .streams import Stream
+    from .streams import Event, Stream
 
 SMALLEST = 512  # bytes, and the alignment of every buffer is at least 256
 
@@ -101,6 +101,36 @@ class Storage:
         return f"<cuda storage of {self.nbytes} bytes at {self.buf:#x} + {self.offset}>"
 
 
+class Lent:
+    """The bin of a buffer that other streams use as well: when it is freed it waits until they
+    have done what they were given, and then goes to its home bin. For memory of another library
+    the home is None, and `owner` is kept so long."""
+
+    __slots__ = ("size", "free", "pool", "stream", "home", "users", "owner")
+
+    def __init__(self, pool: Pool, home: Bin | None, stream: Stream, owner: Any = None) -> None:
+        self.pool, self.home, self.stream, self.owner = pool, home, stream, owner
+        self.size = 0 if home is None else home.size
+        self.free = self  # a storage that dies calls bin.free.append(buf)
+        self.users: list[Stream] = []
+
+    def append(self, buf: int) -> None:
+        """Take the buffer back."""
+        try:
+            events = [s.record_event() for s in (self.users if self.home else
+                                                 [*self.users, self.stream])]
+            self.pool.lent.append((events, self, buf))
+            self.pool.collect()
+        except Exception:
+            pass  # the driver is shutting down
+
+    def done(self, buf: int) -> None:
+        """Nobody uses the buffer any more."""
+        if self.home is not None:
+            self.home.free.append(buf)
+        self.owner = None
+
+
 class Pool:
     """The memory of one GPU. `limit`: bytes that may be reserved in all."""
 
@@ -117,6 +147,7 @@ class Pool:
         self.active = self.peak = self.reserved = self.peak_reserved = 0
         self.allocations = self.retries = self.failures = 0
         self.streams: list[Stream] = []
+        self.lent: list[tuple[list[Event], Lent, int]] = []  # freed, but still used by streams
         self.lock = threading.RLock()
 
     def allocate(self, nbytes: int, stream: Stream | None = None) -> Storage:
@@ -133,14 +164,50 @@ class Pool:
             self.peak = a
         return Storage(buf, nbytes, b)
 
+    def foreign(self, address: int, nbytes: int, owner: Any) -> Storage:
+        """A storage over memory that `owner` keeps: it is let go when all work is done."""
+        return Storage(address, nbytes, Lent(self, None, self.device.current.stream, owner))
+
+    def lend(self, storage: Storage, stream: Stream) -> None:
+        """Note that work on `stream` uses the storage's buffer: it is not used anew before that
+        work is done."""
+        base = storage.base
+        b = base.bin
+        if not isinstance(b, Lent):
+            if stream is b.stream:
+                return
+            base.bin = b = Lent(self, b, b.stream)
+        if stream not in b.users:
+            b.users.append(stream)
+
+    def collect(self) -> None:
+        """Take back lent buffers whose users are done."""
+        with self.lock:
+            waiting, self.lent = self.lent, []
+            for entry in waiting:
+                events, lent, buf = entry
+                if all(e.query() for e in events):
+                    lent.done(buf)
+                else:
+                    self.lent.append(entry)
+
+    def bin(self, stream: Stream, size: int) -> Bin:
+        """The bin of a stream for a size (see `round_size`)."""
+        b = stream.bins.get(size)
+        if b is None:
+            b = stream.bins[size] = Bin(size, self, stream)
+            if stream not in self.streams:
+                self.streams.append(stream)
+        return b
+
     def grow(self, stream: Stream, size: int) -> tuple[Bin, int]:
         """A new buffer where a bin is missing or empty, and that bin."""
         with self.lock:
-            b = stream.bins.get(size)
-            if b is None:
-                b = stream.bins[size] = Bin(size, self, stream)
-                if stream not in self.streams:
-                    self.streams.append(stream)
+            b = self.bin(stream, size)
+            if self.lent:
+                self.collect()
+                if b.free:
+                    return b, b.free.pop()
             if self.reserved + size > self.limit:
                 self.release()
             code, buf = 0, 0
@@ -174,6 +241,8 @@ class Pool:
         self.device.activate()
         with self.lock:
             for s in self.streams:
+                if s.capture is not None:  # its bins belong to the graph
+                    continue
                 for b in list(s.bins.values()):
                     while b.free:
                         try:
@@ -186,6 +255,7 @@ class Pool:
 
     def empty_cache(self) -> None:
         """Give free buffers back to the system."""
+        self.collect()
         self.release()
         self.device.finish()
         check(self.device.drv.cuMemPoolTrimTo(self.handle, 0), "trimming the memory pool")

@@ -19,6 +19,12 @@ from lampion.runtime.backend import Backend, Capabilities, DeviceInfo, KernelImp
 _CAPABILITIES = Capabilities(frozenset(dt.ALL), frozenset(("kernel-ir",)))
 
 
+class Chosen(threading.local):
+    """The number of each thread's current GPU."""
+
+    index = 0
+
+
 class CUDABackend(Backend):
     """All NVIDIA GPUs of the machine; each is opened when it is first used."""
 
@@ -31,6 +37,26 @@ class CUDABackend(Backend):
         self._found = driver.discover()
         self._opened: dict[int, Any] = {}
         self._lock = threading.RLock()
+        self.chosen = Chosen()
+
+    @property
+    def current(self) -> int | None:  # type: ignore[override]
+        """The GPU that `cuda` means in this thread; None where there is but one."""
+        return self.chosen.index if len(self._found) > 1 else None
+
+    def opened(self, where: Any) -> Any:
+        """The opened GPU of a device, its name, its number, or None (the current one).
+
+        ValueError for a device of another kind, RuntimeError for a number that does not exist.
+        """
+        if where is None:
+            return self.open(self.chosen.index)
+        if isinstance(where, int) and not isinstance(where, bool):
+            return self.open(where)
+        d = device(where)
+        if d.type != self.name:
+            raise ValueError(f"Expected a cuda device, but got: {d}")
+        return self.open(self.chosen.index if d.index is None else d.index)
 
     def open(self, index: int | None) -> Any:
         """The opened GPU of an index."""
@@ -44,7 +70,7 @@ class CUDABackend(Backend):
                         count = len(self._found)
                         raise RuntimeError(f"device cuda:{k} does not exist: there "
                                            f"{'is' if count == 1 else 'are'} {count}")
-                    where = device("cuda", k if k else None)
+                    where = device("cuda", k if len(self._found) > 1 else None)
                     found = self._opened[k] = self._driver.Device(self._found[k], where)
         return found
 
@@ -73,6 +99,8 @@ class CUDABackend(Backend):
         if view.nbytes:
             source = np.frombuffer(view.cast("B"), np.uint8)
             d = storage.bin.pool.device
+            if d.current.stream.capture is not None:
+                d.current.stream.capture.refuse("copying from pageable host memory")
             d.activate()
             # The driver has read pageable memory when this returns.
             check(d.drv.cuMemcpyHtoDAsync(storage.ptr, source.ctypes.data, view.nbytes,
@@ -88,6 +116,8 @@ class CUDABackend(Backend):
             d = storage.bin.pool.device
             d.activate()
             s = d.current.stream
+            if s.capture is not None:
+                s.capture.refuse("reading values on the host")
             check(d.drv.cuMemcpyDtoHAsync(out.ctypes.data, storage.ptr, nbytes, s.cu),
                   f"copying from {d.where}")
             check(d.drv.cuStreamSynchronize(s.cu), f"copying from {d.where}")
@@ -127,6 +157,9 @@ class CUDABackend(Backend):
     def memory_stats(self, device: device) -> dict[str, int]:
         return dict(self.open(device.index).pool.stats())
 
+    def using(self, storage: Any, stream: Any) -> None:
+        storage.bin.pool.lend(storage, stream)
+
     def empty_cache(self) -> None:
         for d in self._opened.values():
             d.pool.empty_cache()
@@ -146,6 +179,13 @@ def lampion_config_schema() -> dict[str, Any]:
         "autotune": config.Option(
             bool, False, "time cuBLASLt's algorithms for a large product when it first runs"),
     }
+
+
+def lampion_namespace() -> Any:
+    """The hook: `lampion.cuda`."""
+    from . import namespace
+
+    return namespace
 
 
 def lampion_backend() -> Backend:

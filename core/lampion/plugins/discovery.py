@@ -36,6 +36,16 @@ def discover() -> list[PluginRecord]:
     return records
 
 
+def offers(package: str = "lampion") -> frozenset[str]:
+    """The names NAME for which `pip install "PACKAGE[NAME]"` brings a wheel PACKAGE-NAME."""
+    try:
+        required = metadata.requires(package) or []
+    except metadata.PackageNotFoundError:
+        return frozenset()
+    form = re.compile(rf"{package}-([\w-]+)\b.*;\s*extra\s*==\s*['\"]\1['\"]\s*$")
+    return frozenset(m[1] for m in map(form.match, required) if m)
+
+
 def same_name(a: str, b: str) -> bool:
     """Whether two names of distributions are one, by the rules of package indexes."""
     return _plain(a) == _plain(b)

@@ -25,6 +25,7 @@ import pluggy
 
 if TYPE_CHECKING:
     import argparse
+    from types import ModuleType
 
     from lampion.config import Option
     from lampion.runtime.backend import Backend
@@ -69,6 +70,34 @@ def lampion_backend() -> Backend | type[Backend] | Callable[[], Backend]:  # typ
     shown by `lampion doctor`, and raised again, with its traceback, wherever the device is used.
 
     Group: lampion.backends. Since 0.1.
+    """
+
+
+# --- when a program names the device in code ------------------------------------------------------
+
+
+@hookspec
+def lampion_namespace() -> ModuleType:  # type: ignore[empty-body]
+    """The module that programs see as `lampion.NAME`, NAME being that of the entry point.
+
+    Called when `lampion.NAME` is first looked up or imported, which may be before
+    `lampion_backend` and where there is no device: the module imports without one, and its
+    `is_available()` says False. Its attributes that are modules can be imported as submodules.
+    Without this hook the device gets `lampion.device_namespaces.DeviceNamespace`.
+
+    Group: lampion.backends. Since 0.2.
+    """
+
+
+@hookspec
+def lampion_tensor_attributes() -> Mapping[str, Any]:  # type: ignore[empty-body]
+    """Attributes to add to `Tensor`, by name: functions and properties, for protocols that other
+    libraries look for. They must say no on tensors of other devices, a property by AttributeError.
+
+    Called once, after the backend was made. `Tensor.NAME()`, `Tensor.is_NAME` and `Module.NAME()`
+    need no hook: every device has them. A name that tensors have fails the call.
+
+    Group: lampion.backends. Since 0.2.
     """
 
 

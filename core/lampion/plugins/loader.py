@@ -9,6 +9,7 @@ base, config, logging, this package, and `runtime.backend` when a backend has be
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 import time
 from types import ModuleType
@@ -49,6 +50,7 @@ class Loader:
         self._backends: dict[str, Backend] = {}
         self._devices: dict[str, list[DeviceInfo]] = {}
         self._busy: list[PluginRecord] = []
+        self._offered: frozenset[str] | None = None
         self._after = [] if after_backend is None else after_backend
         self._manager: Any = None
 
@@ -77,6 +79,15 @@ class Loader:
     def backend_names(self) -> list[str]:
         """The devices that installed plug-ins provide and that have not failed, sorted."""
         return sorted({r.name for r in self.records(BACKENDS) if r.usable})
+
+    def offered(self) -> frozenset[str]:
+        """The devices that can be installed: NAME is one if the meta package `lampion` has an
+        extra NAME that brings the wheel `lampion-NAME`. The core itself knows no names."""
+        if self._offered is None:
+            from lampion.plugins.discovery import offers
+
+            self._offered = offers()
+        return self._offered
 
     # --- loading ---------------------------------------------------------------------------------
 
@@ -218,6 +229,10 @@ class Loader:
             self._manager.unregister(record.plugin)
             self._backends.pop(name, None)
             self._devices.pop(name, None)
+            space = f"lampion.{name}"
+            for module in [m for m in sys.modules if m == space or m.startswith(f"{space}.")]:
+                del sys.modules[module]
+            vars(sys.modules["lampion"]).pop(name, None)
 
     def refresh(self) -> None:
         """Look for wheels again, as after `pip install` in a notebook; failed ones get a retry.
@@ -232,6 +247,7 @@ class Loader:
             fresh = discover()
             same = {(*r.key, r.distribution): r for r in kept}
             self._records = [same.get((*r.key, r.distribution), r) for r in fresh]
+            self._offered = None
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -331,9 +347,8 @@ class Loader:
         lines = [f"no installed plug-in provides {kind} '{name}'"]
         lines[0] += f" (did you mean '{close[0]}'?)" if close else ""
         lines.append(f"  installed: {', '.join(names) or 'none'}")
-        extra = _extra_of_meta_package(name)
-        if extra:
-            lines.append(f"  try: {extra}")
+        if name in self.offered():
+            lines.append(f'  try: pip install "lampion[{name}]"')
         return PluginError("\n".join(lines))
 
 
@@ -383,17 +398,6 @@ def _author(record: PluginRecord) -> str:
         f"pip install --upgrade {record.distribution}, or tell its author; "
         "the hooks are described in lampion.plugins.hookspecs"
     )
-
-
-def _extra_of_meta_package(name: str) -> str:
-    """`pip install "lampion[NAME]"` if the meta package has such an extra; core knows no names."""
-    from importlib import metadata
-
-    try:
-        extras = metadata.metadata("lampion").get_all("Provides-Extra") or []
-    except metadata.PackageNotFoundError:
-        return ""
-    return f'pip install "lampion[{name}]"' if name in extras else ""
 
 
 def is_own_function(plugin: Any, name: str) -> bool:

@@ -166,6 +166,10 @@ class Backend(ABC):
 
     name: str = ""
 
+    # The index that the device's name without an index means, if a program can choose it (a
+    # property then; tensors name their device with its index). None: it is the first.
+    current: int | None = None
+
     @abstractmethod
     def devices(self) -> list[DeviceInfo]:
         """The devices present, in index order. Raise RuntimeError with the remedy if the driver
@@ -224,6 +228,11 @@ class Backend(ABC):
     def wrap_host(self, pointer: int, nbytes: int, owner: Any, device: device) -> Any:
         """A Storage over host memory that `owner` keeps alive, or None if impossible."""
         return None
+
+    def using(self, storage: Any, stream: Any) -> None:
+        """Work enqueued on `stream` (the backend's own kind of object) uses the storage: its
+        memory is not to be used anew before that work is done. Needed by devices with streams."""
+        raise RuntimeError(f"device {self.name!r} has no streams")
 
     def synchronize(self, device: device) -> None:  # noqa: B027 - nothing to do is a default
         """Wait for everything enqueued on the device."""

@@ -10,9 +10,11 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from operator import attrgetter
+from types import MethodType
 from typing import Any, TypeVar
 
 import lampion
+from lampion.device_namespaces import module_method
 from lampion.nn.modules import _hooks
 from lampion.nn.modules._hooks import (  # noqa: F401  (register_module_* are public here)
     HookRegistration,
@@ -144,6 +146,9 @@ class Module(HookRegistration, StateDict):
             entries = tables["_buffers"]
             if name in entries:
                 return entries[name]
+        method = module_method(name)  # model.NAME(): to the device called NAME
+        if method is not None:
+            return MethodType(method, self)
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     def __setattr__(self, name: str, value: Any) -> None:
