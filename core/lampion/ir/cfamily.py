@@ -71,6 +71,16 @@ class Dialect:
     # caches); tested with HAS(name)
     vector_builtins: dict[str, str] = {}
     scale = ""               # macros `{scale}_{vector type}(x, n)` in the prelude: x * 2^n
+    # for processors with thousands of threads; {at} is a pointer to elements, {type} one of uint,
+    # uint2 and uint4, and the address a multiple of its size
+    packed_load = "*(const {space}{type} *)({at})"
+    packed_store = "*({space}{type} *)({at}) = {value};"
+    unroll = "#pragma unroll"  # line before a loop of a fixed number of steps
+    warp = 0                 # work items that can read each other's values (0: none)
+    shuffle = ""             # the value of {x} in the item of this warp numbered (own ^ {d})
+    # functions between 16-bit words and float, by dtype, where the language has them
+    half_to_float: dict[str, str] = {}
+    float_to_half: dict[str, str] = {}
 
     def value_type(self, d: dtype) -> str:
         """The scalar C type in which values of `d` are held in registers."""
@@ -188,7 +198,7 @@ class Emitter:
         self.scopes[self.level if level is None else level].lines.append(text)
 
     def open(self, header: str) -> None:
-        """Begin a nested block, such as a loop."""
+        """Begin a nested block, such as a loop; lines of `header` but the last come before it."""
         self.scopes.append(Scope(header))
         self._volatile_memo.clear()
 
@@ -197,7 +207,8 @@ class Emitter:
         self._volatile_memo.clear()
         scope = self.scopes.pop()
         out = self.scopes[-1].lines
-        out.append(scope.header + " {")
+        *before, header = scope.header.split("\n")
+        out.extend([*before, header + " {"])
         out.extend("  " + x for x in scope.lines)
         out.append("}")
 

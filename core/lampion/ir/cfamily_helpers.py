@@ -512,6 +512,8 @@ def _half_types(e: Emitter, lanes: int) -> dict[str, str]:
 
 def _half_out(e: Emitter, d: dtype, lanes: int) -> str:
     """float -> 16-bit word, round to nearest even."""
+    if lanes == 1 and d.name in e.dialect.float_to_half:
+        return e.dialect.float_to_half[d.name]
     t = _half_types(e, lanes)
     bits, cvt = e.dialect.bits, e.dialect.convert
     name = f"{d.name}_word_{t['H']}"
@@ -529,6 +531,8 @@ def _half_out(e: Emitter, d: dtype, lanes: int) -> str:
 
 def _half_in(e: Emitter, d: dtype, lanes: int) -> str:
     """16-bit word -> float, exactly."""
+    if lanes == 1 and d.name in e.dialect.half_to_float:
+        return e.dialect.half_to_float[d.name]
     t = _half_types(e, lanes)
     bits, cvt = e.dialect.bits, e.dialect.convert
     name = f"{d.name}_float_{t['H']}"

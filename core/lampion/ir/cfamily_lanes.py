@@ -403,15 +403,15 @@ class _Printer:
         *outer, last = stage.ranges
         self._open_plain(outer)
         n, r, end = e.value(last).text, e.fresh("r"), e.fresh("e")
-        e.open(f"for (long {r} = 0; {r} < {n};)")
-        e.line(f"const long {end} = {least(f'{r} + {BLOCK}', n)};")
+        e.open(f"for ({e.index_type} {r} = 0; {r} < {n};)")
+        e.line(f"const {e.index_type} {end} = {least(f'{r} + {BLOCK}', n)};")
         return len(stage.ranges), (f"for (; {r} < {end}; ++{r})", self.first_range + len(outer), r)
 
     def _open_plain(self, ranges: Sequence[Expr]) -> None:
         e = self.e
         for k, size in enumerate(ranges):
             n, r = e.value(size).text, e.fresh("r")
-            e.open(f"for (long {r} = 0; {r} < {n}; ++{r})")
+            e.open(f"for ({e.index_type} {r} = 0; {r} < {n}; ++{r})")
             e.bind(self.first_range + k, r)
 
     def _open_inner(self, inner: tuple[str, int, str]) -> None:
