@@ -40,6 +40,27 @@ template <class T, class S> static __forceinline__ __device__ T as_bits(S x) {
   return u.to;
 }
 """
+# 16-bit words <-> float by the conversion instructions; on a host by arithmetic
+_HALVES = """\
+#ifndef LMP_HOST
+static __forceinline__ __device__ ushort lmp_to_bfloat16(float x) {
+  ushort r; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(x)); return r;
+}
+static __forceinline__ __device__ ushort lmp_to_float16(float x) {
+  ushort r; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(x)); return r;
+}
+static __forceinline__ __device__ float lmp_from_float16(ushort h) {
+  float r; asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(h)); return r;
+}
+#else
+static inline ushort lmp_to_bfloat16(float x) {
+  const uint u = as_bits<uint>(x);
+  return (ushort)((x != x ? u | 0x400000u : u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+static inline ushort lmp_to_float16(float x) { return as_bits<ushort>((_Float16)x); }
+static inline float lmp_from_float16(ushort h) { return (float)as_bits<_Float16>(h); }
+#endif
+"""
 
 
 class CUDAC(Dialect):
@@ -55,7 +76,11 @@ class CUDAC(Dialect):
     group_of_one = "__launch_bounds__(1)"
     group_of = "__launch_bounds__({n})"
     functions = {**{f: f for f in _SAME}, "round": "rint", "lgamma": "lgamma"}
-    prelude = PRELUDE
+    prelude = PRELUDE + _HALVES
+    warp = 32
+    shuffle = "__shfl_xor_sync(0xffffffffu, {x}, {d})"
+    half_to_float = {"float16": "lmp_from_float16"}
+    float_to_half = {"float16": "lmp_to_float16", "bfloat16": "lmp_to_bfloat16"}
 
     def bits(self, ctype: str, text: str) -> str:
         return f"as_bits<{ctype}>({text})"

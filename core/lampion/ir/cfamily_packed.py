@@ -141,12 +141,11 @@ class PackedEmitter(Emitter):
 
     def raw(self, array: str, d: dtype, at: str) -> str:
         """Element `at` of an array of words, in its type in memory."""
-        bits, ctype = self.dialect.bits, self.dialect.types[d.name]
-        if d.itemsize == 8:
-            text = f"((ulong){array}[2 * ({at})] | (ulong){array}[2 * ({at}) + 1] << 32)"
-            return text if ctype == "ulong" else bits(ctype, text)
-        if d.itemsize == 4:
-            return f"{array}[{at}]" if ctype == "uint" else bits(ctype, f"{array}[{at}]")
+        ctype = self.dialect.types[d.name]
+        if d.itemsize >= 4:
+            text = f"{array}[{at}]" if d.itemsize == 4 else (
+                f"((ulong){array}[2 * ({at})] | (ulong){array}[2 * ({at}) + 1] << 32)")
+            return self.dialect.bits(ctype, text) if d.kind == "f" else f"(({ctype}){text})"
         unsigned, word, shift = _place(d, at)
         text = f"(({unsigned})({array}[{word}] >> {shift}))"
         return text if ctype == unsigned else f"(({ctype}){text})"
@@ -166,14 +165,16 @@ class PackedEmitter(Emitter):
 
     def deposit(self, array: str, d: dtype, at: str, text: str) -> None:
         """Put an element, as it is in memory, into an array of words (small ones: zero before)."""
-        bits, ctype = self.dialect.bits, self.dialect.types[d.name]
+        if d.itemsize >= 4:
+            unsigned = helpers.UNSIGNED[d.itemsize]
+            text = self.dialect.bits(unsigned, text) if d.kind == "f" else f"({unsigned}){text}"
         if d.itemsize == 8:
             name = self.fresh("n")
-            self.line(f"const ulong {name} = {text if ctype == 'ulong' else bits('ulong', text)};")
+            self.line(f"const ulong {name} = {text};")
             self.line(f"{array}[2 * ({at})] = (uint){name}; "
                       f"{array}[2 * ({at}) + 1] = (uint)({name} >> 32);")
         elif d.itemsize == 4:
-            self.line(f"{array}[{at}] = {text if ctype == 'uint' else bits('uint', text)};")
+            self.line(f"{array}[{at}] = {text};")
         else:
             unsigned, word, shift = _place(d, at)
             self.line(f"{array}[{word}] |= (uint)({unsigned}){text} << {shift};")
@@ -264,7 +265,7 @@ def neighbours(kernel: Kernel, roots: Sequence[Expr], axis: int, count: int) -> 
 
 def vector_length(kernel: Kernel, axis: int, length: int, tail: bool) -> int:
     """How many neighbours along `axis` a thread should take: accesses of 16 bytes, or of at
-    least 4 where types differ; a divisor of `length` unless the schedule has a `tail` loop."""
+    least 8 where types differ; a divisor of `length` unless the schedule has a `tail` loop."""
     kinds = [of(e) for e in walk(expressions(kernel))
              if e.op == "load" and len(e.args) == 1 and unit(e.args[0], axis)]
     kinds += [kernel.args[s.slot].dtype for stage in kernel.stages for s in stage.body
@@ -272,7 +273,7 @@ def vector_length(kernel: Kernel, axis: int, length: int, tail: bool) -> int:
     if not kinds:
         return 1
     sizes = [d.itemsize for d in kinds]
-    n = max(WIDEST // max(sizes), 4 // min(sizes))
+    n = max(WIDEST // max(sizes), 8 // min(sizes))
     while n > 1 and length % n and not (tail and length >= n):
         n //= 2
     return n

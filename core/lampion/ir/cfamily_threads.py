@@ -16,20 +16,22 @@ from typing import NamedTuple
 
 from . import cfamily_lanes as lanes_schedule
 from .cfamily import Dialect, assemble, of
-from .cfamily_lanes import sizes, unit_strides
-from .cfamily_packed import ThreadPrinter, fits, vector_length
+from .cfamily_lanes import sizes
+from .cfamily_packed import ThreadPrinter, fits, unit, vector_length
 from .cfamily_threads_team import TeamPrinter
 from .cfamily_threads_vector import VectorPrinter, vectorizable
-from .expr import is_const, walk
+from .expr import Expr, is_const, walk
 from .kernel import (
     ArgReduce,
     Kernel,
     Reduce,
     Scan,
     Scatter,
+    Stage,
     Store,
     coefficient,
     expressions,
+    statement_exprs,
 )
 
 ITEM = 64             # work items of a group where they do not cooperate
@@ -104,22 +106,36 @@ def _cost(kernel: Kernel) -> int:
 def _scan(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], item: Variant,
           max_group: int) -> Variant:
     length = max(lanes_schedule._product(r) for r in ranges if r)
-    if length < WARP or (grid and lanes_schedule._product(grid) >= 4096
-                         and unit_strides(kernel, len(grid) - 1) > _along(kernel, len(grid))):
+    if length < WARP or (grid and lanes_schedule._product(grid) >= 4096 and _columns(kernel)):
         return item
     group = min(256 if length >= 512 else 64, max_group)
     return Variant("team", group, item.narrow, team=group)
 
 
-def _along(kernel: Kernel, first: int) -> float:
-    return max(unit_strides(kernel, first + len(s.ranges) - 1) for s in kernel.stages if s.ranges)
+def _columns(kernel: Kernel) -> bool:
+    """Whether what the ranges touch lies together along the last grid axis, not along them."""
+    score = 0
+    first = len(kernel.grid)
+    for stage in kernel.stages:
+        if stage.ranges:
+            last = first + len(stage.ranges) - 1
+            for e in _indices(stage):
+                score += unit(e, first - 1) - unit(e, last)
+    return score > 0
+
+
+def _indices(stage: Stage) -> set[Expr]:
+    """Where a stage reads and writes."""
+    roots = [x for s in stage.body for x in statement_exprs(s)]
+    found = {e.args[0] for e in walk(roots) if e.op == "load"}
+    return found | {s.index for s in stage.body if isinstance(s, (Store, Scatter))}
 
 
 def _team(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], narrow: bool,
           max_group: int) -> Variant:
     length = max(lanes_schedule._product(r) for r in ranges if r)
     points = lanes_schedule._product(grid)
-    if grid and grid[-1] > 1 and unit_strides(kernel, len(grid) - 1) > _along(kernel, len(grid)):
+    if grid and grid[-1] > 1 and _columns(kernel):
         columns = min(WARP, max_group)
         team = 1
         while team < 32 and team * columns * 2 <= max_group and team * 8 <= length:
@@ -208,6 +224,7 @@ class _ItemPrinter(ThreadPrinter):
     """A work item per grid point."""
 
     def print(self) -> None:
+        """Print the body."""
         e = self.e
         e.begin()
         grid = self.grid()
