@@ -1,7 +1,8 @@
 # Everything works from a fresh clone with python3 (3.10 or newer), pip and make.
 #
 #   make demo [DEVICE=cpu|opencl|ref] [DEMO=digits|text] [ARGS="--epochs 3"]
-#   make test [ARGS="-k softmax"]      make opencl      make parity      make bench [SUITE=opdb|...]
+#   make test [ARGS="-k softmax"]      make opencl      make cuda        make parity
+#   make bench [SUITE=opdb|...]        # timings
 #   make parity-full [ARGS="--seed 1"]  make conformance DEVICE=...  make lint  make clean
 #   make gpu                           # tests and benchmarks on an NVIDIA GPU
 #   make nightly                       # 20,000 random programs against NumPy and PyTorch
@@ -36,23 +37,29 @@ NEEDS_opencl := $(SAID)/opencl
 NEEDS_cuda   := $(SAID)/cuda
 NEEDS_ref    := $(SAID)/ref
 
-.PHONY: demo test opencl parity parity-tests parity-full nightly bench conformance gpu lint install clean help
+.PHONY: demo test opencl cuda parity parity-tests parity-full nightly bench conformance gpu lint install clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,11s/^# \{0,1\}//p' Makefile
+	@sed -n '3,12s/^# \{0,1\}//p' Makefile
 
 demo: $(SAID)/demo $(NEEDS_$(firstword $(subst :, ,$(DEVICE))))
 	@$(VENV)/bin/lampion demo $(DEMO) --device $(DEVICE) $(ARGS)
 
 test: install $(SAID)/dev
-	$(PY) -m pytest -n auto --dist loadgroup -k "not opencl" $(ARGS)
+	$(PY) -m pytest -n auto --dist loadgroup -k "not opencl and not cuda" $(ARGS)
 
 # Every test that runs on the OpenCL device, and the backend's own in both schedules. They take
 # their time, mostly PoCL compiling.
 opencl: install $(SAID)/dev
 	@command -v ld >/dev/null || echo "note: no 'ld' (binutils) here, so that tests on PoCL are skipped"
 	$(PY) -m pytest -n auto --dist loadgroup -k opencl tests/opencl tests/unit tests/ops tests/plugins $(ARGS)
+
+# The CUDA backend without a GPU: kernels run on the host, on a simulated driver (tests/cuda), and
+# compile with NVRTC for three generations of GPUs. It needs a C++ compiler, ziglang if need be.
+cuda: $(SAID)/cuda-simulator $(SAID)/dev
+	@command -v g++ clang++ >/dev/null || $(PIP) install -q ziglang
+	$(PY) -m pytest -n auto --dist loadgroup tests/cuda $(ARGS)
 
 # Comparison with PyTorch: programs, modules, optimizers, and results, gradients, errors and in-place
 # forms of its operator database, held against the list of known gaps.
@@ -138,6 +145,11 @@ $(SAID)/cuda: $(SAID)/cpu $(CUDA)
 	@echo "installing lampion-cuda from source, with NVIDIA's libraries"
 	@rm -rf backends/cuda/build
 	$(INSTALL) './backends/cuda[all]'
+	@touch $@
+
+$(SAID)/cuda-simulator: $(SAID)/cpu $(CUDA)
+	@rm -rf backends/cuda/build
+	$(INSTALL) './backends/cuda[test]'
 	@touch $@
 
 $(SAID)/ref: $(SAID)/cpu $(REF)
