@@ -106,6 +106,9 @@ CORE_SCHEMA: dict[str, Option] = {
         "how exact products of float32 matrices are on devices with faster inexact units",
         ("highest", "high", "medium"),
     ),
+    "compat": Option(
+        dict, {}, "device names that PyTorch programs write to the devices that are meant"
+    ),
     "plugins.disable": Option(list, [], "plug-ins (or their distributions) that are not loaded"),
     "plugins.prefer": Option(
         dict, {}, "plug-in name to the distribution that provides it, when several do"
