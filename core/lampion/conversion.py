@@ -15,22 +15,22 @@ from .base import dtype as dt
 from .base.device import device
 from .base.meta import Meta, expand_strides, meta
 from .callpath import NS
+from .ops import memory
 from .ops import plans as P
 from .ops import registry as R
 from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
 
-CONVERT, DUPLICATE, CLONE, CONTIGUOUS, FULL = map(
-    R.REGISTRY.__getitem__, ("convert", "duplicate", "clone", "contiguous", "full"))
 
-def to_arguments(input: Any, args: Any, kwargs: Any) -> tuple[device, dt.dtype, bool, Any]:
-    """Parse the arguments of Tensor.to: (device, dtype, copy, memory_format)."""
+def to_arguments(input: Any, args: Any, kwargs: Any,
+                 ) -> tuple[device, dt.dtype, bool, Any, bool]:
+    """Parse the arguments of Tensor.to: (device, dtype, copy, memory_format, non_blocking)."""
     kwargs = dict(kwargs)
     where = kwargs.pop("device", None)
     d = kwargs.pop("dtype", None)
     copy = kwargs.pop("copy", False)
     memory_format = kwargs.pop("memory_format", None)
-    kwargs.pop("non_blocking", None)
+    non_blocking = kwargs.pop("non_blocking", False)
     other = kwargs.pop("other", None)
     if kwargs:
         raise TypeError(f"to() received an invalid keyword argument: '{next(iter(kwargs))}'")
@@ -47,25 +47,32 @@ def to_arguments(input: Any, args: Any, kwargs: Any) -> tuple[device, dt.dtype, 
         elif a is not None:
             raise TypeError("to() received an invalid combination of arguments - got "
                             f"({', '.join(type(x).__name__ for x in args)})")
+    if flags:
+        non_blocking = flags[0]
     if len(flags) > 1:
         copy = flags[1]
     if other is not None:
         where, d = other.meta.device, other.meta.dtype
     return (input.meta.device if where is None else resolve(where),
-            input.meta.dtype if d is None else d, copy, memory_format)
+            input.meta.dtype if d is None else d, copy, memory_format, bool(non_blocking))
 
 
-def raw_copy(src: Tensor, dst: Tensor) -> None:
+def raw_copy(src: Tensor, dst: Tensor, non_blocking: bool = False) -> None:
     """Copy values without recording; shapes broadcast, dtypes convert, devices may differ."""
     if src.meta.device is not dst.meta.device:
-        src = across(src, dst.meta.device)
+        m, target = src.meta.plain, dst.meta.plain
+        if m.dtype is target.dtype and m.shape == target.shape and m.strides == target.strides \
+                and m.span == m.nbytes and not m.overlapping:
+            transfer(src, dst, non_blocking)
+            return
+        src = across(src, dst.meta.device, non_blocking)
     m, target = src.meta.plain, dst.meta.plain
     if not target.numel:
         return
     if m.shape != target.shape:
         m = meta(m.dtype, target.shape, expand_strides(m.shape, m.strides, target.shape),
                  m.device)
-    op = CONVERT
+    op = R.REGISTRY["convert"]
     key = (m, target)
     p = op.iplans.get(key)
     if p is None:
@@ -80,20 +87,50 @@ def raw_copy(src: Tensor, dst: Tensor) -> None:
 _plain_copies: dict[tuple[Meta, Meta], Any] = {}
 
 
-def across(src: Tensor, where: device) -> Tensor:
-    """A detached copy of the values on another device (through the host if need be)."""
+def across(src: Tensor, where: device, non_blocking: bool = False) -> Tensor:
+    """A detached copy of the values on another device (through the host if need be).
+
+    `non_blocking`: as far as the backends can, do not wait for the copy. On the host the result is
+    then in memory that makes it possible, and has its values after a synchronization.
+    """
     m = src.meta.plain
-    b_src, b_dst = P.backend_of(m.device), P.backend_of(where)
     if m.span != m.nbytes or m.overlapping:
-        src = DUPLICATE.fn(src.detach(), contiguous=True)
+        src = R.REGISTRY["duplicate"].fn(src.detach(), contiguous=True)
         m = src.meta
-    out = empty_meta(meta(m.dtype, m.shape, m.strides, where))
-    if not m.numel:
-        return out
-    if b_src is b_dst and b_src.copy(src.data_, out.data_, m.span):
-        return out
-    b_dst.copy_from_host(b_src.copy_to_host(src.data_, m.span), out.data_)
+    there = meta(m.dtype, m.shape, m.strides, where)
+    out = _pinned_for(src, there) if non_blocking and m.numel else None
+    if out is None:
+        out = empty_meta(there)
+    transfer(src, out, non_blocking)
     return out
+
+
+def _pinned_for(src: Tensor, there: Meta) -> Tensor | None:
+    """Memory of the host that the device of `src` can copy to without anyone waiting."""
+    if "host-memory" not in P.backend_of(there.device).capabilities(0).features:
+        return None
+    block = P.backend_of(src.meta.device).pinned(there.span)
+    if block is None:
+        return None
+    storage = P.backend_of(there.device).wrap_host(block.pointer, there.span, block, there.device)
+    return make_tensor(storage, there, None)
+
+
+def transfer(src: Tensor, dst: Tensor, non_blocking: bool = False) -> None:
+    """Copy the bytes of a dense tensor to one of the same geometry on another device."""
+    m = src.meta.plain
+    if not m.numel:
+        return
+    b_src, b_dst = P.backend_of(m.device), P.backend_of(dst.meta.device)
+    if b_src is b_dst:
+        if b_src.copy(src.data_, dst.data_, m.span):
+            return
+    elif "host-memory" in b_dst.capabilities(0).features:
+        if b_src.fetch(src.data_, dst.data_, m.span, not non_blocking):
+            return
+    elif non_blocking and b_dst.send(src.data_, dst.data_, m.span):
+        return
+    b_dst.copy_from_host(b_src.copy_to_host(src.data_, m.span), dst.data_)
 
 
 class Move(Node):
@@ -115,10 +152,10 @@ class Move(Node):
         return [Move.run(grads[0], self.source.device)]
 
     @staticmethod
-    def run(input: Tensor, where: device) -> Tensor:
+    def run(input: Tensor, where: device, non_blocking: bool = False) -> Tensor:
         """The op: copy `input` to device `where`."""
-        out = NS["transformed_apply"](input, lambda t: Move.run(t, where)) \
-            if input.meta.virtual else across(input.detach(), where)
+        out = NS["transformed_apply"](input, lambda t: Move.run(t, where, non_blocking)) \
+            if input.meta.virtual else across(input.detach(), where, non_blocking)
         if input.node is not None and mode.enabled:
             out.node = _new(Move)
             out.node.edges, out.node.saved = (input.node,), ()
@@ -167,7 +204,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
         raise TypeError("copy_(): argument 'src' (position 1) must be Tensor, not "
                         f"{type(src).__name__}")
     callpath.check_leaf(self, "copy_")
-    op = CONVERT
+    op = R.REGISTRY["convert"]
     if self.meta.virtual or src.meta.virtual:
         return NS["transformed_copy"](self, src)
     if self.meta.overlapping:
@@ -184,7 +221,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
         if src.data_.offset == self.data_.offset and src.meta.plain is self.meta.plain:
             return self
         source = src.detach().clone()
-    raw_copy(source, self)
+    raw_copy(source, self, non_blocking)
     callpath.wrote(self, "copy_", 2)
     if mode.enabled and (self.node is not None or (
             src.node is not None and self.meta.dtype.kind in "fc")):
@@ -198,7 +235,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
 def fill_(self: Tensor, value: Any) -> Tensor:
     """Write one number everywhere."""
     if self.node is None and self.root is None:  # a twin meta has no plans, so it cannot match
-        p = FULL.iplans.get((self.meta, type(value)))
+        p = R.REGISTRY["full"].iplans.get((self.meta, type(value)))
         if p is not None:
             p.into(self.data_, value)
             callpath.wrote(self, "fill_", 2)
@@ -212,10 +249,10 @@ def fill_(self: Tensor, value: Any) -> Tensor:
     if self.meta.virtual:
         return NS["transformed_copy"](self, NS["filled"](self.meta.plain, value))
     m = self.meta.plain
-    P.check_write(FULL, m, dt.scalar_dtype(value) if m.dtype.kind == "c"
+    P.check_write(R.REGISTRY["full"], m, dt.scalar_dtype(value) if m.dtype.kind == "c"
                   else m.dtype, m.shape)
     if m.numel:
-        op = FULL
+        op = R.REGISTRY["full"]
         key = (m, type(value))
         p = op.iplans.get(key)
         if p is None:
@@ -238,7 +275,7 @@ def zero_(self: Tensor) -> Tensor:
 
 def _cast(d: dt.dtype) -> Any:
     def method(self: Tensor, memory_format: Any = None) -> Tensor:
-        return self if self.meta.dtype is d else CONVERT.fn(self, dtype=d)
+        return self if self.meta.dtype is d else R.REGISTRY["convert"].fn(self, dtype=d)
 
     return method
 
@@ -359,20 +396,20 @@ def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Convert dtype and/or device: to(dtype), to(device), to(device, dtype), to(other); returns
     the tensor itself if nothing changes, unless copy=True."""
     if len(args) == 1 and not kwargs and type(args[0]) is dt.dtype:
-        return input if args[0] is input.meta.dtype else CONVERT.fn(input, dtype=args[0])
-    device, dtype, copy, memory_format = to_arguments(input, args, kwargs)
+        return input if args[0] is input.meta.dtype else memory.convert.fn(input, dtype=args[0])
+    device, dtype, copy, memory_format, non_blocking = to_arguments(input, args, kwargs)
     m = input.meta
     if device is not m.device:
-        input = move.fn(input, device)
+        input = move.fn(input, device, non_blocking)
         copy = False
     if dtype is not m.dtype:
-        input, copy = CONVERT.fn(input, dtype=dtype), False
+        input, copy = memory.convert.fn(input, dtype=dtype), False
     if memory_format is not None and memory_format.name != "preserve" and not copy:
-        return CONTIGUOUS.fn(input, memory_format)
-    return CLONE.fn(input, memory_format=memory_format) if copy else input
+        return memory.contiguous.fn(input, memory_format)
+    return memory.clone.fn(input, memory_format=memory_format) if copy else input
 
 
 @R.composite(method=False, out=False, where=())
-def move(input: Tensor, device: device) -> Tensor:
+def move(input: Tensor, device: device, non_blocking: bool = False) -> Tensor:
     """The same values on another device."""
-    return Move.run(input, device)
+    return Move.run(input, device, non_blocking)

@@ -89,7 +89,7 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
             r = from_numpy(data)
             where = r.meta.device if device is None else resolve(device)
             return r.to(where, dtype or d)
-    return from_data(data, dtype, device)
+    return from_data(data, dtype, device, copy=False)
 
 
 NS["as_tensor"] = as_tensor
@@ -112,7 +112,7 @@ def asarray(obj: Any, *, dtype: Any = None, device: Any = None, copy: bool | Non
             raise ValueError("can't alias tensor with a different dtype or device")
     else:
         if hasattr(obj, "__dlpack__") and copy is not True:
-            from .interop import from_dlpack  # type: ignore[attr-defined]
+            from .dlpack import from_dlpack  # type: ignore[attr-defined]
 
             r = from_dlpack(obj)
             r = r if dtype is None and device is None else as_tensor(r, dtype, device)

@@ -184,10 +184,8 @@ class _Finder:
         parent, _, name = rest.rpartition(".")
         if not parent:
             found = find(name)
-        elif parent.partition(".")[0] in device_names():
-            found = getattr(sys.modules.get(f"{head}.{parent}"), name, None)
         else:
-            return None
+            found = getattr(sys.modules.get(f"{head}.{parent}"), name, None)
         if found is None or (parent and not isinstance(found, ModuleType)):
             return None
         return ModuleSpec(fullname, _Loader(found), is_package=True)

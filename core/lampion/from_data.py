@@ -18,6 +18,7 @@ from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
 
 _NUMBERS = {int, float, bool, complex}
+_PLAIN = {*_NUMBERS, list, tuple, np.ndarray}
 _CODES = {"float32": "f", "float64": "d", "int64": "q", "int32": "i", "int16": "h", "int8": "b",
           "uint8": "B", "bool": "?", "float16": "e"}
 _packers: dict[Any, Any] = {}
@@ -73,11 +74,20 @@ def from_data(data: Any, dtype: Any, device: Any, copy: bool = True) -> Tensor:
         where = data.meta.device if device is None else resolve(device)
         r = r.to(where, dtype or data.meta.dtype)  # type: ignore[attr-defined]
         return r.clone() if copy and r.data_.base is data.data_.base else r
+    if type(data) not in _PLAIN and (shared := adopted(data)) is not None:
+        return from_data(shared, dtype, device, copy)
     if isinstance(data, np.generic) or hasattr(data, "__array_interface__"):
         a = np.asarray(data)
         return upload(a, dtype or dt.from_numpy(a.dtype), device)
     a, d = nested(data, dtype)
     return upload(a, d, device)
+
+
+def adopted(data: Any) -> Tensor | None:
+    """A tensor over another library's array on a device (see `dlpack.adopted`), or None."""
+    from .dlpack import adopted
+
+    return adopted(data)
 
 
 def upload(a: Any, d: dt.dtype, device: Any) -> Tensor:

@@ -1,12 +1,13 @@
-"""NumPy, DLPack, pickling and copying: tensors in and out of the host's world.
+"""NumPy, pickling and copying: tensors in and out of the host's world.
 
 Floor 6; imports tensor, conversion. Sharing is zero-copy wherever the device's memory is the
-host's: a NumPy array or a DLPack capsule keeps the storage alive, and a wrapped array is kept
-alive by the storage.
+host's: a NumPy array keeps the storage alive, and a wrapped array is kept alive by the storage.
+DLPack is in `dlpack.py`.
 """
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import warnings
 from typing import Any
@@ -19,6 +20,7 @@ from .base.meta import meta
 from .callpath import NS
 from .conversion import raw_copy
 from .ops import plans as P
+from .ops.movement import sizes
 from .runtime.backend import host_read
 from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
@@ -150,142 +152,6 @@ def frombuffer(buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0,
     return t.requires_grad_() if requires_grad else t
 
 
-# ---------------------------------------------------------------- DLPack
-
-class _DLDevice(ctypes.Structure):
-    _fields_ = [("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32)]
-
-
-class _DLDataType(ctypes.Structure):
-    _fields_ = [("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16)]
-
-
-class _DLTensor(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("device", _DLDevice), ("ndim", ctypes.c_int32),
-                ("dtype", _DLDataType), ("shape", ctypes.POINTER(ctypes.c_int64)),
-                ("strides", ctypes.POINTER(ctypes.c_int64)), ("byte_offset", ctypes.c_uint64)]
-
-
-class _DLManaged(ctypes.Structure):
-    pass
-
-
-_Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_DLManaged._fields_ = [("dl_tensor", _DLTensor), ("manager_ctx", ctypes.c_void_p),
-                       ("deleter", _Deleter)]
-_CODES = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}
-_exported: dict[int, Any] = {}
-_api = ctypes.pythonapi
-_api.PyCapsule_New.restype = ctypes.py_object
-_api.PyCapsule_New.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-_api.PyCapsule_IsValid.argtypes = [ctypes.py_object, ctypes.c_char_p]
-_api.PyCapsule_GetPointer.restype = ctypes.c_void_p
-_api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
-_api.PyCapsule_SetName.argtypes = [ctypes.py_object, ctypes.c_char_p]
-_USED = b"used_dltensor"
-
-
-@_Deleter
-def _release(address: int) -> None:
-    _exported.pop(address, None)
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-def _capsule_gone(capsule: int) -> None:
-    """A capsule that nobody consumed frees its tensor."""
-    raw = _raw_is_valid(capsule, b"dltensor")
-    if raw:
-        _release(_raw_pointer(capsule, b"dltensor"))
-
-
-_raw_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
-    ("PyCapsule_IsValid", ctypes.pythonapi))
-_raw_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", ctypes.pythonapi))
-
-
-def to_dlpack(t: Tensor) -> Any:
-    """A DLPack capsule that shares a host tensor's memory. BufferError otherwise."""
-    if t.node is not None:
-        raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
-    m = t.meta
-    if "host-memory" not in P.backend_of(m.device).capabilities(0).features:
-        raise BufferError(f"a tensor on {m.device} has no host address to share; use .cpu()")
-    n = max(m.ndim, 1)
-    sizes = (ctypes.c_int64 * n)(*m.shape)
-    strides = (ctypes.c_int64 * n)(*m.strides)
-    managed = _DLManaged()
-    kind = _DLDataType(4 if m.dtype is dt.bfloat16 else _CODES[m.dtype.kind],
-                       8 * m.dtype.itemsize, 1)
-    managed.dl_tensor = _DLTensor(t.data_ptr(), _DLDevice(1, 0), m.ndim, kind, sizes, strides, 0)
-    managed.deleter = _release
-    address = ctypes.addressof(managed)
-    _exported[address] = (managed, sizes, strides, t.data_)
-    return _api.PyCapsule_New(address, b"dltensor", ctypes.cast(_capsule_gone, ctypes.c_void_p))
-
-
-class _Borrowed:
-    """Keeps an imported DLPack tensor alive and frees it with the last user."""
-
-    def __init__(self, address: int, capsule: Any) -> None:
-        self.address, self.capsule = address, capsule
-
-    def __del__(self) -> None:
-        managed = _DLManaged.from_address(self.address)
-        if managed.deleter:
-            managed.deleter(self.address)
-
-
-def from_dlpack(ext_tensor: Any) -> Tensor:
-    """A tensor that shares memory with another library's host array.
-
-    Takes an object with `__dlpack__` or a capsule. BufferError if the memory is not the host's.
-    """
-    if isinstance(ext_tensor, Tensor):
-        return ext_tensor.detach()
-    capsule = ext_tensor
-    if hasattr(ext_tensor, "__dlpack__"):
-        kind = ext_tensor.__dlpack_device__()[0] if hasattr(ext_tensor, "__dlpack_device__") else 1
-        if int(kind) != 1:
-            raise BufferError(f"from_dlpack: memory of DLPack device type {int(kind)} cannot be "
-                              "shared; copy it to the host first")
-        capsule = ext_tensor.__dlpack__()
-    if not _api.PyCapsule_IsValid(capsule, b"dltensor"):
-        raise RuntimeError("from_dlpack received an invalid capsule. Note that DLTensor capsules "
-                           "can be consumed only once, so you might have already constructed a "
-                           "tensor from it once.")
-    address = _api.PyCapsule_GetPointer(capsule, b"dltensor")
-    _api.PyCapsule_SetName(capsule, _USED)
-    d = _DLManaged.from_address(address).dl_tensor
-    if d.device.device_type != 1:
-        raise BufferError("from_dlpack: the capsule's memory is not the host's")
-    kind = "bfloat16" if d.dtype.code == 4 else {
-        v: k for k, v in _CODES.items()}[d.dtype.code]
-    found = dt.bfloat16 if kind == "bfloat16" else next(
-        x for x in dt.ALL if x.kind == kind and x.itemsize * 8 == d.dtype.bits
-        and x is not dt.bfloat16)
-    shape = [d.shape[k] for k in range(d.ndim)]
-    strides = [d.strides[k] for k in range(d.ndim)] if d.strides else None
-    owner = _Borrowed(address, capsule)
-    return _over((d.data or 0) + d.byte_offset, meta(found, shape, strides, host_device()), owner)
-
-
-def _dlpack(self: Tensor, *, stream: Any = None, max_version: Any = None, dl_device: Any = None,
-            copy: Any = None) -> Any:
-    """The DLPack protocol."""
-    return to_dlpack(self.clone() if copy else self)  # type: ignore[attr-defined]
-
-
-def _dlpack_device(self: Tensor) -> tuple[int, int]:
-    """The DLPack protocol: (device type, index); 1 is host memory, 12 an extension device."""
-    host = "host-memory" in P.backend_of(self.meta.device).capabilities(0).features
-    return (1, 0) if host else (12, self.meta.device.index or 0)
-
-
-Tensor.__dlpack__ = _dlpack  # type: ignore[attr-defined]
-Tensor.__dlpack_device__ = _dlpack_device  # type: ignore[attr-defined]
-
-
 # ---------------------------------------------------------------- storages
 
 class UntypedStorage:
@@ -365,8 +231,6 @@ def resize_(self: Tensor, *size: Any, memory_format: Any = None) -> Tensor:
     if self.node is not None:
         raise RuntimeError("cannot resize variables that require grad")
     m = self.meta
-    from .ops.movement import sizes
-
     shape = sizes(size, "resize_")
     if shape == m.shape and memory_format is None:
         return self
@@ -415,11 +279,6 @@ def record_stream(self: Tensor, stream: Any) -> None:
     P.backend_of(self.meta.device).using(self.data_, stream)
 
 
-def pin_memory(self: Tensor, device: Any = None) -> Tensor:
-    """The tensor itself: pageable host memory is what the installed devices copy from."""
-    return self
-
-
 for _name, _value in (("layout", strided), ("is_meta", False), ("is_sparse", False),
                       ("is_sparse_csr", False), ("is_quantized", False), ("is_nested", False)):
     setattr(Tensor, _name, property(lambda self, value=_value: value))
@@ -428,9 +287,7 @@ Tensor.is_cpu = property(  # type: ignore[attr-defined]
 
 for _name, _fn in (("untyped_storage", untyped_storage), ("set_", set_), ("resize_", resize_),
                    ("resize_as_", resize_as_), ("is_shared", is_shared),
-                   ("share_memory_", share_memory_), ("pin_memory", pin_memory),
-                   ("record_stream", record_stream),
-                   ("is_pinned", lambda self, device=None: False)):
+                   ("share_memory_", share_memory_), ("record_stream", record_stream)):
     setattr(Tensor, _name, _fn)
 
 
@@ -438,8 +295,6 @@ for _name, _fn in (("untyped_storage", untyped_storage), ("set_", set_), ("resiz
 
 def deepcopy(t: Tensor, memo: dict[int, Any]) -> Any:
     """copy.deepcopy of a leaf: storages shared within the copied object stay shared."""
-    import copy
-
     if id(t) in memo:
         return memo[id(t)]
     if not t.is_leaf:

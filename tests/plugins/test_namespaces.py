@@ -114,6 +114,25 @@ def test_an_attribute_that_tensors_have_is_refused(plugin):
         plugins.backend("paperfour")
 
 
+def test_the_doctor_shows_a_backends_report(plugin, capsys):
+    class Reports(Bytes):
+        def report(self):
+            return {"library": "1.2 at /somewhere"}
+
+    class Breaks(Bytes):
+        def report(self):
+            raise OSError("no library")
+
+    from lampion.cli import main
+
+    plugin("paperseven", backend=lambda: Reports)
+    plugin("papereight", backend=lambda: Breaks)
+    assert main(["doctor", "paperseven"]) == 0
+    assert "library: 1.2 at /somewhere" in capsys.readouterr().out
+    assert main(["doctor", "papereight"]) == 1
+    assert "in its report: OSError: no library" in capsys.readouterr().out
+
+
 def test_a_device_that_fails_is_not_available(plugin):
     def broken():
         raise RuntimeError("no driver")

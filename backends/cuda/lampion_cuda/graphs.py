@@ -431,9 +431,10 @@ class graph:
         except Exception:
             if kind is None:  # else the block's own exception says more
                 raise
-            self.cuda_graph.reset()
         finally:
             self._context.__exit__()
+            if kind is not None:
+                self.cuda_graph.reset()
 
 
 # ---- graphed callables -------------------------------------------------------------------------

@@ -157,12 +157,58 @@ class CUDABackend(Backend):
     def memory_stats(self, device: device) -> dict[str, int]:
         return dict(self.open(device.index).pool.stats())
 
+    def pinned(self, nbytes: int) -> Any:
+        from .pinned import POOL
+
+        return POOL.allocate(self.opened(None), nbytes)
+
+    def is_pinned(self, source: Any) -> bool:
+        from .pinned import POOL, address
+
+        return POOL.find(address(source), 1) is not None
+
+    def send(self, source: Any, storage: Any, nbytes: int) -> bool:
+        from .pinned import send
+
+        return send(source, storage, nbytes)
+
+    def fetch(self, storage: Any, target: Any, nbytes: int, wait: bool) -> bool:
+        from .pinned import fetch
+
+        return fetch(storage, target, nbytes, wait)
+
+    dlpack = 2
+
+    def wrap_device(self, pointer: int, nbytes: int, owner: Any, device: device) -> Any:
+        return self.open(device.index).pool.foreign(pointer, nbytes, owner)
+
+    def share(self, device: device, stream: int | None) -> None:
+        from .sharing import hand_over
+
+        hand_over(self.open(device.index), stream)
+
+    def stream_number(self, device: device) -> int | None:
+        return int(self.open(device.index).current.stream.handle)
+
+    def adopt(self, data: Any) -> Any:
+        from .sharing import adopted
+
+        return adopted(self, data)
+
     def using(self, storage: Any, stream: Any) -> None:
         storage.bin.pool.lend(storage, stream)
 
     def empty_cache(self) -> None:
+        from .pinned import POOL
+
         for d in self._opened.values():
             d.pool.empty_cache()
+            POOL.empty_cache(d)
+
+    def report(self) -> dict[str, str]:
+        from .doctor import report
+
+        return report()
 
     def options(self) -> dict[str, Any]:
         return dict(lampion_config_schema())
@@ -186,6 +232,13 @@ def lampion_namespace() -> Any:
     from . import namespace
 
     return namespace
+
+
+def lampion_tensor_attributes() -> dict[str, Any]:
+    """The hook: what other libraries look for on tensors."""
+    from .sharing import interface
+
+    return {"__cuda_array_interface__": property(interface)}
 
 
 def lampion_backend() -> Backend:

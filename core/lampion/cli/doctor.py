@@ -90,19 +90,23 @@ def _examine(record: PluginRecord) -> dict[str, Any]:
     """Load one plug-in, and its devices if it is a backend; never raises."""
     plugins.load(record)
     devices: list[dict[str, Any]] = []
+    report: dict[str, str] = {}
     problem = ""
     if record.status == LOADED and record.group == "lampion.backends":
         try:
             devices = [_device(info) for info in plugins.devices(record.name)]
             problem = "" if devices else "it is installed but finds no device"
+            report = plugins.backend(record.name).report()
         except plugins.PluginError as error:
             cause = error.__cause__ or error
             problem = f"{type(cause).__name__}: {cause}"
+        except Exception as error:
+            problem = f"in its report: {type(error).__name__}: {error}"
     if record.status not in (LOADED, DISABLED):
         problem = record.reason
     facts = record.as_dict()
     facts["location"] = getattr(record.plugin, "__file__", None) or record.location
-    facts.update(problem=problem, devices=devices, needs=_needs(record.distribution))
+    facts.update(problem=problem, devices=devices, report=report, needs=_needs(record.distribution))
     if record.device_error is not None and not facts["traceback"]:
         import traceback
 
@@ -182,6 +186,8 @@ def _print_plugin(facts: dict[str, Any], verbose: bool) -> None:
     print(_show.paint(f"      {facts['module']}  {facts['location']}", "dim"))
     if facts["needs"]:
         print(f"      with {', '.join(facts['needs'])}")
+    for key, value in facts["report"].items():
+        print(f"      {key}: {value}")
     for device in facts["devices"]:
         print(f"      {device['name']}  {device['description']}")
         for key, value in device["details"].items():

@@ -6,14 +6,10 @@ it; installed op plug-ins are loaded when a namespace is asked for that is not t
 
 from __future__ import annotations
 
-import importlib
-from importlib.machinery import PathFinder
+import pkgutil
 from typing import Any
 
-
-def is_module(name: str) -> bool:
-    """Whether a module of this package has the name, which then can be no namespace."""
-    return PathFinder.find_spec(f"{__name__}.{name}", __path__) is not None
+FAMILIES = frozenset(m.name for m in pkgutil.iter_modules(__path__))
 
 
 class Namespace:
@@ -39,10 +35,9 @@ class Namespace:
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
+    # `from .ops import plans` asks here before it looks for a module: that must load no plug-in
+    if name.startswith("_") or name in FAMILIES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if is_module(name):  # `from .ops import plans` asks here, too
-        return importlib.import_module(f"{__name__}.{name}")
     from . import registry
 
     found = Namespace(name)

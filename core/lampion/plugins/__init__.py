@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     backend, devices, load, call = _typed.backend, _typed.devices, _typed.load, _typed.call
     load_ops, load_kernels = _typed.load_ops, _typed.load_kernels
     register, unregister, refresh = _typed.register, _typed.unregister, _typed.refresh
-    offered = _typed.offered
+    offered, made = _typed.offered, _typed.made
     hookimpl: Any
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "load",
     "load_kernels",
     "load_ops",
+    "made",
     "offered",
     "on_backend",
     "record",

@@ -135,6 +135,10 @@ class Loader:
                 raise record.problem()
             return self._backends[name]
 
+    def made(self) -> tuple[Backend, ...]:
+        """The backends that are in use."""
+        return tuple(self._backends.values())
+
     def devices(self, name: str) -> list[DeviceInfo]:
         """The devices of a backend; asked once, and again after it raised.
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..base.device import device
 from ..base.dtype import dtype
 from ..base.meta import Meta
-
-if TYPE_CHECKING:
-    from ..ir.kernel import Kernel, Program
+from ..ir.kernel import Kernel, Program
 
 # Told when the values of a tensor are read on the host (what follows may depend on them), and of
 # each storage that is filled with values from the host.
@@ -71,25 +70,21 @@ class Storage:
         return type(self)(self.handle, base.nbytes - at, self.device, base=base, offset=at)
 
 
+@dataclass(frozen=True)
 class OpCall:
     """One op on concrete metas: what kernel builders see.
 
     `inputs` are the program's input slots in argument order: a Meta per tensor that is there
     (absent optional tensors have no slot, lists are flattened), and for a number passed at run
     time the dtype of its slot (float64 or int64). `args` has every argument by name: Meta, None,
-    list of Metas, or the attribute's value; it is an attribute of the call, too. `outputs` are the
-    result metas.
+    list of Metas, or the attribute's value. `outputs` are the result metas.
     """
 
-    __slots__ = ("op", "inputs", "args", "outputs", "device")
-
-    def __init__(self, op: str, inputs: tuple[Any, ...], args: dict[str, Any],
-                 outputs: tuple[Meta, ...], device: device) -> None:
-        self.op = op
-        self.inputs = inputs
-        self.args = args
-        self.outputs = outputs
-        self.device = device
+    op: str
+    inputs: tuple[Any, ...]
+    args: dict[str, Any]
+    outputs: tuple[Meta, ...]
+    device: device
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -124,7 +119,8 @@ class Launch:
         self.keep = keep
 
 
-class Capabilities(NamedTuple):
+@dataclass(frozen=True)
+class Capabilities:
     """What a backend's devices can hold and do.
 
     `dtypes`: element types with arithmetic. `features`: free words; "kernel-ir" (compiles every
@@ -136,7 +132,8 @@ class Capabilities(NamedTuple):
     features: frozenset[str] = frozenset()
 
 
-class KernelImpl(NamedTuple):
+@dataclass(frozen=True)
+class KernelImpl:
     """One registered kernel: `build(call)` returns a Launch, or None to decline this call.
 
     `constraint(call)` is asked first and must be cheap. Higher `priority` is tried first; two
@@ -151,18 +148,13 @@ class KernelImpl(NamedTuple):
     source: str = ""
 
 
+@dataclass
 class DeviceInfo:
     """What `lampion devices` and `lampion doctor` show of one device."""
 
-    __slots__ = ("name", "description", "details")
-
-    def __init__(self, name: str, description: str, details: dict[str, Any] | None = None) -> None:
-        self.name = name
-        self.description = description
-        self.details = {} if details is None else details
-
-    def __repr__(self) -> str:
-        return f"DeviceInfo({self.name!r}, {self.description!r}, {self.details!r})"
+    name: str
+    description: str
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class Backend(ABC):
@@ -237,6 +229,49 @@ class Backend(ABC):
         """A Storage over host memory that `owner` keeps alive, or None if impossible."""
         return None
 
+    # Copies between the host and the device that nobody waits for.
+
+    def pinned(self, nbytes: int) -> Any:
+        """Host memory from and to which this backend copies without anyone waiting: an object with
+        the address `pointer`, which owns the memory. None if there is no such memory."""
+        return None
+
+    def is_pinned(self, source: Any) -> bool:
+        """Whether a storage of the host's backend lies in such memory."""
+        return False
+
+    def send(self, source: Any, storage: Any, nbytes: int) -> bool:
+        """Begin to copy from a storage of the host's backend and return. False: not done, since
+        `source` is not pinned. The memory must stay the source's until the copy is over."""
+        return False
+
+    def fetch(self, storage: Any, target: Any, nbytes: int, wait: bool) -> bool:
+        """Copy into a storage of the host's backend, or (wait=False) begin to, if that is pinned.
+        False: not done; the copy then goes by `copy_to_host`."""
+        return False
+
+    # Sharing memory with other libraries. `dlpack` is DLPack's number of the device type.
+
+    dlpack: int | None = None
+
+    def wrap_device(self, pointer: int, nbytes: int, owner: Any, device: device) -> Any:
+        """A Storage over device memory that `owner` keeps alive. Needed with `dlpack`."""
+        raise BufferError(f"device {self.name!r} cannot use another library's memory")
+
+    def share(self, device: device, stream: int | None) -> None:  # noqa: B027
+        """Make later work on another library's stream (a number by DLPack's rules) come after what
+        is enqueued here."""
+
+    def stream_number(self, device: device) -> int | None:
+        """The stream, by DLPack's rules, that other libraries are to hand memory over to."""
+        return None
+
+    def adopt(self, data: Any) -> tuple[int, dtype, Sequence[int], Sequence[int] | None,
+                                        device] | None:
+        """(address, dtype, shape, strides in elements, device) of an object that shows memory of
+        this backend's devices by a protocol of its own; None for anything else."""
+        return None
+
     def using(self, storage: Any, stream: Any) -> None:
         """Work enqueued on `stream` (the backend's own kind of object) uses the storage: its
         memory is not to be used anew before that work is done. Needed by devices with streams."""
@@ -251,6 +286,11 @@ class Backend(ABC):
     def get_num_threads(self) -> int:
         """Number of host threads that a large kernel uses."""
         return 1
+
+    def report(self) -> dict[str, str]:
+        """What `lampion doctor` shows beside the devices, by name: drivers, compilers, libraries,
+        found or not, with versions and paths. Called by the doctor alone; it may take its time."""
+        return {}
 
     def memory_stats(self, device: device) -> dict[str, int]:
         """Bytes by name: allocated, reserved, peak... Empty if not tracked."""

@@ -41,7 +41,9 @@ class DataLoader:
         batch_sampler: gives lists of indices; excludes the four before and `drop_last`.
         num_workers: processes that fetch batches; 0 fetches in this one.
         collate_fn: makes a batch of a list of samples.
-        pin_memory, pin_memory_device: accepted; staging memory is the backend's business.
+        pin_memory: give batches whose tensors are in pinned memory, from which copies to a device
+            need not wait; nothing happens if no device has such memory.
+        pin_memory_device: the device whose memory that is, if several have some.
         drop_last: leave out an incomplete last batch.
         timeout: seconds to wait for a worker's batch; 0 waits for ever.
         worker_init_fn: called in each worker with its number.
@@ -195,14 +197,21 @@ class DataLoader:
     def __iter__(self) -> Iterator[Any]:
         seed = fresh_seed(self.generator)
         if self.num_workers == 0:
-            return self._checked(self._serial())
+            return self._checked(self._pinned(self._serial()))
         if not self.persistent_workers:
-            return self._checked(self._parallel(ParallelIterator(self, seed)))
+            return self._checked(self._pinned(self._parallel(ParallelIterator(self, seed))))
         if self._iterator is None or not self._iterator.workers:
             self._iterator = ParallelIterator(self, seed)
         else:
             self._iterator.restart(self)
-        return self._checked(self._iterator)
+        return self._checked(self._pinned(self._iterator))
+
+    def _pinned(self, batches: Iterator[Any]) -> Iterator[Any]:
+        if not self.pin_memory:
+            return batches
+        from lampion.pinning import pin
+
+        return (pin(batch, self.pin_memory_device or None) for batch in batches)
 
     def _serial(self) -> Iterator[Any]:
         fetcher = make_fetcher(

@@ -125,6 +125,7 @@ struct Launch {
   unsigned grid[3], block[3], shared;
   std::vector<char> values;
   std::vector<size_t> offsets;
+  std::vector<void*> pointers;  // to the values, for those who ask for a node's parameters
   void run() const;
 };
 

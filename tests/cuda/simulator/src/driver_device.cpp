@@ -343,6 +343,7 @@ static const struct { const char* name; int since; const char* symbol; } RENAMED
     {"cuGraphAddKernelNode", 12000, "cuGraphAddKernelNode_v2"},
     {"cuGraphExecKernelNodeSetParams", 12000, "cuGraphExecKernelNodeSetParams_v2"},
     {"cuGraphExecUpdate", 12000, "cuGraphExecUpdate_v2"},
+    {"cuGraphKernelNodeGetParams", 12000, "cuGraphKernelNodeGetParams_v2"},
     {"cuGraphNodeGetDependencies", 12030, "cuGraphNodeGetDependencies_v2"},
     {"cuLaunchHostFunc", 13020, "cuLaunchHostFunc_v2"},
     {"cuMemAlloc", 3020, "cuMemAlloc_v2"},

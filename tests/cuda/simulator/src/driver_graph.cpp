@@ -305,6 +305,16 @@ API cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph, CUgraphExecUpdateResul
   return CUDA_SUCCESS;
 }
 
+API cuGraphKernelNodeGetParams_v2(CUgraphNode node, CUDA_KERNEL_NODE_PARAMS* out) {
+  ENTER NEED(node->launch, CUDA_ERROR_INVALID_VALUE)
+  Launch& l = *node->launch;
+  l.pointers.clear();
+  for (size_t at : l.offsets) l.pointers.push_back(l.values.data() + at);
+  *out = {l.function, l.grid[0], l.grid[1], l.grid[2], l.block[0], l.block[1], l.block[2],
+          l.shared, l.pointers.data(), nullptr, nullptr, nullptr};
+  return CUDA_SUCCESS;
+}
+
 API cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node,
                                       const CUDA_KERNEL_NODE_PARAMS* params) {
   ENTER NEED(driver().execs.count(exec), CUDA_ERROR_INVALID_VALUE)
