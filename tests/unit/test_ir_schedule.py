@@ -114,3 +114,30 @@ def test_keys_tell_kernels_apart_by_parameters_that_they_do_not_use():
     store = Store(0, typed(E.const(0), dt.int64), typed(E.const(True), dt.bool_))
     one, two = (Kernel("f", (Arg("out", dt.bool_),), (), (Stage((), (store,)),), n) for n in (1, 2))
     assert one.key != two.key
+
+
+@pytest.mark.parametrize("shape,inner", [((300_000,), 0), ((3, 50_001), 1), ((40_000, 3), 0)])
+def test_many_parts_for_thousands_of_threads(shape, inner):
+    """Enough of them to keep a large device busy, whose first elements are aligned."""
+    p = Params()
+    ns = [p.of(n) for n in shape]
+    axes = {k: E.index(len(shape) - 1) if k == inner else E.index(0) for k in range(len(shape))}
+    at = typed(sum((axes[k] * ns[1] if k == 0 and len(shape) > 1 else axes[k]
+                    for k in range(len(shape))), E.const(0, dt.int64)), dt.int64)
+    x = E.load(1, at, dt.int64)
+    grid = tuple(n for k, n in enumerate(ns) if k != inner)
+    stages = (Stage((ns[inner],), (Reduce("s", "sum", x),)),
+              Stage((), (Store(0, E.index(0) if grid else E.const(0, dt.int64),
+                               E.ref("s", dt.int64)),)))
+    kernel = Kernel("sums", (Arg("out", dt.int64), Arg("in", dt.int64)), grid, stages,
+                    len(p.values))
+    program = Program((KernelCall(kernel, tuple(p.values), (0, 1)),))
+    mine = schedule.split(program, threads=True)
+    parts = mine.calls[0].params[len(p.values)]
+    assert parts >= (2 if inner else 16)
+    data = np.random.default_rng(0).integers(-100, 100, shape)
+    size = int(np.prod(shape)) // shape[inner]
+    out = run(mine, [np.zeros(size, np.int64), data.ravel().copy()], 2)
+    assert (out[0] == data.sum(inner).ravel()).all()
+    if inner or len(shape) == 1:
+        assert mine.calls[0].params[len(p.values) + 1] % schedule.ALIGNED == 0

@@ -53,7 +53,7 @@ def refuse(values: Sequence[Any], kinds: str) -> None:
 
 def program_launch(device: Device, program: Program, outputs: Sequence[int]) -> Launch:
     """The Launch of a lowered op."""
-    program = split(program)
+    program = split(program, threads=True)
     kinds = input_kinds(program, len(outputs))
     calls = [kernel_call(device, c) for c in program.calls]
     names = [c.kernel.name for c in program.calls]

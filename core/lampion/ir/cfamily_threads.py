@@ -140,6 +140,8 @@ def _team(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], 
         team = 1
         while team < 32 and team * columns * 2 <= max_group and team * 8 <= length:
             team *= 2
+        while team * columns < min(4 * WARP, max_group):
+            columns *= 2
         unroll = 4 if length >= 4 * team else 1
         return Variant("team", team * columns, narrow, 1, unroll, team, True)
     first = len(grid)

@@ -40,13 +40,20 @@ FEW_COLUMNS = 4096  # the same with lanes along the grid
 TALL = 512  # columns of so many rows, in a matrix beyond the caches, are summed a band at a time:
 BAND = 32  # so many rows, which are then as many sequential streams
 BEYOND_CACHE = 1 << 20  # points
+# The same for thousands of threads, where hundreds of groups of them should have work:
+ROW_PART = 1 << 14  # points of one part along a row, at least
+ROW_GROUPS = 1 << 11  # parts of all rows, at most
+COLUMN_PART = 64  # rows of one part of columns, at least
+COLUMN_THREADS = 1 << 15  # columns times parts, at most
+ALIGNED = 64  # parts along a row begin at a multiple of so many points
 
 _built: dict[tuple[str, str], Kernel] = {}
 _lock = threading.Lock()
 
 
-def split(program: Program) -> Program:
-    """The program with large reductions over few grid points cut into parts.
+def split(program: Program, threads: bool = False) -> Program:
+    """The program with large reductions over few grid points cut into parts: few large ones for
+    a handful of cores, or (`threads`) many small ones for thousands of threads.
 
     New scratch buffers follow the program's last slot. Kernels with scans or scatters, and
     problems that are small or already parallel, are left alone.
@@ -56,13 +63,14 @@ def split(program: Program) -> Program:
     used = max((s for c in program.calls for s in c.slots), default=-1) + 1
     base = max(used, 0) - len(scratch)
     for call in program.calls:
-        calls += _Splitter(call, base, scratch).calls() if wanted(call) else [call]
+        calls += (_Splitter(call, base, scratch, threads).calls() if wanted(call, threads)
+                  else [call])
     if len(calls) == len(program.calls):
         return program
     return Program(tuple(calls), tuple(scratch))
 
 
-def wanted(call: KernelCall) -> bool:
+def wanted(call: KernelCall, threads: bool = False) -> bool:
     """Whether a call has a large range over too few grid points to be split usefully."""
     kernel = call.kernel
     if any(isinstance(s, (Scan, Scatter)) or (isinstance(s, Reduce) and s.imag is not None)
@@ -74,9 +82,10 @@ def wanted(call: KernelCall) -> bool:
     if grid == 0:
         return False
     rows, band = _shape(kernel)
-    if not any(_cut(st, call.params, grid, band) for st in kernel.stages if st.ranges):
+    cut = _cut_for_threads if threads else _cut
+    if not any(cut(st, call.params, grid, rows, band) for st in kernel.stages if st.ranges):
         return False
-    return band or grid < (FEW_ROWS if rows else FEW_COLUMNS)
+    return threads or band or grid < (FEW_ROWS if rows else FEW_COLUMNS)
 
 
 def _shape(kernel: Kernel) -> tuple[bool, bool]:
@@ -131,7 +140,7 @@ class _Cut:
         return self.count + (1 if self.rest else 0)
 
 
-def _cut(stage: Stage, params: Sequence[int], grid: int, band: bool) -> _Cut | None:
+def _cut(stage: Stage, params: Sequence[int], grid: int, rows: bool, band: bool) -> _Cut | None:
     sizes = [size(r, params) for r in stage.ranges]
     points = 1
     for n in sizes:
@@ -142,9 +151,30 @@ def _cut(stage: Stage, params: Sequence[int], grid: int, band: bool) -> _Cut | N
         parts = points // BAND
     else:
         return None
+    return _even_parts(stage, sizes, parts, 1)
+
+
+def _cut_for_threads(stage: Stage, params: Sequence[int], grid: int, rows: bool, band: bool,
+                     ) -> _Cut | None:
+    sizes = [size(r, params) for r in stage.ranges]
+    points = 1
+    for n in sizes:
+        points *= n
+    if rows:
+        parts = min(points // ROW_PART, ROW_GROUPS // grid)
+    else:
+        least = COLUMN_PART if band else 16 * COLUMN_PART
+        parts = min(points // least, COLUMN_THREADS // max(grid, 32))
+    return _even_parts(stage, sizes, parts, ALIGNED if rows else 1) if parts > 1 else None
+
+
+def _even_parts(stage: Stage, sizes: Sequence[int], parts: int, align: int) -> _Cut | None:
+    """About `parts` parts, of a length that is a multiple of `align`, and what is left."""
     ordered = any(isinstance(s, ArgReduce) for s in stage.body)
     axis = 0 if ordered or sizes[0] >= parts else max(range(len(sizes)), key=sizes.__getitem__)
     length = -(-sizes[axis] // parts)
+    if axis == len(sizes) - 1:
+        length = -(-length // align) * align
     count = sizes[axis] // length
     return None if count < 2 else _Cut(axis, count, length, sizes[axis] - count * length)
 
@@ -156,14 +186,15 @@ class _Splitter:
     of each large reduction a reduction over its partial results.
     """
 
-    def __init__(self, call: KernelCall, io: int, scratch: list[int]) -> None:
+    def __init__(self, call: KernelCall, io: int, scratch: list[int], threads: bool) -> None:
         self.call, self.kernel, self.params = call, call.kernel, call.params
         self.io, self.scratch = io, scratch
         self.args = list(call.kernel.args)
         self.slots = list(call.slots)
         self.values = list(call.params)
         self.prefix: list[Stage] = []
-        self.band = _shape(call.kernel)[1]
+        self.shape = _shape(call.kernel)
+        self.rule = _cut_for_threads if threads else _cut
         self.grid = 1
         for e in self.kernel.grid:
             self.grid *= size(e, self.params)
@@ -173,13 +204,13 @@ class _Splitter:
         out: list[KernelCall] = []
         stages, at = self.kernel.stages, 0
         while at < len(stages):
-            cut = _cut(stages[at], self.params, self.grid, self.band)
+            cut = self.cut(stages[at])
             if cut is not None:
                 out += self.parts(stages[at], cut, at)
                 at += 1
                 continue
             batch = []  # consecutive small stages run together once, if they store anything
-            while at < len(stages) and _cut(stages[at], self.params, self.grid, self.band) is None:
+            while at < len(stages) and self.cut(stages[at]) is None:
                 batch.append(stages[at])
                 at += 1
             if any(isinstance(s, Store) for st in batch for s in st.body):
@@ -187,6 +218,10 @@ class _Splitter:
             self.prefix += [replace(st, body=kept) for st in batch
                             if (kept := tuple(s for s in st.body if not isinstance(s, Store)))]
         return out
+
+    def cut(self, stage: Stage) -> _Cut | None:
+        """How a stage is cut, or None."""
+        return self.rule(stage, self.params, self.grid, *self.shape)
 
     def whole(self, batch: list[Stage]) -> KernelCall:
         """The small stages on the original grid."""
