@@ -16,7 +16,7 @@ from . import cfamily_lanes as lanes_schedule
 from .cfamily import Dialect, Emitter, Val, is_index, of
 from .cfamily_lanes import _Printer
 from .expr import Expr, const, is_const, substitute, walk
-from .kernel import Kernel, Scatter, Store, coefficient, expressions, statement_exprs
+from .kernel import Kernel, Scatter, Stage, Store, coefficient, statement_exprs
 
 NARROW = (1 << 31) - (1 << 18)  # room for what groups reach beyond the last point
 WIDEST = 16                     # bytes of one access
@@ -263,12 +263,15 @@ def neighbours(kernel: Kernel, roots: Sequence[Expr], axis: int, count: int) -> 
             and unit(e.args[0], axis)]
 
 
-def vector_length(kernel: Kernel, axis: int, length: int, tail: bool) -> int:
-    """How many neighbours along `axis` a thread should take: accesses of 16 bytes, or of at
-    least 8 where types differ; a divisor of `length` unless the schedule has a `tail` loop."""
-    kinds = [of(e) for e in walk(expressions(kernel))
+def vector_length(kernel: Kernel, stages: Sequence[Stage], axis: int, length: int, tail: bool,
+                  ) -> int:
+    """How many neighbours along `axis` a thread should take in these stages: accesses of 16
+    bytes, or of at least 8 where types differ; a divisor of `length` unless the schedule has a
+    `tail` loop."""
+    statements = [s for stage in stages for s in stage.body]
+    kinds = [of(e) for e in walk([x for s in statements for x in statement_exprs(s)])
              if e.op == "load" and len(e.args) == 1 and unit(e.args[0], axis)]
-    kinds += [kernel.args[s.slot].dtype for stage in kernel.stages for s in stage.body
+    kinds += [kernel.args[s.slot].dtype for s in statements
               if isinstance(s, Store) and s.mask is None and unit(s.index, axis)]
     if not kinds:
         return 1

@@ -41,13 +41,13 @@ IN_FLIGHT = 64        # bytes an item should have on their way
 COST = 600            # operations an item may unroll
 KEPT = 16             # elements of a row that an item holds on to
 WARP = 32             # items that touch memory together
-FEW_ROWS = 1 << 11    # fewer grid points get larger teams
 
 
 class Variant(NamedTuple):
     """shape: "vector", "team", "item" or "serial"; `group` is the work group size; narrow: index
     arithmetic in 32 bits; `vector` elements an access, `unroll` of them at a time; `team` items a
-    grid point, `across` columns; `kept`: rows stay in registers."""
+    grid point, `across` columns; `kept`: rows stay in registers;
+    `main`: a stage with the ranges that all of this is about."""
 
     shape: str
     group: int
@@ -57,6 +57,7 @@ class Variant(NamedTuple):
     team: int = 1
     across: bool = False
     kept: bool = False
+    main: int = 0
 
 
 def choose(kernel: Kernel, params: Sequence[int], max_group: int = 256) -> Variant:
@@ -77,7 +78,7 @@ def choose(kernel: Kernel, params: Sequence[int], max_group: int = 256) -> Varia
 
 def _vector(kernel: Kernel, grid: Sequence[int], narrow: bool, max_group: int) -> Variant:
     points = lanes_schedule._product(grid)
-    vector = vector_length(kernel, len(grid) - 1, grid[-1], tail=len(grid) == 1)
+    vector = vector_length(kernel, kernel.stages, len(grid) - 1, grid[-1], tail=len(grid) == 1)
     heavy = _cost(kernel)
     while vector > 1 and vector * heavy > COST:
         vector //= 2
@@ -144,18 +145,18 @@ def _team(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], 
             columns *= 2
         unroll = 4 if length >= 4 * team else 1
         return Variant("team", team * columns, narrow, 1, unroll, team, True)
-    first = len(grid)
-    inner = [r[-1] for r in ranges if r]
-    vector = min(vector_length(kernel, first + len(s.ranges) - 1, n, tail=False)
-                 for s, n in zip((s for s in kernel.stages if s.ranges), inner))
+    main = max(range(len(ranges)), key=lambda k: lanes_schedule._product(ranges[k] or [-1]))
+    alike = [s for s in kernel.stages if s.ranges == kernel.stages[main].ranges]
+    axis = len(grid) + len(ranges[main]) - 1
+    vector = vector_length(kernel, alike, axis, ranges[main][-1], tail=False)
     heavy = _cost(kernel)
     while vector > 1 and vector * heavy > 2 * COST:
         vector //= 2
-    each = max(KEPT, vector)
-    if points < FEW_ROWS:
-        each = vector
     team = 1
-    while team < max_group and team * (vector if length <= WARP * vector else each) < length:
+    # what keeps the device busy; what lets every stage after the first find the row in registers
+    least = max(2 * BUSY // max(points, 1),
+                length // KEPT if len(alike) > 1 else min(GROUP, length // KEPT))
+    while team < max_group and team * vector < length and team < least:
         team *= 2
     unroll = _power(-(-length // (team * vector)))
     kept = unroll * vector <= KEPT and unroll * vector * heavy <= 4 * COST
@@ -163,7 +164,7 @@ def _team(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], 
         unroll = max(1, min(4, _power(IN_FLIGHT // (4 * vector)), COST // (vector * heavy)))
         unroll = _power(unroll + 1) // 2
     group = team if team >= 128 else max(team, min(128, max_group))
-    return Variant("team", group, narrow, vector, unroll, team, False, kept)
+    return Variant("team", group, narrow, vector, unroll, team, False, kept, main)
 
 
 def _power(n: int) -> int:
@@ -214,7 +215,7 @@ def render(kernel: Kernel, dialect: Dialect, variant: Variant, name: str) -> str
         printer = VectorPrinter(kernel, dialect, v.narrow, v.group, v.vector, v.unroll)
     elif v.shape == "team":
         printer = TeamPrinter(kernel, dialect, v.narrow, v.group, v.team, v.vector, v.unroll,
-                              v.across, v.kept)
+                              v.across, v.kept, v.main)
     else:
         printer = _ItemPrinter(kernel, dialect, v.narrow)
     printer.print()

@@ -38,13 +38,14 @@ from .kernel import (
 
 class TeamPrinter(ThreadPrinter):
     """`team` items a grid point in groups of `group`; `unroll` vectors of `vector` elements at a
-    time."""
+    time, in the stages that have the ranges of the stage `main`; one element in others."""
 
     def __init__(self, kernel: Kernel, dialect: Dialect, narrow: bool, group: int, team: int,
-                 vector: int, unroll: int, across: bool, kept: bool) -> None:
+                 vector: int, unroll: int, across: bool, kept: bool, main: int) -> None:
         super().__init__(kernel, dialect, narrow)
         self.group, self.team, self.vector, self.unroll = group, team, vector, unroll
         self.across, self.kept = across, kept
+        self.main = kernel.stages[main].ranges
         self.teams = group // team
         self._scratch: dict[tuple[str, int], str] = {}
         self._sizes: dict[str, int] = {}
@@ -122,13 +123,13 @@ class TeamPrinter(ThreadPrinter):
                 at = positions[s.name] = accumulator(e, dt.int64, 1)
                 e.line(f"long {at.text} = -1;")
         body = _Body(self, stage, counts, totals, positions)
-        if self.kept:
+        if body.kept:
             body.chunk("0", total, guard=True)
         else:
-            step = self.team * self.vector * self.unroll
+            step = self.team * body.vector * body.unroll
             f = e.fresh("f")
             e.line(f"{self.int} {f} = 0;")
-            if self.unroll * self.vector > 1:
+            if body.unroll * body.vector > 1:
                 e.open(f"for (; {f} + {step} <= {total}; {f} += {step})")
                 body.chunk(f, total, guard=False)
                 e.close()
@@ -280,21 +281,24 @@ class _Body:
                  totals: dict[str, Val], positions: dict[str, Val]) -> None:
         self.p, self.e, self.stage, self.counts = p, p.e, stage, counts
         self.totals, self.positions = totals, positions
+        main = stage.ranges == p.main or p.across
+        self.vector, self.unroll = (p.vector, p.unroll) if main else (1, 1)
+        self.kept = p.kept and main
         self.axes = [p.first_range + k for k in range(len(counts))]
         self.last = self.axes[-1]
         roots = [x for s in stage.body for x in statement_exprs(s)]
-        self.packable = neighbours(p.kernel, roots, self.last, p.vector)
+        self.packable = neighbours(p.kernel, roots, self.last, self.vector)
         self.plain: list[Expr] = []  # loads that are kept value by value
-        if p.kept:
+        if self.kept:
             self.plain = [x for x in walk(roots) if x.op == "load" and len(x.args) == 1
                           and x.value not in p.written and x not in self.packable
                           and self._along(x)]
-        if p.vector == 1 and not p.kept:
+        if self.vector == 1 and not self.kept:
             self.packable = []
         loaded = {x.value for x in walk(roots) if x.op == "load"}
         self.packs = {k: s for k, s in enumerate(stage.body) if isinstance(s, Store)
-                      and p.vector > 1 and s.mask is None and unit(s.index, self.last)
-                      and words(p.kernel.args[s.slot].dtype, p.vector) > 0
+                      and self.vector > 1 and s.mask is None and unit(s.index, self.last)
+                      and words(p.kernel.args[s.slot].dtype, self.vector) > 0
                       and s.slot not in loaded}
 
     def _along(self, x: Expr) -> bool:
@@ -311,15 +315,17 @@ class _Body:
         for x in fresh:
             packed = x in self.packable
             arrays[x] = e.fresh("w"), packed
-            ctype, count = ("uint", words(of(x), p.vector)) if packed else (
-                p.dialect.value_type(of(x)), p.vector)
-            e.line(f"{ctype} {arrays[x][0]}[{p.unroll * count}];")
+            ctype, count = ("uint", words(of(x), self.vector)) if packed else (
+                p.dialect.value_type(of(x)), self.vector)
+            e.line(f"{ctype} {arrays[x][0]}[{self.unroll * count}];")
         if fresh:
             self._open(base, total, guard)
-            for x in fresh:
+            # first what goes one by one: inside, the index of an element is not yet that of the
+            # first of a vector
+            for x in sorted(fresh, key=lambda x: arrays[x][1]):
                 self._fill(x, arrays[x][0])
             self._close()
-        if p.kept:
+        if self.kept:
             p.arrays |= {(x, self.stage.ranges): found for x, found in arrays.items()}
         writes = any(isinstance(s, Store) for s in self.stage.body)
         self._open(base, total, guard, writes)
@@ -329,10 +335,10 @@ class _Body:
     def _open(self, base: str, total: str, guard: bool, writes: bool = False) -> None:
         """The loop over this item's vectors, the axes bound to the first point of each."""
         p, e = self.p, self.e
-        p.unrolled("j", p.unroll)
+        p.unrolled("j", self.unroll)
         f = e.fresh("f")
-        start = "t" if p.unroll == 1 else f"(j * {p.team} + t)"
-        at = start if p.vector == 1 else f"{start} * {p.vector}"
+        start = "t" if self.unroll == 1 else f"(j * {p.team} + t)"
+        at = start if self.vector == 1 else f"{start} * {self.vector}"
         e.line(f"const {p.int} {f} = {'' if base == '0' else base + ' + '}{at};")
         tests = [f"{f} < {total}"] if guard else []
         tests += ["live"] if writes and p.teams > 1 and not self.totals else []
@@ -350,19 +356,19 @@ class _Body:
         """Load this vector's elements of `x`."""
         p, e = self.p, self.e
         if x in self.packable:
-            e.load_words(array, f"j * {words(of(x), p.vector)}", x.value, of(x),
-                         e.value(x.args[0]).text, p.vector, True)
+            e.load_words(array, f"j * {words(of(x), self.vector)}", x.value, of(x),
+                         e.value(x.args[0]).text, self.vector, True)
             return
         inner, _ = e.axes[self.last]
-        p.unrolled("v", p.vector)
+        p.unrolled("v", self.vector)
         e.bind(self.last, f"({inner} + v)")
-        e.line(f"{array}[j * {p.vector} + v] = "
+        e.line(f"{array}[j * {self.vector} + v] = "
                f"{helpers.load_one(e, x.value, of(x), e.value(x.args[0]).text)};")
         e.close()
         e.bind(self.last, inner)
 
     def _points(self, arrays: dict[Expr, tuple[str, bool]]) -> None:
-        p, e, n = self.p, self.e, self.p.vector
+        p, e, n = self.p, self.e, self.vector
         results = {}
         for k, s in self.packs.items():
             count = words(p.kernel.args[s.slot].dtype, n)

@@ -43,6 +43,7 @@ BEYOND_CACHE = 1 << 20  # points
 # The same for thousands of threads, where hundreds of groups of them should have work:
 ROW_PART = 1 << 14  # points of one part along a row, at least
 ROW_GROUPS = 1 << 11  # parts of all rows, at most
+ROW_STAGES = 1 << 8  # the same where several stages are cut, each into a kernel of its own
 COLUMN_PART = 64  # rows of one part of columns, at least
 COLUMN_THREADS = 1 << 15  # columns times parts, at most
 ALIGNED = 64  # parts along a row begin at a multiple of so many points
@@ -81,17 +82,16 @@ def wanted(call: KernelCall, threads: bool = False) -> bool:
         grid *= size(e, call.params)
     if grid == 0:
         return False
-    rows, band = _shape(kernel)
+    rows, single = _shape(kernel)
     cut = _cut_for_threads if threads else _cut
-    if not any(cut(st, call.params, grid, rows, band) for st in kernel.stages if st.ranges):
+    if not any(cut(st, call.params, grid, rows, single) for st in kernel.stages if st.ranges):
         return False
-    return threads or band or grid < (FEW_ROWS if rows else FEW_COLUMNS)
+    return threads or (single and not rows) or grid < (FEW_ROWS if rows else FEW_COLUMNS)
 
 
 def _shape(kernel: Kernel) -> tuple[bool, bool]:
-    """(lanes run along a range, worth doing in bands: one reduction over columns)."""
-    rows = _rows(kernel)
-    return rows, not rows and sum(1 for st in kernel.stages if st.ranges) == 1
+    """(lanes run along a range, only one stage has ranges)."""
+    return _rows(kernel), sum(1 for st in kernel.stages if st.ranges) == 1
 
 
 def size(e: Expr, params: Sequence[int]) -> int:
@@ -140,32 +140,34 @@ class _Cut:
         return self.count + (1 if self.rest else 0)
 
 
-def _cut(stage: Stage, params: Sequence[int], grid: int, rows: bool, band: bool) -> _Cut | None:
+def _cut(stage: Stage, params: Sequence[int], grid: int, rows: bool, single: bool) -> _Cut | None:
     sizes = [size(r, params) for r in stage.ranges]
     points = 1
     for n in sizes:
         points *= n
     if points >= LARGE:
         parts = min(-(-points * grid // PART), PARTS)
-    elif band and points >= TALL and points * grid >= BEYOND_CACHE and grid >= PARTS:
+    elif single and not rows and points >= TALL and points * grid >= BEYOND_CACHE and grid >= PARTS:
         parts = points // BAND
     else:
         return None
     return _even_parts(stage, sizes, parts, 1)
 
 
-def _cut_for_threads(stage: Stage, params: Sequence[int], grid: int, rows: bool, band: bool,
-                     ) -> _Cut | None:
+def _cut_for_threads(stage: Stage, params: Sequence[int], grid: int, rows: bool,
+                     single: bool) -> _Cut | None:
     sizes = [size(r, params) for r in stage.ranges]
     points = 1
     for n in sizes:
         points *= n
     if rows:
-        parts = min(points // ROW_PART, ROW_GROUPS // grid)
+        parts = min(points // ROW_PART, (ROW_GROUPS if single else ROW_STAGES) // grid)
     else:
-        least = COLUMN_PART if band else 16 * COLUMN_PART
+        least = COLUMN_PART if single else 16 * COLUMN_PART
         parts = min(points // least, COLUMN_THREADS // max(grid, 32))
-    return _even_parts(stage, sizes, parts, ALIGNED if rows else 1) if parts > 1 else None
+    if parts < (2 if single else 4):
+        return None
+    return _even_parts(stage, sizes, parts, ALIGNED if rows else 1)
 
 
 def _even_parts(stage: Stage, sizes: Sequence[int], parts: int, align: int) -> _Cut | None:
