@@ -45,9 +45,7 @@ from .dlpack import from_dlpack
 from .interop import from_numpy, frombuffer
 from .library import *  # noqa: F403
 from .ops.precision import get_float32_matmul_precision, set_float32_matmul_precision
-from .printing import set_printoptions
 from .runtime.devices import get_default_device, set_default_device, synchronize
-from .runtime.fallback import fallbacks, reset_fallbacks
 from .runtime.threads import get_num_threads, set_num_threads
 from .tensor import Size, Tensor
 
@@ -63,4 +61,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_library.public("")})
+    return sorted({*globals(), *_library.public(""), *_library.MODULES, *_library.FUNCTIONS})

@@ -13,9 +13,8 @@ from .base.meta import meta
 from .callpath import NS
 from .creation import like
 from .ops import plans as P
-from .ops import random as streams
 from .ops import registry as R
-from .ops.facts import examples
+from .ops import streams
 from .random import generator_of
 from .sampling import (
     BERNOULLI,
@@ -66,6 +65,8 @@ def extremes(t: Any, unknown: float = 1.0) -> tuple[float, float]:
     if not m.numel or "host-memory" not in P.backend_of(m.device).capabilities(
             m.device.index or 0).features:
         return unknown, unknown
+    from .ops.facts import examples
+
     t = examples(t)
     return t.amin().item(), t.amax().item()
 

@@ -24,8 +24,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "ConfigError",
@@ -103,6 +105,9 @@ CORE_SCHEMA: dict[str, Option] = {
         "highest",
         "how exact products of float32 matrices are on devices with faster inexact units",
         ("highest", "high", "medium"),
+    ),
+    "compat": Option(
+        dict, {}, "device names that PyTorch programs write to the devices that are meant"
     ),
     "plugins.disable": Option(list, [], "plug-ins (or their distributions) that are not loaded"),
     "plugins.prefer": Option(
@@ -230,6 +235,8 @@ def notes() -> list[str]:
 
 def cache_dir() -> Path:
     """The directory for things that can be made again: option compile.cache_dir or the user's."""
+    from pathlib import Path
+
     chosen = get("compile.cache_dir")
     return Path(chosen).expanduser() if chosen else _user_dir("cache")
 
@@ -543,6 +550,8 @@ def environment_typos() -> list[str]:
 
 def _config_files() -> list[tuple[Path, str]]:
     """(path, table) of each file in effect: lampion.toml, pyproject.toml, the user's."""
+    from pathlib import Path  # of little use before there is a device, and slow to import
+
     found: list[tuple[Path, str]] = []
     explicit = os.environ.get("LAMPION_CONFIG")
     if explicit:
@@ -621,6 +630,8 @@ def _flatten(table: Mapping[str, Any], where: str) -> dict[str, tuple[Any, str]]
 
 def _user_dir(kind: str) -> Path:
     """The user's `config` or `cache` directory for lampion, by the platform's custom."""
+    from pathlib import Path
+
     home = Path.home()
     if sys.platform == "win32":
         variable = "APPDATA" if kind == "config" else "LOCALAPPDATA"

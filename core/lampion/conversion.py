@@ -15,12 +15,13 @@ from .base import dtype as dt
 from .base.device import device
 from .base.meta import Meta, expand_strides, meta
 from .callpath import NS
-from .ops import memory
 from .ops import plans as P
 from .ops import registry as R
 from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
 
+CONVERT, DUPLICATE, CLONE, CONTIGUOUS, FULL = map(
+    R.REGISTRY.__getitem__, ("convert", "duplicate", "clone", "contiguous", "full"))
 
 def to_arguments(input: Any, args: Any, kwargs: Any,
                  ) -> tuple[device, dt.dtype, bool, Any, bool]:
@@ -72,7 +73,7 @@ def raw_copy(src: Tensor, dst: Tensor, non_blocking: bool = False) -> None:
     if m.shape != target.shape:
         m = meta(m.dtype, target.shape, expand_strides(m.shape, m.strides, target.shape),
                  m.device)
-    op = R.REGISTRY["convert"]
+    op = CONVERT
     key = (m, target)
     p = op.iplans.get(key)
     if p is None:
@@ -95,7 +96,7 @@ def across(src: Tensor, where: device, non_blocking: bool = False) -> Tensor:
     """
     m = src.meta.plain
     if m.span != m.nbytes or m.overlapping:
-        src = R.REGISTRY["duplicate"].fn(src.detach(), contiguous=True)
+        src = DUPLICATE.fn(src.detach(), contiguous=True)
         m = src.meta
     there = meta(m.dtype, m.shape, m.strides, where)
     out = _pinned_for(src, there) if non_blocking and m.numel else None
@@ -204,7 +205,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
         raise TypeError("copy_(): argument 'src' (position 1) must be Tensor, not "
                         f"{type(src).__name__}")
     callpath.check_leaf(self, "copy_")
-    op = R.REGISTRY["convert"]
+    op = CONVERT
     if self.meta.virtual or src.meta.virtual:
         return NS["transformed_copy"](self, src)
     if self.meta.overlapping:
@@ -235,7 +236,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
 def fill_(self: Tensor, value: Any) -> Tensor:
     """Write one number everywhere."""
     if self.node is None and self.root is None:  # a twin meta has no plans, so it cannot match
-        p = R.REGISTRY["full"].iplans.get((self.meta, type(value)))
+        p = FULL.iplans.get((self.meta, type(value)))
         if p is not None:
             p.into(self.data_, value)
             callpath.wrote(self, "fill_", 2)
@@ -249,10 +250,10 @@ def fill_(self: Tensor, value: Any) -> Tensor:
     if self.meta.virtual:
         return NS["transformed_copy"](self, NS["filled"](self.meta.plain, value))
     m = self.meta.plain
-    P.check_write(R.REGISTRY["full"], m, dt.scalar_dtype(value) if m.dtype.kind == "c"
+    P.check_write(FULL, m, dt.scalar_dtype(value) if m.dtype.kind == "c"
                   else m.dtype, m.shape)
     if m.numel:
-        op = R.REGISTRY["full"]
+        op = FULL
         key = (m, type(value))
         p = op.iplans.get(key)
         if p is None:
@@ -275,7 +276,7 @@ def zero_(self: Tensor) -> Tensor:
 
 def _cast(d: dt.dtype) -> Any:
     def method(self: Tensor, memory_format: Any = None) -> Tensor:
-        return self if self.meta.dtype is d else R.REGISTRY["convert"].fn(self, dtype=d)
+        return self if self.meta.dtype is d else CONVERT.fn(self, dtype=d)
 
     return method
 
@@ -396,17 +397,17 @@ def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Convert dtype and/or device: to(dtype), to(device), to(device, dtype), to(other); returns
     the tensor itself if nothing changes, unless copy=True."""
     if len(args) == 1 and not kwargs and type(args[0]) is dt.dtype:
-        return input if args[0] is input.meta.dtype else memory.convert.fn(input, dtype=args[0])
+        return input if args[0] is input.meta.dtype else CONVERT.fn(input, dtype=args[0])
     device, dtype, copy, memory_format, non_blocking = to_arguments(input, args, kwargs)
     m = input.meta
     if device is not m.device:
         input = move.fn(input, device, non_blocking)
         copy = False
     if dtype is not m.dtype:
-        input, copy = memory.convert.fn(input, dtype=dtype), False
+        input, copy = CONVERT.fn(input, dtype=dtype), False
     if memory_format is not None and memory_format.name != "preserve" and not copy:
-        return memory.contiguous.fn(input, memory_format)
-    return memory.clone.fn(input, memory_format=memory_format) if copy else input
+        return CONTIGUOUS.fn(input, memory_format)
+    return CLONE.fn(input, memory_format=memory_format) if copy else input
 
 
 @R.composite(method=False, out=False, where=())

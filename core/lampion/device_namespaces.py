@@ -184,8 +184,10 @@ class _Finder:
         parent, _, name = rest.rpartition(".")
         if not parent:
             found = find(name)
-        else:
+        elif parent.partition(".")[0] in device_names():
             found = getattr(sys.modules.get(f"{head}.{parent}"), name, None)
+        else:
+            return None
         if found is None or (parent and not isinstance(found, ModuleType)):
             return None
         return ModuleSpec(fullname, _Loader(found), is_package=True)

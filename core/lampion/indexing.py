@@ -20,9 +20,7 @@ from .base import dtype as dt
 from .base.meta import expand_strides, meta
 from .callpath import NS
 from .ops import plans as P
-from .ops import region
 from .ops import registry as R
-from .ops import scatter as _scatter
 from .tensor import Tensor
 
 _new = object.__new__
@@ -97,7 +95,9 @@ class index_view:
         return basic_geometry(m, key)
 
     def vjp(ctx, g):
-        return region.place_like(g, ctx.meta("input"), basic_geometry, ctx.key)
+        from .ops.region import place_like
+
+        return place_like(g, ctx.meta("input"), basic_geometry, ctx.key)
 
 
 _plans: dict[Any, Any] = {}  # (meta, quick key) -> ViewPlan
@@ -642,8 +642,9 @@ def write_indices(y: Tensor, dims: list[int], indices: list[Any], value: Any) ->
                                    f"got {y.meta.dtype!r} for the destination and "
                                    f"{value.meta.dtype!r} for the source.")
             value = value.to(y.meta.dtype)  # type: ignore[attr-defined]
-        full = _scatter.index_geometry(y.meta.shape, tuple(dims),
-                                       [i.meta.shape for i in indices])[0]
+        from .ops.scatter import index_geometry
+
+        full = index_geometry(y.meta.shape, tuple(dims), [i.meta.shape for i in indices])[0]
         value = fitting(value, full)
     elif y.meta.dtype.kind in "ui" and type(value) is float:
         value = int(value)

@@ -7,7 +7,6 @@ DLPack is in `dlpack.py`.
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import warnings
 from typing import Any
@@ -20,7 +19,6 @@ from .base.meta import meta
 from .callpath import NS
 from .conversion import raw_copy
 from .ops import plans as P
-from .ops.movement import sizes
 from .runtime.backend import host_read
 from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
@@ -231,6 +229,8 @@ def resize_(self: Tensor, *size: Any, memory_format: Any = None) -> Tensor:
     if self.node is not None:
         raise RuntimeError("cannot resize variables that require grad")
     m = self.meta
+    from .ops.movement import sizes
+
     shape = sizes(size, "resize_")
     if shape == m.shape and memory_format is None:
         return self
@@ -295,6 +295,8 @@ for _name, _fn in (("untyped_storage", untyped_storage), ("set_", set_), ("resiz
 
 def deepcopy(t: Tensor, memo: dict[int, Any]) -> Any:
     """copy.deepcopy of a leaf: storages shared within the copied object stay shared."""
+    import copy
+
     if id(t) in memo:
         return memo[id(t)]
     if not t.is_leaf:

@@ -1,6 +1,7 @@
-"""Loads the op families and hands the public functions out.
+"""Hands the public functions out, each when it is first asked for.
 
-Floor 7 (imported by `lampion/__init__`): importing this module declares every built-in op.
+Floor 7 (imported by `lampion/__init__`): after it, the registry has every built-in op, most of them
+waiting for their family (see `ops/families.py`).
 """
 
 from __future__ import annotations
@@ -10,45 +11,41 @@ import sys
 from typing import Any
 
 from . import device_namespaces
-from . import ops as _ops  # noqa: F401
 from . import tensor as _tensor
+from .ops import families as _families
 from .ops import registry as _registry
 
-FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special", "facts",
-            "reduce", "scan", "softmax", "statistics", "norm", "loss", "views", "movement",
-            "region", "gather", "scatter", "masked", "nonzero", "join", "copies", "rearrange",
-            "pad", "sort", "search", "create", "random", "contract", "conv", "windows", "pool",
-            "attention", "linalg_solve", "linalg_lstsq", "linalg_factor", "linalg_eigen",
-            "linalg_norms", "linalg_functions", "products", "einsum", "fold", "resample",
-            "masked_reduce", "segments", "native", "fourier", "stft", "distances")
-for _family in FAMILIES:
-    importlib.import_module(f".ops.{_family}", __package__)
+if not any(isinstance(op, _families.Awaited) for op in _registry.REGISTRY.values()):
+    _families.load(_registry.REGISTRY)
 
-_MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func",
+MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func",
             "config", "plugins", "ops", "testing", "random", "serialization",
-            "overrides", "cli", "demos", "return_types", "masked", "signal")
+            "overrides", "printing", "cli", "demos", "return_types", "masked", "signal")
 
 # Functions of the top level whose module is only imported when one of them is used.
-_FUNCTIONS = {"save": "serialization", "load": "serialization", "vmap": "func", **dict.fromkeys(
-    ("bartlett_window", "blackman_window", "hamming_window", "hann_window", "kaiser_window"),
-    "signal.windows")}
+FUNCTIONS = {
+    "save": "serialization", "load": "serialization", "vmap": "func",
+    "set_printoptions": "printing", "fallbacks": "runtime.fallback",
+    "reset_fallbacks": "runtime.fallback", **dict.fromkeys(
+        ("bartlett_window", "blackman_window", "hamming_window", "hann_window", "kaiser_window"),
+        "signal.windows")}
 
 
 def lookup(module: str, name: str) -> Any:
     """Module `__getattr__`: a public op of the module's namespace, or a submodule."""
     where = module.partition(".")[2]
-    if not where and name in _MODULES:
+    if not where and name in MODULES:
         return importlib.import_module(f"{module}.{name}")
-    if not where and name in _FUNCTIONS:
-        return getattr(importlib.import_module(f"{module}.{_FUNCTIONS[name]}"), name)
-    found = public(where).get(name)
-    if found is None and not where:
-        device = device_namespaces.find(name)
-        if device is not None:
-            return device
-    if found is None:
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    fn = getattr(_tensor.Tensor, found) if isinstance(found, str) else found.fn
+    if not where and name in FUNCTIONS:
+        fn = getattr(importlib.import_module(f"{module}.{FUNCTIONS[name]}"), name)
+    else:
+        found = public(where).get(name)
+        if found is None:
+            device = None if where else device_namespaces.find(name)
+            if device is not None:
+                return device
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        fn = getattr(_tensor.Tensor, found) if isinstance(found, str) else found.fn
     setattr(sys.modules[module], name, fn)  # the next look-up is a plain one
     return fn
 
@@ -74,11 +71,8 @@ def public(where: str) -> dict[str, Any]:
     return _public.get(where, {})
 
 
-from .autograd import node as _node  # noqa: E402
-from .ops import reduce as _reduce  # noqa: E402
-
-_node.sum_to_shape = _reduce.sum_to_shape
-for _module in ("conversion", "interop", "dlpack", "pinning", "overrides"):  # attach Tensor methods
+# attach Tensor methods
+for _module in ("conversion", "interop", "dlpack", "pinning", "overrides"):
     importlib.import_module(f".{_module}", __package__)
 importlib.import_module(".updating", __package__)
 importlib.import_module(".restriding", __package__)

@@ -18,8 +18,8 @@ from .base.meta import Meta, dense_strides_like, meta
 from .callpath import NS
 from .creation import _check_layout, _finish, _named, like, sizes
 from .ops import plans as P
-from .ops import random as streams
 from .ops import registry as R
+from .ops import streams
 from .random import Generator, generator_of
 from .runtime.devices import _default, lasting, resolve
 from .tensor import Tensor, make_tensor

@@ -28,6 +28,7 @@ from .base.meta import Meta, meta
 from .callpath import NS
 from .ops import plans as P
 from .ops import registry as R
+from .ops.families import Awaited
 from .replay import replayed
 from .runtime.backend import host_read
 from .runtime.devices import resolve
@@ -607,7 +608,7 @@ def _attach(name: str, make: Callable[[], Any]) -> None:
 def install(op: R.Op) -> None:
     """Attach an op's methods and operators (built-in ops only). ValueError if an argument has a
     name that the generated call needs itself."""
-    if op.kind != "composite":
+    if not isinstance(op, Awaited) and op.kind != "composite":
         for p in op.params:
             if p.name in callpath.RESERVED:
                 raise ValueError(f"op {op.qualname!r}: an argument cannot be called {p.name!r}; "
@@ -727,7 +728,7 @@ def _composite_with_out(op: R.Op) -> Any:
     return fn
 
 
-for _op in R.REGISTRY.values():  # those of families that floors below import
+for _op in R.REGISTRY.values():  # those that wait for their family, or that floors below load
     install(_op)
 R.on_register = install
 R.build_function = build_function

@@ -228,7 +228,7 @@ TABLE = {
     "ASIN": (g_asin, TINY, mp.mpf("0.2501"), lambda z: z, "4e-9", "3e-18"),
     "ATAN": (g_atan, TINY, mp.mpf("1.0"), lambda z: z, "8e-9", "5e-18"),
     "SINH": (g_sinh, TINY, mp.mpf("1.0"), lambda z: z, "4e-9", "2e-18"),
-    "TANH": (g_tanh, TINY, mp.mpf("0.36"), lambda z: z, "5e-9", "3e-18"),
+    "TANH": (g_tanh, TINY, mp.mpf("0.4226"), lambda z: z, "3e-8", "3e-18"),
     "ERF": (g_erf, TINY, mp.mpf("1.0"), one, "5e-9", "3e-18"),
     "ERF_Q": (g_erf_q, mp.mpf(10) ** -9, mp.mpf("3.95"), w_erf_q, "1.2e-8", None),
     "ERFCX": (g_erfcx, mp.mpf(-1), None, one, "8e-9", "2e-17"),

@@ -22,3 +22,20 @@ COUNT = int(os.environ.get("LAMPION_TEST_PROGRAMS", "500"))
 def test_programs_give_what_numpy_gives(program):
     found = program.run(lampion)
     assert not differences(program, found, lambda t: t.cpu().numpy())
+
+
+EVERYWHERE = int(os.environ.get("LAMPION_TEST_DEVICE_PROGRAMS", "10"))
+
+
+def test_programs_on_every_device(device):
+    """The same programs on devices that compile each kernel for a while: fewer of them."""
+    @settings(max_examples=EVERYWHERE, deadline=None, database=None, derandomize=True,
+              suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    @given(programs())
+    def check(program):
+        with lampion.device(device):
+            found = program.run(lampion)
+        assert not differences(program, found, lambda t: t.cpu().numpy())
+        assert all(t.device.type == device.partition(":")[0] for t in found)
+
+    check()

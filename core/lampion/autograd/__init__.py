@@ -1,23 +1,43 @@
-"""Floor 4: nodes, the backward engine, gradient modes, custom functions, gradient checks."""
+"""Floor 4: nodes, the backward engine, gradient modes, custom functions, gradient checks.
+
+What few programs use is imported when it is first asked for.
+"""
 
 from __future__ import annotations
 
-from . import forward_ad, functional, graph
-from .anomaly import detect_anomaly, set_detect_anomaly
+import importlib
+from typing import Any
+
 from .api import backward, grad
-from .function import Function, once_differentiable
-from .gradcheck import gradcheck, gradgradcheck
+from .gradcheck import gradcheck, gradgradcheck  # now: the module has the function's name
 from .modes import (
-                    enable_grad,
-                    inference_mode,
-                    is_grad_enabled,
-                    is_inference_mode_enabled,
-                    no_grad,
-                    set_grad_enabled,
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    is_inference_mode_enabled,
+    no_grad,
+    set_grad_enabled,
 )
+
+_MODULES = ("anomaly", "forward_ad", "function", "functional", "graph")
+_LATE = {"Function": "function", "once_differentiable": "function", "detect_anomaly": "anomaly",
+         "set_detect_anomaly": "anomaly"}
 
 __all__ = ["forward_ad", "functional", "graph", "Function", "once_differentiable", "detect_anomaly",
            "set_detect_anomaly",
            "gradcheck", "gradgradcheck",
            "backward", "grad", "no_grad", "enable_grad", "inference_mode", "set_grad_enabled",
            "is_grad_enabled", "is_inference_mode_enabled"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

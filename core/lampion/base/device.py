@@ -9,6 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 _TABLE: dict[tuple[str, int], "device"] = {}
+aliases: dict[str, str] = {}  # names that programs write -> the devices that are meant
+
+
+def _meant(name: str) -> str:
+    """The device string that an alias stands for, with the index that was written, if any."""
+    head, colon, index = name.partition(":")
+    target = aliases.get(head)
+    if target is None:
+        return name
+    return target if ":" in target or not colon else f"{target}:{index}"
 
 
 class device:
@@ -31,6 +41,8 @@ class device:
                 f"device({type}) names no backend; write device('NAME:{type}') or device('NAME')")
         if not isinstance(type, str):
             raise TypeError(f"device() expects a string such as 'cpu' or 'name:0', got {type!r}")
+        if aliases:
+            type = _meant(type)
         if ":" in type:
             if index is not None:
                 raise RuntimeError(

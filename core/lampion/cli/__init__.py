@@ -21,12 +21,13 @@ COMMANDS = {
     "plugins": "the installed plug-ins and their state",
     "ops": "the operators, by kind",
     "explain": "which kernel runs an operator on a device, and why",
+    "run": "run a PyTorch program: torch means lampion in it",
     "demo": "train a small network on real data",
     "bench": "time operators on a device",
 }
 
 # Where a command takes what follows as it is, so that its own --help is reached.
-_PASS_THROUGH = {"demo"}
+_PASS_THROUGH = {"demo", "run"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     2 is a mistake in arguments or settings, 1 a command that found a problem.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["run"]:  # errors are the program's own: they keep their traceback
+        return _run(words)
     try:
         return _run(words)
     except BrokenPipeError:  # the reader of a pipe has seen enough

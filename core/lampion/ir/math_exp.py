@@ -382,16 +382,19 @@ def cosh(x: Expr, f: Format) -> Expr:
 
 
 def tanh(x: Expr, f: Format) -> Expr:
-    """Below 0.6 an odd polynomial; else 1 - 2/(exp(2|x|) + 1), which is 1 from |x| = 9.1 (19.1)
-    on."""
+    """Below 0.65 an odd polynomial; else 1 - 2/(exp(2|x|) + 1), which is 1 from |x| = 9.1 (19.1)
+    on. The exponential takes |x| itself: factors of 2 move into constants, where they are exact."""
     a = E.abs_(x)
     z = a * a
     small = fma(a * z, polynomial(z, f.table("TANH")), a)
     limit = 9.2 if f is F32 else 20.0
     b = select(a > limit, limit, a)
-    n, r = reduce_exp(b + b, f)
-    big = 1.0 - 2.0 / (ldexp(exp_mantissa(r, f), n, 1) + 1.0)
-    return copysign(select(a < 0.6, small, big), x, f)
+    n = nearest(b, 2 / LN2, f)
+    r = fma(n, const(-f.ln2_low / 2), fma(n, const(-f.ln2_high / 2), b))
+    p = polynomial(r, [c * 4 * 2.0**k for k, c in enumerate(f.table("EXP"))])
+    doubled = fma(r, fma(r, p, const(2.0)), const(1.0))
+    big = 1.0 - 2.0 / (ldexp(doubled, n, 1) + 1.0)
+    return copysign(select(a < 0.65, small, big), x, f)
 
 
 def asinh(x: Expr, f: Format) -> Expr:

@@ -6,10 +6,14 @@ it; installed op plug-ins are loaded when a namespace is asked for that is not t
 
 from __future__ import annotations
 
-import pkgutil
+import importlib
+from importlib.machinery import PathFinder
 from typing import Any
 
-FAMILIES = frozenset(m.name for m in pkgutil.iter_modules(__path__))
+
+def is_module(name: str) -> bool:
+    """Whether a module of this package has the name, which then can be no namespace."""
+    return PathFinder.find_spec(f"{__name__}.{name}", __path__) is not None
 
 
 class Namespace:
@@ -35,9 +39,10 @@ class Namespace:
 
 
 def __getattr__(name: str) -> Any:
-    # `from .ops import plans` asks here before it looks for a module: that must load no plug-in
-    if name.startswith("_") or name in FAMILIES:
+    if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if is_module(name):  # `from .ops import plans` asks here, too
+        return importlib.import_module(f"{__name__}.{name}")
     from . import registry
 
     found = Namespace(name)

@@ -148,7 +148,7 @@ def _by(shape):
 
 def fitted(g, like):
     """A gradient summed over the batch dims that were broadcast."""
-    from .reduce import sum_to_shape
+    from .shapes import sum_to_shape
 
     return g if g.meta.shape == like.meta.shape else sum_to_shape(g, like.meta.shape)
 

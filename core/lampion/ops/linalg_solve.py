@@ -25,8 +25,8 @@ from .linalg_checks import (
     same_dtype,
     square,
 )
-from .reduce import sum_to_shape
 from .registry import composite, kernel_op
+from .shapes import sum_to_shape
 
 
 def to_shape(g, m):

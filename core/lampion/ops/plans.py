@@ -17,7 +17,6 @@ from ..base.dtype import dtype
 from ..base.errors import DtypeError, UnsupportedError
 from ..base.meta import Meta, broadcast_shapes, meta
 from ..ir import expr as E
-from ..runtime import lowering
 from ..runtime.backend import KernelImpl, Launch, OpCall
 from ..runtime.host import host_launch
 from . import registry as R
@@ -142,6 +141,8 @@ def elementwise_plan(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[s
     names = [(p.name, op.fixed.get(p.name, compute)) for p in op.operands]
 
     def lower() -> Any:
+        from ..runtime import lowering
+
         return lowering.elementwise(op.name, op.trace(attrs), names, call.inputs, call.outputs,
                                     compute)
 
@@ -169,7 +170,9 @@ def elementwise_call(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[s
                            f"{', '.join(str(list(m.shape)) for m in tensors)})") from None
     compute, kinds = elementwise_types(op, operands, attrs)
     if outputs is None:
-        strides = None if attrs.get("contiguous") else lowering.output_strides(shape, tensors)
+        from ..runtime.lowering import output_strides
+
+        strides = None if attrs.get("contiguous") else output_strides(shape, tensors)
         outputs = [meta(k, shape, strides, where) for k in kinds]
     else:
         for m, k in zip(outputs, kinds):
@@ -233,8 +236,10 @@ def zero_finder(m: Meta) -> Callable[[Any], bool]:
     """A function telling whether a storage holds a 0 somewhere."""
     if not m.numel:
         return lambda storage: False
+    from ..runtime.lowering import Nest
+
     backend = backend_of(m.device)
-    n = lowering.Nest("any_zero", m.shape, range(m.ndim), compute=m.dtype)
+    n = Nest("any_zero", m.shape, range(m.ndim), compute=m.dtype)
     out = n.output(meta(dt.bool_, (), None, m.device), (0,) * m.ndim)
     x = n.input(m)
     n.start()

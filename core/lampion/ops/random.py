@@ -20,6 +20,7 @@ from ..ir.expr import Expr, cast, const, op
 from ..ir.kernel import Kernel, KernelCall, Program, Store
 from ..runtime.lowering import Nest, convert
 from .registry import REGISTRY, kernel_op
+from .streams import TRIES, per_group
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -200,15 +201,6 @@ def _stream(call: Any, per: int, slots: Sequence[dt.dtype],
     return nest.kernel()
 
 
-def per_group(op_name: str, d: dt.dtype, wide: bool = False) -> int:
-    """How many values of an op one group gives."""
-    return 2 if wide or op_name == "draw_order" or (d is dt.float64 and op_name in _DOUBLES) else 4
-
-
-_DOUBLES = {"draw_uniform", "draw_between", "draw_normal", "draw_log_normal", "draw_exponential",
-            "draw_cauchy", "draw_bernoulli_each"}
-
-
 def _distribution(name: str, numbers: str, slots: Sequence[dt.dtype],
                   values: Callable[..., Sequence[Expr]], doc: str) -> None:
     """Declare an op that fills new memory: `values(words, dtype, *numbers)`."""
@@ -347,9 +339,6 @@ class draw_bernoulli_each:
             return [cast(u < cast(p, fine), d) for u, p in zip(unit(words, fine), elements)]
 
         return stream(call, 2 if source is dt.float64 else 4, (), values, reads=1)
-
-
-TRIES = 24  # of a rejection that accepts three of four: all fail once in 10**14
 
 
 @kernel_op("input: T, seed: I, offset: I, *, large")

@@ -11,6 +11,7 @@ from ..ir import expr as E
 from ..runtime.lowering import Nest, convert, reduced_strides
 from . import batch_rules
 from .registry import REGISTRY, composite, kernel_op
+from .shapes import sum_to_shape
 
 
 def reduced_shape(shape, dims, keepdim):
@@ -26,16 +27,6 @@ def expand_reduced(g, meta, dims, keepdim):
         for d in sorted(dims):
             g = g.unsqueeze(d)
     return g.expand(meta.shape)
-
-
-def sum_to_shape(t, shape):
-    """Sum a broadcast gradient back to the operand's shape."""
-    lead = t.meta.ndim - len(shape)
-    dims = tuple(range(lead)) + tuple(
-        k + lead for k, n in enumerate(shape) if n == 1 and t.meta.shape[k + lead] != 1)
-    if dims:
-        t = sum.fn(t, dims, True)
-    return t.reshape(*shape) if t.meta.shape != tuple(shape) else t
 
 
 def lower_reduction(call, op, dims, keepdim, compute, prepare=None, finish=None):

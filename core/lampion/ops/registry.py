@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -31,7 +30,7 @@ from ..ir import derive
 from ..ir import expr as E
 from ..ir.expr import Expr
 from ..runtime.backend import KernelImpl, OpCall
-from . import FAMILIES
+from . import families, is_module
 
 REQUIRED = object()
 TENSOR, OPTIONAL, LIST, TENSOR_OR_NUMBER, SCALAR, INTEGER, ATTR = (
@@ -92,7 +91,6 @@ def _split(text: str) -> list[str]:
     return [p for p in out if p]
 
 
-@dataclass(eq=False, repr=False)  # neither is of use, and generating them costs time at import
 class Op:
     """A registered op. `kind` is "elementwise", "kernel", "view" or "composite".
 
@@ -101,6 +99,9 @@ class Op:
     False only by declaration. `out_cast` says which dtypes out= may have: "same" as the result's,
     "safe" (one that the result's can be cast to; the default of elementwise ops), "any", or
     "dtype" (any, and it is the argument dtype where that is not given).
+
+    The parts of a declaration become attributes; what it does not say is said by the class. (The
+    classes of ops are no dataclasses, whose generated methods would cost time at import.)
     """
 
     name: str
@@ -119,11 +120,22 @@ class Op:
     returns: tuple[str, ...] = ()
     result_name: str = ""  # of the named tuple of `returns`, if it is not the op's own
     namespace: str = ""
+    module: str  # whose import declares it, and its globals
+    scope: dict[str, Any]
     out_cast: str = ""
-    plans: dict[Any, Any] = field(default_factory=dict, repr=False)
-    iplans: dict[Any, Any] = field(default_factory=dict, repr=False)
+    plans: dict[Any, Any]
+    iplans: dict[Any, Any]
+    _parts: frozenset[str]
 
-    def __post_init__(self) -> None:
+    def __init_subclass__(cls) -> None:
+        cls._parts = frozenset([n for c in cls.__mro__ for n in getattr(c, "__annotations__", ())])
+
+    def __init__(self, **parts: Any) -> None:
+        if not self._parts.issuperset(parts):
+            raise TypeError(f"{type(self).__name__} {parts.get('name')!r} has unknown parts: "
+                            f"{sorted(parts.keys() - self._parts)}")
+        self.__dict__.update(parts)
+        self.plans, self.iplans = {}, {}
         self.out_cast = self.out_cast or ("safe" if self.kind == "elementwise" else "same")
 
     @cached_property
@@ -189,8 +201,7 @@ class Op:
         return values
 
 
-@dataclass(frozen=True)
-class Detour:
+class Detour(NamedTuple):
     """Another way for some calls: where the Python condition `when` holds (over argument names;
     `$name` is the default of one), the call goes to `serve(op, form, *args, out=..., **kw)`, form
     being "function", "operator" or "inplace" (these two without out). `extra` are keyword-only
@@ -201,7 +212,6 @@ class Detour:
     extra: tuple[Param, ...] = ()
 
 
-@dataclass(eq=False, repr=False)  # neither is of use, and generating them costs time at import
 class ElementwiseOp(Op):
     """An op given by scalar expressions.
 
@@ -215,20 +225,23 @@ class ElementwiseOp(Op):
     calls in a form that the expression does not cover.
     """
 
-    body: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
+    body: Callable[..., Any]
     promote: Any = "same"
     kinds: str = "buifc"
-    fixed: dict[str, dtype] = field(default_factory=dict)
-    gradient: Callable[..., Any] | None = field(default=None, repr=False)
+    fixed: dict[str, dtype]
+    gradient: Callable[..., Any] | None = None
     noutputs: int = 1
     order: int = 0  # of the derivative that this op computes
-    check: Callable[..., None] | None = field(default=None, repr=False)
+    check: Callable[..., None] | None = None
     divisor: str = ""
     numbers: bool = False
     detour: "Detour | None" = None
-    _traces: dict[Any, tuple[Expr, ...]] = field(default_factory=dict, repr=False)
-    _backward: dict[Any, Any] = field(default_factory=dict, repr=False)
-    _forward: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._traces: dict[Any, tuple[Expr, ...]] = {}
+        self._backward: dict[Any, Backward] = {}
+        self._forward: dict[Any, Forward] = {}
 
     @property
     def operands(self) -> tuple[Param, ...]:
@@ -274,8 +287,7 @@ class ElementwiseOp(Op):
         return found
 
 
-@dataclass(frozen=True)
-class Backward:
+class Backward(NamedTuple):
     """A derived gradient op. `op` takes, in order, the operands named in `saved` (an operand or
     "outN_0", "outN_1"...) then the output gradients in `grads`; it returns one value per entry of
     `targets` (operand positions). `same` are (operand, k) whose gradient is output gradient k
@@ -363,8 +375,7 @@ def _gradients(op: ElementwiseOp, attrs: dict[str, Any], seeds: list[Expr], want
     return E.substitute(adjoints, leaves)
 
 
-@dataclass(frozen=True)
-class Forward:
+class Forward(NamedTuple):
     """A derived tangent op. `op` takes, in order, the operands named in `saved` (an operand or
     "outN_0"...), then the tangents of the operands `moving` (positions); it returns one value per
     entry of `targets` (output numbers). `same` are (output, operand) whose tangent is that of the
@@ -411,7 +422,6 @@ def _derive_forward(op: ElementwiseOp, attrs: dict[str, Any], moving: tuple[bool
     return Forward(derived, saved, movers, tuple(k for k, _ in live), same)
 
 
-@dataclass(eq=False, repr=False)  # neither is of use, and generating them costs time at import
 class KernelOp(Op):
     """An op given by a class block.
 
@@ -431,18 +441,18 @@ class KernelOp(Op):
     `host(call)` gives the op as a function on NumPy arrays, outputs first (see runtime/host.py).
     """
 
-    meta: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
-    lower: Callable[[OpCall], Any] | None = field(default=None, repr=False)
-    vjp: Callable[..., Any] | None = field(default=None, repr=False)
-    jvp: Callable[..., Any] | None = field(default=None, repr=False)
+    meta: Callable[..., Any]
+    lower: Callable[[OpCall], Any] | None = None
+    vjp: Callable[..., Any] | None = None
+    jvp: Callable[..., Any] | None = None
     linear: tuple[str, ...] = ()
     batch: Any = None
-    compose: Callable[..., Any] | None = field(default=None, repr=False)
-    through: Callable[[OpCall], OpCall | None] | None = field(default=None, repr=False)
-    normalize: Callable[..., Any] | None = field(default=None, repr=False)
-    update: Callable[[OpCall], Any] | None = field(default=None, repr=False)
-    explain: Callable[..., None] | None = field(default=None, repr=False)
-    host: Callable[[OpCall], Callable[..., None]] | None = field(default=None, repr=False)
+    compose: Callable[..., Any] | None = None
+    through: Callable[[OpCall], OpCall | None] | None = None
+    normalize: Callable[..., Any] | None = None
+    update: Callable[[OpCall], Any] | None = None
+    explain: Callable[..., None] | None = None
+    host: Callable[[OpCall], Callable[..., None]] | None = None
     detour: "Detour | None" = None
     diff_outputs: int = 99  # how many of the outputs, from the first on, have gradients
     absent_grads: bool = False  # vjp takes None for an output that no gradient arrived at
@@ -450,27 +460,28 @@ class KernelOp(Op):
     noutputs: int = 1
 
 
-@dataclass(eq=False, repr=False)  # neither is of use, and generating them costs time at import
 class ViewOp(Op):
     """An op whose result shares its input's memory: `view(meta, *attrs)` returns
     (shape, strides, offset in elements[, dtype]), or None if `compose` must make a copy."""
 
-    compose: Callable[..., Any] | None = field(default=None, repr=False)
-    view: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
+    compose: Callable[..., Any] | None = None
+    view: Callable[..., Any]
     save: tuple[str, ...] = ()
-    vjp: Callable[..., Any] | None = field(default=None, repr=False)
+    vjp: Callable[..., Any] | None = None
 
 
-@dataclass(eq=False, repr=False)  # neither is of use, and generating them costs time at import
 class CompositeOp(Op):
     """An op that is Python over other ops. `replay` promises that what it calls depends only on
     the metas of its tensors and on its other arguments, never on values (see `replay.py`)."""
 
     replay: bool = False
-    body: Callable[..., Any] = field(default=None, repr=False)  # type: ignore[assignment]
+    body: Callable[..., Any]
 
 
 REGISTRY: dict[str, Op] = {}
+_AWAITED: dict[str, Any] = {kind: type(f"Awaited{cls.__name__}", (families.Awaited, cls), {})
+                            for kind, cls in (("elementwise", ElementwiseOp), ("kernel", KernelOp),
+                                              ("view", ViewOp), ("composite", CompositeOp))}
 _impls: dict[tuple[str, str], list[KernelImpl]] = {}
 on_register: Callable[[Op], None] | None = None
 build_function: Callable[[Op], Callable[..., Any]] | None = None
@@ -479,13 +490,33 @@ _namespace = ""
 
 
 def register(op: Op) -> Op:
-    """Add an op. ValueError if its name is taken in its namespace."""
-    if op.qualname in REGISTRY:
+    """Add an op that was declared, or make it of the one that waits for its family.
+
+    ValueError if its name is taken in its namespace.
+    """
+    scope = _declaring()
+    op.module, op.scope = scope["__name__"], scope
+    if not op.module.startswith(f"{__package__}."):  # a family may be loaded inside any `with`
+        op.namespace = op.namespace or _namespace
+    known = REGISTRY.get(op.qualname)
+    if known is None:
+        REGISTRY[op.qualname] = op
+        if on_register is not None:
+            on_register(op)
+        return op
+    if known.module != op.module or (not isinstance(known, families.Awaited)
+                                     and known.scope is scope):
         raise ValueError(f"an op called {op.qualname!r} is already registered")
-    REGISTRY[op.qualname] = op
-    if on_register is not None:
-        on_register(op)
-    return op
+    families.become(known, op)  # also what an import left that was interrupted
+    return known
+
+
+def _declaring() -> dict[str, Any]:
+    """The globals of the module whose code is running: that of the declaration."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_name != "<module>" and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_globals
 
 
 def register_kernel(impl: KernelImpl) -> None:
@@ -499,7 +530,7 @@ def register_kernel(impl: KernelImpl) -> None:
     impls.append(impl)
     impls.sort(key=lambda i: -i.priority)
     op = REGISTRY.get(impl.op)
-    if op is not None:
+    if op is not None and not isinstance(op, families.Awaited):
         op.plans.clear()
         op.iplans.clear()
 
@@ -510,8 +541,8 @@ plan_holders: list[dict[Any, Any]] = []
 
 def planned_ops() -> list[Any]:
     """Every op that holds plans: the registered ones and the gradients derived from them."""
-    found: list[Any] = list(REGISTRY.values())
-    for op in REGISTRY.values():
+    found: list[Any] = [op for op in REGISTRY.values() if not isinstance(op, families.Awaited)]
+    for op in found.copy():
         derived = getattr(op, "_backward", {})
         found += [b.op for b in derived.values() if b.op is not None]
     return found
@@ -543,7 +574,7 @@ class namespace:
     """
 
     def __init__(self, name: str) -> None:
-        if name in FAMILIES or name.startswith("_"):
+        if name.startswith("_") or is_module(name):
             raise ValueError(f"the namespace {name!r} is taken by lampion.ops.{name}; choose "
                              "another, for instance the name of your package")
         self.name = name
@@ -592,7 +623,7 @@ def elementwise(fn: Any = None, *, promote: Any = "same", kinds: str = "buifc",
         doc=options.pop("doc", fn.__doc__ or ""),
         method=method, inplace=(method if inplace is None else inplace) and noutputs == 1,
         where=tuple(where), body=fn,
-        promote=promote, kinds=kinds, fixed=stay, noutputs=noutputs, namespace=_namespace,
+        promote=promote, kinds=kinds, fixed=stay, noutputs=noutputs,
         differentiable=options.pop("differentiable", promote != "bool" and (
             "f" in kinds or "c" in kinds)), **options))
 
@@ -647,7 +678,7 @@ def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
         if "differentiable" not in parts:
             parts["differentiable"] = "vjp" in parts or "compose" in parts
         return register(KernelOp(kind="kernel", params=parse_signature(signature),
-                                 doc=cls.__doc__ or "", namespace=_namespace, **parts, **options))
+                                 doc=cls.__doc__ or "", **parts, **options))
 
     return deco
 
@@ -660,7 +691,7 @@ def view_op(signature: str, **options: Any) -> Callable[[type], Op]:
         parts.setdefault("method", True)
         parts.setdefault("out", False)
         return register(ViewOp(kind="view", params=parse_signature(signature),
-                               doc=cls.__doc__ or "", namespace=_namespace, **parts, **options))
+                               doc=cls.__doc__ or "", **parts, **options))
 
     return deco
 
@@ -672,11 +703,10 @@ def composite(fn: Any = None, *, method: bool = False, inplace: bool = False, ou
     if fn is None:
         return lambda f: composite(f, method=method, inplace=inplace, out=out, where=where,
                                    name=name, **options)
-    register(CompositeOp(name=name or fn.__name__, kind="composite", params=tuple(_arguments(fn)),
-                         doc=fn.__doc__ or "", method=method, inplace=inplace, out=out,
-                         where=tuple(where), body=fn, namespace=_namespace, **options))
-    return REGISTRY[f"{_namespace}::{name or fn.__name__}" if _namespace
-                    else name or fn.__name__]
+    return register(CompositeOp(
+        name=name or fn.__name__, kind="composite", params=tuple(_arguments(fn)),
+        doc=fn.__doc__ or "", method=method, inplace=inplace, out=out, where=tuple(where), body=fn,
+        **options))
 
 
 def collect() -> None:
@@ -687,6 +717,8 @@ def collect() -> None:
 
 
 plugins.on_backend(collect)
+for _face in families.read():
+    REGISTRY[_face["name"]] = _AWAITED[_face["kind"]](_face)
 
 
 __all__ = ["Op", "ElementwiseOp", "KernelOp", "ViewOp", "CompositeOp", "Param", "REGISTRY",

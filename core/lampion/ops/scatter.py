@@ -113,7 +113,7 @@ class index_put_at:
             gi = index_put_at.fn(g, ctx.indices, ctx.dims, "set", True, 0)
         gv = None
         if isinstance(values, Meta) and ctx.needs("values"):
-            from .reduce import sum_to_shape
+            from .shapes import sum_to_shape
 
             gv = sum_to_shape(index_get.fn(g, ctx.indices, ctx.dims), values.shape)
         return (gi if ctx.needs("input") else None, None, gv)

@@ -174,7 +174,7 @@ class expand_to:
         return target, expand_strides(m.shape, m.strides, target), 0
 
     def vjp(ctx, g):
-        from .reduce import sum_to_shape
+        from .shapes import sum_to_shape
 
         return sum_to_shape(g, ctx.meta("input").shape)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..base.device import device
 from ..base.dtype import dtype
 from ..base.meta import Meta
-from ..ir.kernel import Kernel, Program
+
+if TYPE_CHECKING:
+    from ..ir.kernel import Kernel, Program
 
 # Told when the values of a tensor are read on the host (what follows may depend on them), and of
 # each storage that is filled with values from the host.
@@ -70,21 +71,25 @@ class Storage:
         return type(self)(self.handle, base.nbytes - at, self.device, base=base, offset=at)
 
 
-@dataclass(frozen=True)
 class OpCall:
     """One op on concrete metas: what kernel builders see.
 
     `inputs` are the program's input slots in argument order: a Meta per tensor that is there
     (absent optional tensors have no slot, lists are flattened), and for a number passed at run
     time the dtype of its slot (float64 or int64). `args` has every argument by name: Meta, None,
-    list of Metas, or the attribute's value. `outputs` are the result metas.
+    list of Metas, or the attribute's value; it is an attribute of the call, too. `outputs` are the
+    result metas.
     """
 
-    op: str
-    inputs: tuple[Any, ...]
-    args: dict[str, Any]
-    outputs: tuple[Meta, ...]
-    device: device
+    __slots__ = ("op", "inputs", "args", "outputs", "device")
+
+    def __init__(self, op: str, inputs: tuple[Any, ...], args: dict[str, Any],
+                 outputs: tuple[Meta, ...], device: device) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.args = args
+        self.outputs = outputs
+        self.device = device
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -119,8 +124,7 @@ class Launch:
         self.keep = keep
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What a backend's devices can hold and do.
 
     `dtypes`: element types with arithmetic. `features`: free words; "kernel-ir" (compiles every
@@ -132,8 +136,7 @@ class Capabilities:
     features: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class KernelImpl:
+class KernelImpl(NamedTuple):
     """One registered kernel: `build(call)` returns a Launch, or None to decline this call.
 
     `constraint(call)` is asked first and must be cheap. Higher `priority` is tried first; two
@@ -148,13 +151,18 @@ class KernelImpl:
     source: str = ""
 
 
-@dataclass
 class DeviceInfo:
     """What `lampion devices` and `lampion doctor` show of one device."""
 
-    name: str
-    description: str
-    details: dict[str, Any] = field(default_factory=dict)
+    __slots__ = ("name", "description", "details")
+
+    def __init__(self, name: str, description: str, details: dict[str, Any] | None = None) -> None:
+        self.name = name
+        self.description = description
+        self.details = {} if details is None else details
+
+    def __repr__(self) -> str:
+        return f"DeviceInfo({self.name!r}, {self.description!r}, {self.details!r})"
 
 
 class Backend(ABC):

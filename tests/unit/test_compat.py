@@ -1,0 +1,159 @@
+"""`torch` means lampion: in a program that `lampion run` starts, and after `compat.install()`.
+
+Each test is a program in a process of its own, since the name `torch` lasts as long as a process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lampion.compat import surface
+
+
+def run(tmp_path: Path, text: str, *words: str, settings: str = "", ok: bool = True) -> str:
+    """What a program prints under `lampion run`; stderr too if it must fail."""
+    program = tmp_path / "program.py"
+    program.write_text(text)
+    (tmp_path / "lampion.toml").write_text(settings)
+    done = subprocess.run([sys.executable, "-m", "lampion", "run", str(program), *words],
+                          capture_output=True, text=True, cwd=tmp_path, timeout=120,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert (done.returncode == 0) is ok, done.stdout + done.stderr
+    return done.stdout.strip() if ok else done.stderr
+
+
+def test_a_program_trains(tmp_path):
+    out = run(tmp_path, """
+import sys
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import optim
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader, TensorDataset
+
+torch.manual_seed(1)
+x = torch.randn(64, 5)
+y = (x.sum(1) > 0).long()
+net = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 2))
+opt = optim.Adam(net.parameters(), lr=0.05)
+for epoch in range(int(sys.argv[1])):
+    for a, b in DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True):
+        opt.zero_grad()
+        loss = F.cross_entropy(net(a), b)
+        loss.backward()
+        opt.step()
+print((net(x).argmax(1) == y).float().mean().item() > 0.9, sys.argv[1:])
+print(type(x).__module__.partition(".")[0], __name__)
+""", "12", "--lr=3")
+    assert out == "True ['12', '--lr=3']\nlampion __main__"
+
+
+def test_modules_and_classes_are_ours(tmp_path):
+    out = run(tmp_path, """
+import importlib.metadata, importlib.util
+import lampion, torch, torch.nn, torch.utils.data.dataset
+from torch.nn.parameter import Parameter
+print(torch.Tensor is lampion.Tensor, torch.nn.Module is lampion.nn.Module)
+print(Parameter is lampion.nn.Parameter, torch.float32 is lampion.float32)
+print(torch.__version__, torch.__version__ >= "2.9", torch.__version__ < (3, 0))
+print(importlib.metadata.version("torch"), importlib.util.find_spec("torch") is not None)
+print(torch.nn.functional.relu is lampion.nn.functional.relu, torch.version.hip)
+""")
+    assert out.splitlines() == ["True True", "True True", "2.13.0 True True", "2.13.0 True",
+                                "True None"]
+
+
+def test_what_is_absent_says_so_when_used(tmp_path):
+    out = run(tmp_path, """
+import torch
+from torch._C import FunctionSchema
+from torch.package import PackageExporter as QConfig
+
+class Mine(FunctionSchema):
+    pass
+
+print(isinstance(3, QConfig), isinstance(3, FunctionSchema))
+for use in (lambda: FunctionSchema(), lambda: Mine(), lambda: QConfig.anything()):
+    try:
+        use()
+    except NotImplementedError as error:
+        print(error)
+for module, name in ((torch, "no_such_thing"), (torch.nn, "Lineear")):
+    try:
+        getattr(module, name)
+    except AttributeError as error:
+        print(error)
+try:
+    import torch.no_such_module
+except ModuleNotFoundError as error:
+    print(error)
+""").splitlines()
+    assert out[0] == "False False"
+    assert "torch._C.FunctionSchema is not in lampion" in out[1]
+    assert "base of" in out[2] and "FunctionSchema" in out[2]
+    assert "torch.package.PackageExporter.anything" in out[3]
+    assert out[4:] == ["module 'torch' has no attribute 'no_such_thing'",
+                       "module 'torch.nn' has no attribute 'Lineear'",
+                       "No module named 'torch.no_such_module'"]
+
+
+def test_device_names_of_programs_are_mapped_by_settings(tmp_path):
+    text = """
+import torch
+d = torch.device("gpu9:0")
+print(d, torch.zeros(2, device="gpu9").device, torch.ones(1).to("gpu9").device)
+"""
+    assert run(tmp_path, text, settings="[compat]\ngpu9 = 'cpu'\n") == "cpu:0 cpu cpu"
+    assert "gpu9" in run(tmp_path, text, ok=False)
+
+
+def test_the_program_is_found_and_its_errors_are_its_own(tmp_path):
+    error = run(tmp_path, "import torch\ntorch.ones(2) @ torch.ones(3)\n", ok=False)
+    assert "program.py" in error and "RuntimeError" in error
+    done = subprocess.run([sys.executable, "-m", "lampion", "run", "no-such.py"],
+                          capture_output=True, text=True, timeout=60, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == 2 and "no-such.py" in done.stderr
+
+
+def test_modules_run_by_name(tmp_path):
+    (tmp_path / "job.py").write_text(
+        "import sys, torch\nprint(torch.ones(2).sum().item(), *sys.argv[1:])")
+    done = subprocess.run([sys.executable, "-m", "lampion", "run", "-m", "job", "7"],
+                          capture_output=True, text=True, timeout=60, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.stdout.split() == ["2.0", "7"], done.stderr
+
+
+def test_install_refuses_where_pytorch_is_loaded(monkeypatch):
+    from types import ModuleType
+
+    from lampion import compat
+
+    if compat.installed():
+        pytest.skip("installed by another test of this process")
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    with pytest.raises(RuntimeError, match="imported already"):
+        compat.install()
+    assert not compat.installed()
+
+
+def test_every_module_of_the_list_can_be_imported(tmp_path):
+    out = run(tmp_path, """
+import importlib
+from lampion.compat import surface
+for name in surface.modules():
+    if name != "torch.Tensor":
+        importlib.import_module(name)
+        for attribute in surface.names(name):
+            getattr(importlib.import_module(name), attribute)
+print("all")
+""")
+    assert out == "all"
+    assert len(surface.modules()) > 80
