@@ -250,6 +250,8 @@ def lampion_backend() -> Backend:
 # function(opened GPU, OpCall) and gives a Launch, or None to decline.
 _LIBRARY: dict[str, tuple[str, str]] = {
     "contract": ("lt", "contract"),
+    "fused_attention": ("attention", "forward"),
+    "fused_attention_backward": ("attention", "backward"),
 }
 
 
