@@ -85,7 +85,8 @@ class _Problem:
             if t is not None:
                 rows = self.queries if name in ("out", "query", "grad", "mask") else self.keys
                 columns = self.keys if name == "mask" else t.shape[-1]
-                self.strides[name] = expand_strides(t.shape, t.strides, (*self.batch, rows, columns))
+                shape = (*self.batch, rows, columns)
+                self.strides[name] = expand_strides(t.shape, t.strides, shape)
         step, known = self.queries, [0] * len(self.batch)
         for d in reversed(range(len(self.batch))):
             known[d], step = step, step * self.batch[d]

@@ -4,8 +4,9 @@ One block of threads owns a block of rows (queries; keys in the backward pass fo
 and walks blocks of the other side, of which two are in shared memory: one in use, one arriving.
 Scores live in registers only. Softmax is the online one of Milakov and Gimelshein, arranged as in
 FlashAttention-2 (Dao, 2023): a warp owns whole rows, and the accumulators of one product are the
-fragments of the next. The gradients of keys and of queries come from two kernels, so that nothing is
-added up by atomics and results are the same every time. Imports this package's dialect and matrix.
+fragments of the next. The gradients of keys and of queries come from two kernels, so that nothing
+is added up by atomics and results are the same every time. Imports this package's dialect and
+matrix.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Shape(NamedTuple):
 def forward_shape(width: int) -> Shape:
     """Sizes of the forward kernel: as many rows a warp as the registers hold, for a tile of the
     walked side that is read once serves them all."""
-    return Shape(2, 64) if width <= 128 else Shape(1, 32)
+    return Shape(2, 64) if width <= 64 else Shape(2, 48) if width <= 128 else Shape(1, 32)
 
 
 def queries_shape(width: int) -> Shape:
@@ -157,17 +158,32 @@ def _defines(form: Form, shape: Shape) -> str:
             f"constexpr int WT = WIDTH / 8;\n{_COMMON}")
 
 
+_ROW, _COLUMN = "row0 + 16 * m + 8 * (e >> 1)", "column0 + 8 * n + (e & 1)"
+
+
 def _masking(form: Form, query: str, key: str) -> str:
-    """Statements that turn the score `s` (in powers of 2) of (query, key) into what counts."""
+    """Statements that turn scores (in powers of 2, if there is a mask) into what counts: at m, n, e
+    is the score of `query` and `key`."""
+    loops = """\
+#pragma unroll
+      for (int m = 0; m < MT; ++m)
+#pragma unroll
+        for (int n = 0; n < NT; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {"""
     lines = []
     if form.mask:
         at = f"mask[(long)({query}) * mask_row + (long)({key}) * mask_column]"
-        there = f"({query}) < queries && ({key}) < keys"
-        lines.append(f"if ({there}) s = {at} ? s : -INFINITY;" if form.mask == "bool" else
-                     f"if ({there}) s = __fmaf_rn(to_float({at}), 1.44269504f, s);")
-    limit = f" || (causal && ({key}) > ({query}))"
-    lines.append(f"if (edge && (({key}) >= keys{limit})) s = -INFINITY;")
-    return " ".join(lines)
+        change = (f"s = {at} ? s : -INFINITY" if form.mask == "bool" else
+                  f"s = __fmaf_rn(to_float({at}), 1.44269504f, s)")
+        lines += ["    {", loops,
+                  "            float &s = scores[m][n][e];", "            s *= scale;",
+                  f"            if (({query}) < queries && ({key}) < keys) {change};",
+                  "          }", "    }"]
+    lines += ["    if (edge) {", loops,
+              f"            if (({key}) >= keys || (causal && ({key}) > ({query})))",
+              "              scores[m][n][e] = -INFINITY;", "          }", "    }"]
+    return "\n".join(lines)
 
 
 def forward_text(form: Form) -> tuple[str, list[str]]:
@@ -204,6 +220,7 @@ def forward_text(form: Form) -> tuple[str, list[str]]:
   end_copies();
   float acc[MT][WT][4], top[MT][2], total[MT][2];
   clear(acc);
+  const int own0 = first + warp * MT * 16, row0 = own0 + (l >> 2);
 #pragma unroll
   for (int m = 0; m < MT; ++m) {{
     top[m][0] = top[m][1] = -INFINITY;
@@ -225,24 +242,20 @@ def forward_text(form: Form) -> tuple[str, list[str]]:
     float scores[MT][NT][4];
     clear(scores);
     rows_by_rows<MT, NT>(scores, own + warp * MT * 16 * WIDTH, k);
-    const int row0 = first + warp * MT * 16 + (l >> 2), column0 = start + 2 * (l & 3);
-    const bool edge = start + INNER > keys || (causal && start + INNER - 1 > first + warp * MT * 16);
+    const int column0 = start + 2 * (l & 3);
+    const bool edge = start + INNER > keys || (causal && start + INNER - 1 > own0);
+{_masking(form, _ROW, _COLUMN)}
     uint weights[NT / 2][MT][4];
 #pragma unroll
-    for (int m = 0; m < MT; ++m)
+    for (int m = 0; m < MT; ++m) {{
 #pragma unroll
       for (int h = 0; h < 2; ++h) {{
-        const int row = row0 + 16 * m + 8 * h;
         float most = -INFINITY;
 #pragma unroll
         for (int n = 0; n < NT; ++n)
 #pragma unroll
-          for (int e = 0; e < 2; ++e) {{
-            float s = scores[m][n][2 * h + e]{" * scale" if form.mask else ""};
-            {_masking(form, "row", "column0 + 8 * n + e")}
-            scores[m][n][2 * h + e] = s;
-            most = fmaxf(most, s);
-          }}
+          for (int e = 0; e < 2; ++e)
+            most = fmaxf(most, scores[m][n][2 * h + e]);
         most = fmaxf(top[m][h], over_lanes_max(most));
         const float base = most == -INFINITY ? 0.0f : most{"" if form.mask else " * scale"};
         const float shrink = power2({"top[m][h] - base" if form.mask else
@@ -264,7 +277,8 @@ def forward_text(form: Form) -> tuple[str, list[str]]:
           acc[m][n][2 * h + 1] *= shrink;
         }}
       }}
-    as_left(weights, scores);
+      as_left(weights, scores, m);
+    }}
     by_columns<MT, WT, NT / 2>(acc, weights, k + INNER * WIDTH);
   }}
   float factor[MT][2];
@@ -273,13 +287,13 @@ def forward_text(form: Form) -> tuple[str, list[str]]:
 #pragma unroll
     for (int h = 0; h < 2; ++h) {{
       const float sum = over_lanes_sum(total[m][h]);
-      const int row = first + warp * MT * 16 + 16 * m + 8 * h + (l >> 2);
+      const int row = row0 + 16 * m + 8 * h;
       factor[m][h] = sum == 0.0f ? 0.0f : 1.0f / sum;
       if ((l & 3) == 0 && row < queries)
         logsumexp[row] = sum == 0.0f ? -INFINITY
             : (top[m][h]{"" if form.mask else " * scale"} + log2f(sum)) * 0.693147181f;
     }}
-  store_rows(out, out_row, first + warp * MT * 16, (int)queries, (int)depth, acc, factor);
+  store_rows(out, out_row, own0, (int)queries, (int)depth, acc, factor);
 }}
 """
     return text, names
@@ -347,7 +361,7 @@ def queries_text(form: Form) -> tuple[str, list[str]]:
   end_copies();
   float acc[MT][WT][4], base[MT][2], inner[MT][2];
   clear(acc);
-  const int row0 = first + warp * MT * 16 + (l >> 2);
+  const int own0 = first + warp * MT * 16, row0 = own0 + (l >> 2);
 #pragma unroll
   for (int m = 0; m < MT; ++m)
 #pragma unroll
@@ -376,15 +390,15 @@ def queries_text(form: Form) -> tuple[str, list[str]]:
     rows_by_rows<MT, NT>(scores, own + warp * MT * 16 * WIDTH, k);
     rows_by_rows<MT, NT>(grads, own + (ROWS + warp * MT * 16) * WIDTH, k + INNER * WIDTH);
     const int column0 = start + 2 * (l & 3);
-    const bool edge = start + INNER > keys || (causal && start + INNER - 1 > first + warp * MT * 16);
+    const bool edge = start + INNER > keys || (causal && start + INNER - 1 > own0);
+{_masking(form, _ROW, _COLUMN)}
 #pragma unroll
     for (int m = 0; m < MT; ++m)
 #pragma unroll
       for (int n = 0; n < NT; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {{
-          float s = scores[m][n][e]{" * scale" if form.mask else ""};
-          {_masking(form, "row0 + 16 * m + 8 * (e >> 1)", "column0 + 8 * n + (e & 1)")}
+          const float s = scores[m][n][e];
           const float p = power2({"s - base[m][e >> 1]" if form.mask else
                                   "__fmaf_rn(s, scale, -base[m][e >> 1])"});
           scores[m][n][e] = p * (grads[m][n][e] - inner[m][e >> 1]);
@@ -396,7 +410,7 @@ def queries_text(form: Form) -> tuple[str, list[str]]:
   float factor[MT][2];
 #pragma unroll
   for (int m = 0; m < MT; ++m) factor[m][0] = factor[m][1] = scale * 0.693147181f;
-  store_rows(out, out_row, first + warp * MT * 16, (int)queries, (int)width, acc, factor);
+  store_rows(out, out_row, own0, (int)queries, (int)width, acc, factor);
 }}
 """
     return text, names
@@ -427,8 +441,7 @@ def keys_text(form: Form) -> tuple[str, list[str]]:
     mask_moves = f"""\
     const {'uchar' if form.mask == 'bool' else 'ushort'} *mask_at = mask;
 {_move(shared, {"mask_at": "mask"}, "step / steps")}""" if form.mask else ""
-    masking = _masking(form, "column0 + 8 * n + (e & 1)", "row0 + 16 * m + 8 * (e >> 1)").replace(
-        "mask[", "mask_at[")
+    masking = _masking(form, _COLUMN, _ROW).replace("mask[", "mask_at[")
     weight = "s - base[b]" if form.mask else "__fmaf_rn(s, scale, -base[b])"
     text = f"""{_defines(form, shape)}
 {_signature("attention_keys", [f"ushort {n}" for n in wanted], ins, names)}
@@ -453,7 +466,7 @@ def keys_text(form: Form) -> tuple[str, list[str]]:
   {"clear(acc_k);" if k else ""} {"clear(acc_v);" if v else ""}
   const int begin = causal ? first / INNER * INNER : 0;
   const int steps = begin < queries ? (int)((queries - begin + INNER - 1) / INNER) : 0;
-  const int row0 = first + warp * MT * 16 + (l >> 2);
+  const int own0 = first + warp * MT * 16, row0 = own0 + (l >> 2);
   // blocks of queries of all batches that share these keys, one after the other
   const int all = steps * (int)shares;
   for (int step = -1; step < all; ++step) {{
@@ -490,7 +503,8 @@ def keys_text(form: Form) -> tuple[str, list[str]]:
     {"rows_by_rows<MT, NT>(grads, own + (ROWS + warp * MT * 16) * WIDTH, q + INNER * WIDTH);"
      if k else ""}
     const int column0 = start + 2 * (l & 3);
-    const bool edge = causal && start < first + (warp + 1) * MT * 16;
+    const bool edge = causal && start < own0 + MT * 16;
+{masking}
 #pragma unroll
     for (int m = 0; m < MT; ++m)
 #pragma unroll
@@ -498,8 +512,7 @@ def keys_text(form: Form) -> tuple[str, list[str]]:
 #pragma unroll
         for (int e = 0; e < 4; ++e) {{
           const int b = 8 * n + 2 * (l & 3) + (e & 1);
-          float s = scores[m][n][e]{" * scale" if form.mask else ""};
-          {masking}
+          const float s = scores[m][n][e];
           const float p = power2({weight});
           scores[m][n][e] = p;
           {"grads[m][n][e] = p * (grads[m][n][e] - base[INNER + b]);" if k else ""}
@@ -522,4 +535,4 @@ def _store(acc: str, to: str, factor: str, width: str) -> str:
     return f"""\
 #pragma unroll
   for (int m = 0; m < MT; ++m) factor[m][0] = factor[m][1] = {factor};
-  store_rows({to}, {to}_row, first + warp * MT * 16, (int)keys, (int){width}, {acc}, factor);"""
+  store_rows({to}, {to}_row, own0, (int)keys, (int){width}, {acc}, factor);"""

@@ -29,13 +29,13 @@ static __device__ ushort to_half(float x) {
 #ifdef LMP_HOST
 static __device__ float to_float(ushort h) {
   _Float16 x;
-  memcpy(&x, &h, 2);
+  __builtin_memcpy(&x, &h, 2);
   return (float)x;
 }
 static __device__ ushort to_half(float x) {
   const _Float16 h = (_Float16)x;
   ushort u;
-  memcpy(&u, &h, 2);
+  __builtin_memcpy(&u, &h, 2);
   return u;
 }
 #else
@@ -51,8 +51,8 @@ static __device__ __forceinline__ float to_float(ushort h) {
 _INSTRUCTIONS = """\
 #ifdef LMP_HOST
 // What the lanes of each warp hand to each other: fragments or addresses.
-static thread_local uint lmp_lanes[32][32][8];
-static thread_local const ushort *lmp_rows[32][32];
+static uint lmp_lanes[32][32][8];
+static const ushort *lmp_rows[32][32];
 static __device__ uint pack2(float low, float high) {
   return (uint)to_half(low) | (uint)to_half(high) << 16;
 }
@@ -95,21 +95,24 @@ static __device__ void load_matrices(uint (&r)[4], const ushort *row) {
 }
 static __device__ void load_turned(uint (&r)[4], const ushort *row) { read_matrices(r, row, true); }
 // A copy arrives as late as it may: when its thread waits for it.
-struct lmp_copy { ushort *to; const ushort *from; bool there; int group; };
-static thread_local std::vector<lmp_copy> lmp_copies[1024];
-static thread_local int lmp_groups[1024];
+struct lmp_copy { ushort *to; const ushort *from; int group; };
+static struct { lmp_copy waiting[96]; int count, group; } lmp_copies[1024];
 static __device__ void copy16(ushort *to, const ushort *from, bool there) {
-  lmp_copies[threadIdx.x].push_back({to, from, there, lmp_groups[threadIdx.x]});
+  auto &all = lmp_copies[threadIdx.x];
+  assert(all.count < 96);
+  all.waiting[all.count++] = {to, there ? from : nullptr, all.group};
 }
-static __device__ void end_copies() { ++lmp_groups[threadIdx.x]; }
+static __device__ void end_copies() { ++lmp_copies[threadIdx.x].group; }
 template <int LEFT> static __device__ void wait_copies() {
-  std::vector<lmp_copy> &all = lmp_copies[threadIdx.x];
-  size_t done = 0;
-  for (; done < all.size() && all[done].group + LEFT < lmp_groups[threadIdx.x]; ++done) {
-    const lmp_copy &c = all[done];
-    if (c.there) memcpy(c.to, c.from, 16); else memset(c.to, 0, 16);
+  auto &all = lmp_copies[threadIdx.x];
+  int left = 0;
+  for (int k = 0; k < all.count; ++k) {
+    const lmp_copy c = all.waiting[k];
+    if (c.group + LEFT >= all.group) all.waiting[left++] = c;
+    else if (c.from) __builtin_memcpy(c.to, c.from, 16);
+    else __builtin_memset(c.to, 0, 16);
   }
-  all.erase(all.begin(), all.begin() + done);
+  all.count = left;
 }
 static __device__ float power2(float x) { return exp2f(x); }
 #else
@@ -167,6 +170,12 @@ static __forceinline__ __device__ int turn_of(int row) {
 static __forceinline__ __device__ int place(int row, int chunk) {
   return row * WIDTH + ((chunk ^ turn_of(row)) << 3);
 }
+// Where chunk `fixed` ^ `turn` is in its row: few different values besides constants, which are
+// offsets of the instructions, if `fixed` is a constant.
+static __forceinline__ __device__ int turned(int fixed, int turn) {
+  constexpr int GROUP = WIDTH % 64 ? 4 : 8;
+  return (((fixed & (GROUP - 1)) ^ turn) << 3) + ((fixed & ~(GROUP - 1)) << 3);
+}
 // acc += a b^T: this warp's MT x 16 rows of tile a times NT x 8 rows of tile b, WIDTH long.
 template <int MT, int NT>
 static __forceinline__ __device__ void rows_by_rows(float (&acc)[MT][NT][4], const ushort *a,
@@ -178,11 +187,11 @@ static __forceinline__ __device__ void rows_by_rows(float (&acc)[MT][NT][4], con
     uint fa[MT][4];
 #pragma unroll
     for (int m = 0; m < MT; ++m)
-      load_matrices(fa[m], a + (16 * m + ra) * WIDTH + (((2 * k) ^ ta) << 3));
+      load_matrices(fa[m], a + (16 * m + ra) * WIDTH + turned(2 * k, ta));
 #pragma unroll
     for (int n = 0; n < NT; n += 2) {
       uint fb[4];
-      load_matrices(fb, b + (8 * n + rb) * WIDTH + (((2 * k) ^ tb) << 3));
+      load_matrices(fb, b + (8 * n + rb) * WIDTH + turned(2 * k, tb));
 #pragma unroll
       for (int m = 0; m < MT; ++m) {
         mma(acc[m][n], fa[m], fb[0], fb[1]);
@@ -201,7 +210,7 @@ static __forceinline__ __device__ void by_columns(float (&acc)[MT][NT][4],
 #pragma unroll
     for (int n = 0; n < NT; n += 2) {
       uint fb[4];
-      load_turned(fb, b + (16 * k + row) * WIDTH + ((n ^ tb) << 3));
+      load_turned(fb, b + (16 * k + row) * WIDTH + turned(n, tb));
 #pragma unroll
       for (int m = 0; m < MT; ++m) {
         mma(acc[m][n], fa[k][m], fb[0], fb[1]);
@@ -210,20 +219,23 @@ static __forceinline__ __device__ void by_columns(float (&acc)[MT][NT][4],
     }
   }
 }
-// Accumulators as the fragments of a left operand: the layouts agree.
+// Accumulators (of the m-th 16 rows) as the fragments of a left operand: the layouts agree.
+template <int MT, int NT>
+static __forceinline__ __device__ void as_left(uint (&fa)[NT / 2][MT][4],
+                                               const float (&acc)[MT][NT][4], int m) {
+#pragma unroll
+  for (int k = 0; k < NT / 2; ++k) {
+    fa[k][m][0] = pack2(acc[m][2 * k][0], acc[m][2 * k][1]);
+    fa[k][m][1] = pack2(acc[m][2 * k][2], acc[m][2 * k][3]);
+    fa[k][m][2] = pack2(acc[m][2 * k + 1][0], acc[m][2 * k + 1][1]);
+    fa[k][m][3] = pack2(acc[m][2 * k + 1][2], acc[m][2 * k + 1][3]);
+  }
+}
 template <int MT, int NT>
 static __forceinline__ __device__ void as_left(uint (&fa)[NT / 2][MT][4],
                                                const float (&acc)[MT][NT][4]) {
 #pragma unroll
-  for (int k = 0; k < NT / 2; ++k) {
-#pragma unroll
-    for (int m = 0; m < MT; ++m) {
-      fa[k][m][0] = pack2(acc[m][2 * k][0], acc[m][2 * k][1]);
-      fa[k][m][1] = pack2(acc[m][2 * k][2], acc[m][2 * k][3]);
-      fa[k][m][2] = pack2(acc[m][2 * k + 1][0], acc[m][2 * k + 1][1]);
-      fa[k][m][3] = pack2(acc[m][2 * k + 1][2], acc[m][2 * k + 1][3]);
-    }
-  }
+  for (int m = 0; m < MT; ++m) as_left(fa, acc, m);
 }
 // Rows of a matrix into a tile, zeros beyond `rows` and `width`. `wide`: 16 bytes at a time, which
 // needs unit columns and alignment; call end_copies afterwards.
@@ -232,19 +244,19 @@ static __forceinline__ __device__ void load_tile(ushort *tile, const ushort *fro
                                                  int column_stride, int rows, int width,
                                                  bool wide) {
   constexpr int CHUNKS = WIDTH / 8;
-#pragma unroll
-  for (int e = 0; e < (ROWS * CHUNKS + THREADS - 1) / THREADS; ++e) {
-    const int at = e * THREADS + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS;
-    if (ROWS * CHUNKS % THREADS && row >= ROWS) break;
+  // Not unrolled: the addresses of all steps would be kept in registers.
+#pragma unroll 1
+  for (int at = threadIdx.x; at < ROWS * CHUNKS; at += THREADS) {
+    const int row = at / CHUNKS, chunk = at % CHUNKS;
     ushort *to = tile + place(row, chunk);
     const bool there = row < rows && 8 * chunk < width;
+    const ushort *source = from + (long)row * row_stride;
     if (wide) {
-      copy16(to, there ? from + (long)row * row_stride + 8 * chunk : from, there);
+      copy16(to, there ? source + 8 * chunk : from, there);
     } else {
 #pragma unroll 1
-      for (int j = 0; j < 8; ++j)
-        to[j] = there && 8 * chunk + j < width
-            ? from[(long)row * row_stride + (long)(8 * chunk + j) * column_stride] : (ushort)0;
+      for (int j = 8 * chunk; j < 8 * chunk + 8; ++j)
+        to[j & 7] = there && j < width ? source[(long)j * column_stride] : (ushort)0;
     }
   }
 }
