@@ -9,7 +9,6 @@ Floor 7; imports plugins and, when asked, the tensor.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
@@ -73,10 +72,10 @@ class DeviceNamespace(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if name == "amp":  # mixed precision is the same on every device
-            try:
-                return importlib.import_module(f"{_PACKAGE}.amp")
-            except ModuleNotFoundError:
-                pass
+            from .amp.autocast_mode import of_device
+
+            self.amp = of_device(self._device)
+            return self.amp
         raise AttributeError(f"{self.__name__} has no attribute {name!r}: "
                              f"{_why_not(self._device) or 'its plug-in does not provide it'}")
 

@@ -20,7 +20,8 @@ if not any(isinstance(op, _families.Awaited) for op in _registry.REGISTRY.values
 
 MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func",
             "config", "plugins", "ops", "testing", "random", "serialization",
-            "overrides", "printing", "cli", "demos", "return_types", "masked", "signal")
+            "overrides", "printing", "cli", "demos", "return_types", "masked", "signal",
+            "amp", "compat")
 
 # Functions of the top level whose module is only imported when one of them is used.
 FUNCTIONS = {
@@ -28,7 +29,11 @@ FUNCTIONS = {
     "set_printoptions": "printing", "fallbacks": "runtime.fallback",
     "reset_fallbacks": "runtime.fallback", **dict.fromkeys(
         ("bartlett_window", "blackman_window", "hamming_window", "hann_window", "kaiser_window"),
-        "signal.windows")}
+        "signal.windows"), **dict.fromkeys(
+        ("autocast", "is_autocast_enabled", "set_autocast_enabled", "get_autocast_dtype",
+         "set_autocast_dtype", "is_autocast_cache_enabled", "set_autocast_cache_enabled",
+         "clear_autocast_cache", "autocast_increment_nesting", "autocast_decrement_nesting"),
+        "amp.autocast_mode"), "GradScaler": "amp.grad_scaler"}
 
 
 def lookup(module: str, name: str) -> Any:

@@ -19,7 +19,7 @@ from operator import itemgetter
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from . import callpath
+from . import callpath, wholes
 from .autograd.state import mode
 from .base import dtype as dt
 from .callpath import NS, Layer
@@ -202,7 +202,7 @@ def replayed(body: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(body)
     def fn(*args: Any, **kwargs: Any) -> Any:
         if NS["modes"]:
-            return body(*args, **kwargs)
+            return wholes.whole(body, args, kwargs)
         Tensor, Parameter, recording = NS["Tensor"], NS["Parameter"], mode.enabled
         key: list[Any] = [dt._default]
         tensors = []

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import callpath
+from . import callpath, wholes
 from .autograd import engine
 from .autograd import node as autograd_node
 from .autograd.node import AccumulateGrad, Handle, Node, Select
@@ -26,6 +26,7 @@ from .base.device import device
 from .base.dtype import dtype
 from .base.meta import Meta, meta
 from .callpath import NS
+from .ops import autocast
 from .ops import plans as P
 from .ops import registry as R
 from .ops.families import Awaited
@@ -585,7 +586,9 @@ def build_function(op: R.Op) -> Any:
         fn = _composite_with_out(op)
     elif any(p.kind == "*" for p in op.params[1:]):
         fn = _spelled_star(op)
-    return replayed(fn) if op.replay else fn  # type: ignore[attr-defined]
+    if op.replay:  # type: ignore[attr-defined]
+        return replayed(fn)
+    return wholes.seen_whole(fn) if op.name in autocast.LISTED else fn
 
 
 class _Lazy:
