@@ -24,7 +24,7 @@ from .graphs import (
     make_graphed_callables,
 )
 from .memory import human
-from .streams import Event, Stream
+from .streams import Event, Stream, opened
 
 __all__ = [
     "can_device_access_peer", "CUDAGraph", "current_device", "current_stream", "default_stream",
@@ -61,8 +61,7 @@ def _backend() -> Any:
     return plugins.backend("cuda")
 
 
-def _gpu(device: Any = None) -> Any:
-    return _backend().opened(device)
+_gpu = opened
 
 
 def is_available() -> bool:

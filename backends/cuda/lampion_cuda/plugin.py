@@ -32,12 +32,14 @@ class CUDABackend(Backend):
 
     def __init__(self) -> None:
         from . import driver
+        from .streams import BACKEND
 
         self._driver = driver
         self._found = driver.discover()
         self._opened: dict[int, Any] = {}
         self._lock = threading.RLock()
         self.chosen = Chosen()
+        BACKEND[:] = [self]
 
     @property
     def current(self) -> int | None:  # type: ignore[override]

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from .memory import Bin
 
 NOT_READY = 600
+BACKEND: list[Any] = []  # the one of this process, once it is made
 QUEUES = 32  # streams of one priority and GPU
 
 
-def opened(device: Any) -> Device:
+def opened(device: Any = None) -> Any:
     """The opened GPU of a device, an index, a name or None (the current one)."""
-    from .driver import Device
-
-    if isinstance(device, Device):
+    if hasattr(device, "default_stream"):
         return device
-    from lampion import plugins
+    if not BACKEND:
+        from lampion import plugins
 
-    found: Device = plugins.backend("cuda").opened(device)
-    return found
+        plugins.backend("cuda")  # which notes itself here, or raises
+    return BACKEND[0].opened(device)
 
 
 class Stream:
