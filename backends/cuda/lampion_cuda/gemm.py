@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lampion.base import dtype as dt
-from lampion.base.dtype import dtype
 from lampion.base.meta import expand_strides
 from lampion.runtime.backend import Launch, OpCall
 from lampion.runtime.products import Problem, problem
@@ -30,10 +29,10 @@ if TYPE_CHECKING:
 TYPES = (dt.float32, dt.float64, dt.float16, dt.bfloat16,
          dt.int8, dt.uint8, dt.int16, dt.int32, dt.int64)
 # Tiles from large to small; the first that gives every multiprocessor work is taken.
-TENSOR = (Tile(128, 128, 32, 64, 64, 4), Tile(64, 64, 32, 32, 32, 4))
-FLAT = Tile(16, 128, 32, 16, 32, 6)        # for a few rows: b is read once, as fast as it comes
-PLAIN = (Tile(128, 128, 8, 8, 8, 2), Tile(64, 64, 16, 4, 4, 2))
-WIDE = (Tile(64, 64, 16, 4, 4, 2),)        # 8-byte types: fewer fit into registers
+TENSOR = (Tile(128, 128, 32, 64, 64, 4, True), Tile(64, 64, 32, 32, 32, 4, True))
+FLAT = Tile(16, 128, 32, 16, 32, 6, True)  # for a few rows: b is read once, as fast as it comes
+PLAIN = (Tile(128, 64, 8, 8, 8, 2, False), Tile(64, 64, 16, 4, 4, 2, False))
+WIDE = PLAIN[1:]                           # 8-byte types: fewer fit into registers
 PART = 256           # least steps of k of a part of a split product
 STATIC_SHARED = 48 << 10
 
@@ -57,8 +56,7 @@ def product(device: Device, p: Problem, tile: Tile | None = None, splits: int | 
             ) -> tuple[list[Any], list[int], list[str]]:
     """(kernel calls, sizes of scratch buffers, names) of a product between the slots 0 = c, 1 = a,
     2 = b, 3 = bias. `tile` and `splits` are chosen unless given."""
-    tensor = p.dtype in (dt.float16, dt.bfloat16) and device.capability >= (8, 0)
-    tile = tile or choose(device, p, tensor)
+    tile = tile or choose(device, p)
     splits = splits or parts(device, p, tile)
     nb, count = len(p.batch), math.prod(p.batch)
     tm, tn = -(-p.m // tile.rows), -(-p.n // tile.columns)
@@ -67,25 +65,21 @@ def product(device: Device, p: Problem, tile: Tile | None = None, splits: int | 
     split, bias = splits > 1, p.bias is not None
     # neighbouring threads read neighbours, whichever way the matrix lies
     along = p.a[-1] == 1, p.b[-2] == 1
-    text = gemm_text.tensor if tensor else gemm_text.tiles
-    source = text(p.dtype, tile, along, nb, bias and not split, split)
-    threads = tile.shares * (32 if tensor else 1)
-    shared = tile.stages * (tile.rows + tile.columns) * tile.depth * 2 if tensor else 0
-    kernel = _built(device, source, "tensor" if tensor else "tiles", shared)
+    name, text = ("tensor", gemm_text.tensor) if tile.tensor else ("tiles", gemm_text.tiles)
+    kernel = _built(device, text(p.dtype, tile, along, nb, bias and not split, split), name,
+                    tile.shared)
     extra = (*p.bias[-2:], *p.bias[:nb]) if p.bias is not None else ()
     integers = (p.m, p.n, p.k, *p.a[-2:], *p.b[-2:], *p.c[-2:], tm, tn, depth, *p.batch,
                 *p.a[:nb], *p.b[:nb], *p.c[:nb], *(extra if not split else ()))
     slots = [0, 1, 2] + ([3] if bias and not split else [])
     address = ("address", None)
-    names = [f"gemm.{'tensor' if tensor else 'tiles'}.{tile.rows}x{tile.columns}"]
-    grid = (tm * tn * count, splits, 1)
+    names = [f"gemm.{name}.{tile.rows}x{tile.columns}"]
+    bound = Bound(kernel, (tm * tn * count, splits, 1), (tile.threads, 1, 1), tile.shared, integers)
     if not split:
-        bound = Bound(kernel, grid, (threads, 1, 1), shared, integers)
         return [(bound, [address] * len(slots), slots)], [], names
     scratch = 3 + bias
     size = p.m * p.n * count
-    calls: list[Any] = [(Bound(kernel, grid, (threads, 1, 1), shared, integers),
-                         [address] * 4, [*slots, scratch])]
+    calls: list[Any] = [(bound, [address] * 4, [*slots, scratch])]
     adding = build(device, gemm_text.parts(p.dtype, nb, bias), "parts")
     calls.append((Bound(adding, (-(-size // 256), 1, 1), (256, 1, 1), 0,
                         (p.m, p.n, *p.c[-2:], splits, size, *p.batch, *p.c[:nb], *extra)),
@@ -94,8 +88,9 @@ def product(device: Device, p: Problem, tile: Tile | None = None, splits: int | 
     return calls, [room], [*names, f"gemm.parts.{splits}"]
 
 
-def choose(device: Device, p: Problem, tensor: bool) -> Tile:
+def choose(device: Device, p: Problem) -> Tile:
     """The tile of a product."""
+    tensor = p.dtype in (dt.float16, dt.bfloat16) and device.capability >= (8, 0)
     if tensor and p.m <= FLAT.rows:
         return FLAT
     offers: Sequence[Tile] = TENSOR if tensor else WIDE if p.dtype.itemsize == 8 else PLAIN

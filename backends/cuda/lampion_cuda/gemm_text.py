@@ -13,13 +13,13 @@ from typing import NamedTuple
 from lampion.base import dtype as dt
 from lampion.base.dtype import dtype
 
-from .dialect import PRELUDE
+from .dialect import CUDAC
 
 
 class Tile(NamedTuple):
-    """A block's tile of the result: `rows` by `columns`, `depth` steps of k at a time; a thread
-    (without tensor cores) or a warp (with them) has `own_rows` by `own_columns` of it. `stages`
-    tiles of the operands are in shared memory."""
+    """A block's tile of the result: `rows` by `columns`, `depth` steps of k at a time. A thread, or
+    with tensor cores a warp, has `own_rows` by `own_columns` of it. `stages` tiles of the operands
+    are in shared memory."""
 
     rows: int
     columns: int
@@ -27,11 +27,19 @@ class Tile(NamedTuple):
     own_rows: int
     own_columns: int
     stages: int
+    tensor: bool
 
     @property
-    def shares(self) -> int:
-        """How many threads or warps share the tile."""
-        return (self.rows // self.own_rows) * (self.columns // self.own_columns)
+    def threads(self) -> int:
+        """Threads of a block."""
+        shares = (self.rows // self.own_rows) * (self.columns // self.own_columns)
+        return shares * (32 if self.tensor else 1)
+
+    @property
+    def shared(self) -> int:
+        """Bytes of dynamic shared memory."""
+        size = self.stages * (self.rows + self.columns) * self.depth * 2
+        return size if self.tensor else 0
 
 
 _MEMORY = {dt.float32: "float", dt.float64: "double", dt.float16: "ushort", dt.bfloat16: "ushort",
@@ -43,28 +51,6 @@ _ARITHMETIC = {dt.float64: "double", dt.int64: "ulong", dt.int8: "uint", dt.uint
 INNER = ("m", "n", "k", "am", "ak", "bk", "bn", "cm", "cn", "tm", "tn", "depth")
 
 _INLINE = "#define INLINE static __forceinline__ __device__"
-_HALF = {dt.bfloat16: """\
-INLINE float load_half(ushort h) { return as_bits<float>((uint)h << 16); }
-INLINE ushort store_half(float x) {
-  const uint u = as_bits<uint>(x);
-  return (ushort)(x != x ? (u >> 16) | 0x40u : (u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
-}
-""", dt.float16: """\
-INLINE float load_half(ushort h) {
-  const uint a = (h & 0x7fffu) << 13;
-  const float scaled = as_bits<float>(a) * 0x1p112f;
-  const uint u = a >= 0x0f800000u ? a | 0x7f800000u : as_bits<uint>(scaled);
-  return as_bits<float>(u | ((h & 0x8000u) << 16));
-}
-INLINE ushort store_half(float x) {
-  const uint u = as_bits<uint>(x), s = (u >> 16) & 0x8000u, a = u & 0x7fffffffu;
-  const uint r = (a + 0xc8000fffu + ((a >> 13) & 1u)) >> 13;
-  const uint small = as_bits<uint>(as_bits<float>(a) + 0.5f) - 0x3f000000u;
-  uint h = a < 0x38800000u ? small : r;
-  h = a >= 0x477ff000u ? 0x7c00u : h;
-  return (ushort)((a > 0x7f800000u ? 0x7e00u : h) | s);
-}
-"""}
 
 
 def accumulator(d: dtype) -> dtype:
@@ -75,10 +61,12 @@ def accumulator(d: dtype) -> dtype:
 def _head(d: dtype, defines: dict[str, object]) -> list[str]:
     arithmetic = _ARITHMETIC.get(d, "float")
     load, store = "(ARI)(x)", "(MEM)(x)"
-    if d in _HALF:
-        load, store = "load_half(x)", "store_half(x)"
+    if d is dt.float16:
+        load, store = "lmp_from_float16(x)", "lmp_to_float16(x)"
+    elif d is dt.bfloat16:
+        load, store = "as_bits<float>((uint)(x) << 16)", "lmp_to_bfloat16(x)"
     fma = {"float": "fmaf(x, y, z)", "double": "fma(x, y, z)"}.get(arithmetic, "((x) * (y) + (z))")
-    return [PRELUDE, _INLINE, _HALF.get(d, ""), f"#define MEM {_MEMORY[d]}", f"#define ARI {arithmetic}",
+    return [CUDAC.prelude, _INLINE, f"#define MEM {_MEMORY[d]}", f"#define ARI {arithmetic}",
             f"#define LOAD(x) {load}", f"#define STORE(x) {store}", f"#define FMA(x, y, z) {fma}",
             *(f"#define {k} {v}" for k, v in defines.items())]
 
@@ -110,7 +98,8 @@ def _place(nb: int, bias: bool, split: bool) -> list[str]:
     """Lines that find the block's tile: i0, j0, the range of k, and the batch. Eight rows of tiles
     run together, so that what they read is in the cache."""
     lines = [
-        "  const long tiles = tm * tn, batch = blockIdx.x / tiles, tile = blockIdx.x - batch * tiles;",
+        "  const long tiles = tm * tn, batch = blockIdx.x / tiles;",
+        "  const long tile = blockIdx.x - batch * tiles;",
         "  const long first = tile / (8 * tn) * 8, high = tm - first < 8 ? tm - first : 8;",
         "  const long within = tile - first * tn;",
         "  const long i0 = (first + within % high) * BM, j0 = within / high * BN;",
@@ -140,7 +129,9 @@ struct __align__(16) Sums { ARI v[4]; };
 def tiles(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, split: bool) -> str:
     """The kernel `tiles`: register tiles over shared memory. `along`: whether rows of a, and
     columns of b, are read along k by neighbouring threads."""
-    threads = t.shares
+    threads = t.threads
+    # of a multiprocessor: as many as have registers for it
+    at_once = 512 if t.own_rows == 4 and d.itemsize < 8 else 256 if bias or d.itemsize == 8 else 384
     size = {"ushort": 2, "short": 2, "int": 4, "float": 4}.get(_MEMORY[d], d.itemsize)
     vectors = t.rows * t.depth // 4 // threads, t.columns * t.depth // 4 // threads
     defines = {"BM": t.rows, "BN": t.columns, "BK": t.depth, "TM": t.own_rows,
@@ -188,9 +179,9 @@ def tiles(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, spli
         *_head(d, defines), _VECTORS,
         "#define BRING { \\", *a[1], *b[1], "}",
         "#define KEEP(to) { \\", *a[2], *b[2], "}",
-        _signature("tiles", threads, 1 if d.itemsize == 8 else 2, nb, bias, split),
-        "  __shared__ __align__(16) ARI a_tile[2][BK][BM + 4];",
-        "  __shared__ __align__(16) ARI b_tile[2][BK][BN + 4];",
+        _signature("tiles", threads, at_once // threads, nb, bias, split),
+        "  __align__(16) __shared__ ARI a_tile[2][BK][BM + 4];",
+        "  __align__(16) __shared__ ARI b_tile[2][BK][BN + 4];",
         *_place(nb, bias, split),
         "  const int t = threadIdx.x, tx = t % (BN / TN), ty = t / (BN / TN);", *a[0], *b[0],
         f"  ARI acc[TM][TN], ra[{vectors[0]}][4], rb[{vectors[1]}][4];",
@@ -227,14 +218,13 @@ def tiles(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, spli
         "    }",
         "  }",
         "#pragma unroll",
-        "  for (int r = 0; r < TM; ++r) {",
-        "    const long i = i0 + r / 4 * (BM * 4 / TM) + ty * 4 + r % 4;",
+        "  for (int r = 0; r < TM; ++r)",
         "#pragma unroll",
         "    for (int s = 0; s < TN; ++s) {",
+        "      const long i = i0 + r / 4 * (BM * 4 / TM) + ty * 4 + r % 4;",
         "      const long j = j0 + s / 4 * (BN * 4 / TN) + tx * 4 + s % 4;",
         f"      if (i < m && j < n) {{ {_result(bias, split, 'acc[r][s]')} }}",
         "    }",
-        "  }",
         "}"])
 
 
@@ -296,8 +286,8 @@ INLINE void copies_done() { asm volatile("cp.async.commit_group;" ::: "memory");
   : "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]) \\
   : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "r"((b)[0]), "r"((b)[1]))
 #endif
-// Where chunk `x` (8 elements) of row `r` is in a tile with C chunks a row: eight rows of one chunk,
-// which one instruction reads, are in different banks.
+// Where chunk `x` (8 elements) of row `r` is in a tile with C chunks a row: eight rows of one
+// chunk, which one instruction reads, are in different banks.
 #define SPOT(r, x, C) ((r) * (C) + ((x) ^ ((C) >= 8 ? (r) & 7 : (C) == 4 ? (r) >> 1 & 3 \\
                                                     : (r) >> 2 & 1)))
 // One tile of an operand: ROWS rows of C chunks, elements `step` apart, rows `pitch` apart, from
@@ -308,8 +298,8 @@ INLINE void copies_done() { asm volatile("cp.async.commit_group;" ::: "memory");
     int left = (int)((wide) < 8 * (C) ? (wide) : 8 * (C)) - s * 8; \\
     left = left < 0 ? 0 : left > 8 ? 8 : left; \\
     if (whole) { \\
-      _Pragma("unroll") for (int v = 0; v < ((ROWS) + THREADS / (C) - 1) / (THREADS / (C)); ++v) { \\
-        const int r = first + v * (THREADS / (C)), bytes = r < (high) ? left * 2 : 0; \\
+      _Pragma("unroll") for (int v = 0; v < (ROWS); v += THREADS / (C)) { \\
+        const int r = first + v, bytes = r < (high) ? left * 2 : 0; \\
         if ((ROWS) % (THREADS / (C)) == 0 || r < (ROWS)) \\
           copy16((tile) + SPOT(r, s, C) * 8, bytes ? from : (x), bytes); \\
         from += THREADS / (C) * (pitch); \\
@@ -328,7 +318,7 @@ INLINE void copies_done() { asm volatile("cp.async.commit_group;" ::: "memory");
 def tensor(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, split: bool) -> str:
     """The kernel `tensor`, of 16-bit floats: warp tiles of m16n8k16 products. `along`: whether a,
     and b, lie along k in memory, which decides how their tiles are kept."""
-    threads = 32 * t.shares
+    threads = t.threads
     defines = {"BM": t.rows, "BN": t.columns, "BK": t.depth, "WM": t.own_rows,
                "WN": t.own_columns, "STAGES": t.stages, "THREADS": threads,
                "KIND": '"bf16"' if d is dt.bfloat16 else '"f16"'}
@@ -346,8 +336,8 @@ def tensor(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, spl
               k_wide: bool) -> str:
         ends = (side, "k1 - at") if k_wide else ("k1 - at", side)
         stride_k = walk[1] if k_wide else walk[0]
-        return (f"    FETCH({x}_tiles + slot * {rows} * {chunks} * 8, {x} + at * {stride_k}, {rows}, "
-                f"{chunks}, {walk[0]}, {walk[1]}, whole_{x}, {ends[0]}, {ends[1]}) \\")
+        return (f"    FETCH({x}_tiles + slot * {rows} * {chunks} * 8, {x} + at * {stride_k}, "
+                f"{rows}, {chunks}, {walk[0]}, {walk[1]}, whole_{x}, {ends[0]}, {ends[1]}) \\")
 
     a_spot = (f"SPOT(wm + r * 16 + (lane & 15), q / 8 + (lane >> 4), {a_chunks})" if along[0] else
               f"SPOT(q + (lane & 7) + (lane >> 4) * 8, (wm + r * 16) / 8 + (lane >> 3 & 1), "
@@ -361,7 +351,7 @@ def tensor(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, spl
     return "\n".join([
         *_head(d, defines), _TENSOR,
         "#define BRING(number) { \\",
-        "    const long at = k0 + (number) * BK; const int slot = (int)((number) % STAGES); \\",
+        "    const long at = k0 + (long)(number) * BK; const int slot = (number) % STAGES; \\",
         fetch("a", a_rows, a_chunks, a_walk, "rows", along[0]),
         fetch("b", b_rows, b_chunks, b_walk, "columns", along[1]),
         "  }",
@@ -383,12 +373,12 @@ def tensor(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, spl
         "    for (int s = 0; s < WN / 8; ++s)",
         "#pragma unroll",
         "      for (int h = 0; h < 4; ++h) acc[r][s][h] = 0;",
-        "  const long steps = (k1 - k0 + BK - 1) / BK;",
+        "  const int steps = (int)((k1 - k0 + BK - 1) / BK);",
         "  for (int z = 0; z < STAGES - 1; ++z) {",
         "    if (z < steps) BRING(z)",
         "    copies_done();",
         "  }",
-        "  for (long z = 0; z < steps; ++z) {",
+        "  for (int z = 0; z < steps; ++z) {",
         "    copies_but(STAGES - 2);",
         "    __syncthreads();",
         "    if (z + STAGES - 1 < steps) BRING(z + STAGES - 1)",

@@ -248,19 +248,23 @@ def lampion_backend() -> Backend:
     return CUDABackend()
 
 
-# op -> (module, function) of the kernels that are not generated; each function is called as
-# function(opened GPU, OpCall) and gives a Launch, or None to decline.
+# op -> (module, function) of the kernels that are not generated from the IR; each function is
+# called as function(opened GPU, OpCall) and gives a Launch, or None to decline.
 _LIBRARY: dict[str, tuple[str, str]] = {
     "contract": ("lt", "contract"),
     "fused_attention": ("attention", "forward"),
     "fused_attention_backward": ("attention", "backward"),
 }
+# The same for kernels that are tried after those.
+_SECOND: dict[str, tuple[str, str]] = {
+    "contract": ("gemm", "contract"),
+}
 
 
 def _kernels(open_device: Callable[[int | None], Any] | None = None) -> list[KernelImpl]:
-    """The kernels that are not generated. Without `open_device` the call's own backend is asked,
-    so that offering them opens no driver."""
-    def impl(op: str, module: str, function: str) -> KernelImpl:
+    """The kernels that are not generated from the IR. Without `open_device` the call's own backend
+    is asked, so that offering them opens no driver."""
+    def impl(op: str, module: str, function: str, priority: int) -> KernelImpl:
         def build(call: OpCall) -> Launch | None:
             from importlib import import_module
 
@@ -270,9 +274,11 @@ def _kernels(open_device: Callable[[int | None], Any] | None = None) -> list[Ker
                 opened, call)
             return made
 
-        return KernelImpl(op, "cuda", build, None, 10, f"cuda.{module}")
+        return KernelImpl(op, "cuda", build, None, priority, f"cuda.{module}")
 
-    return [impl(op, module, function) for op, (module, function) in _LIBRARY.items()]
+    return [impl(op, module, function, priority)
+            for table, priority in ((_LIBRARY, 10), (_SECOND, 5))
+            for op, (module, function) in table.items()]
 
 
 def lampion_kernels(registry: Any) -> None:
