@@ -66,6 +66,17 @@ def test_transposed_operands(backend):
             product(backend, dt.float32, (70, 50), (50, 90), a_order, b_order)
 
 
+@pytest.mark.parametrize("d", [dt.float32, dt.float64], ids=lambda d: d.name)
+def test_few_rows_by_a_transposed_matrix(backend, d):
+    """A linear layer: its weight is not packed, the result is computed transposed."""
+    for m, n, k in ((2, 523, 16), (33, 100, 17), (96, 97, 600), (31, 36, 257)):
+        for a_order in ((0, 1), (1, 0)):
+            product(backend, d, (m, k), (k, n), a_order, (1, 0), bias=(n,))
+        product(backend, d, (m, k), (k, n), None, (1, 0), bias=(m, 1))
+    product(backend, d, (2, 3, 27, 300), (2, 3, 300, 40), None, (0, 1, 3, 2), bias=(3, 1, 40))
+    product(backend, d, (4, 8200), (8200, 260), None, (1, 0))  # too deep for it
+
+
 def test_batches(backend):
     product(backend, dt.float32, (3, 40, 50), (3, 50, 60))
     product(backend, dt.float32, (2, 3, 40, 50), (2, 3, 50, 60), (0, 2, 1, 3), (1, 0, 3, 2))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .runtime import Device
 
 DEPTH = 256   # steps of k between two visits to the output: a panel that stays in the first cache
+DEEP = 8192   # steps of k at most where a panel is walked whole: it stays in the second cache
 ROWS = 96     # rows of a work item
 TILE = 64     # GPU: output tile of a work group
 TYPES = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
@@ -213,14 +214,12 @@ def _pack_source(device: Device, d: dtype, nr: int, nb: int, strides: Sequence[i
 
 
 def _tile_text(rows: int, vectors: int, lanes: int, arithmetic: str, unit: str, step: str,
-               direct: bool, bias: bool) -> str:
+               direct: bool, bias: bool, turned: bool) -> str:
     """Statements that add `rows` rows of a times the panel to c, for k0 <= k < k1."""
     v = f"{arithmetic}{lanes}"
     am, ak = ("" if unit == "am" else " * am"), ("" if unit == "ak" else " * ak")
-    out = []
-    for r in range(rows):
-        for j in range(vectors):
-            out.append(f"{v} c{r}_{j} = ({v})(0);")
+    tile = [(r, j) for r in range(rows) for j in range(vectors)]
+    out = [f"{v} c{r}_{j} = ({v})(0);" for r, j in tile]
     out.append("for (long q = k0; q < k1; ++q) {")
     for j in range(vectors):
         row = f"*(__global const {v}_row *)(p + q * {step} + {j * lanes})"
@@ -235,14 +234,28 @@ def _tile_text(rows: int, vectors: int, lanes: int, arithmetic: str, unit: str, 
         out += [f"    c{r}_{j} = ({v})(x) * b{j} + c{r}_{j};" for j in range(vectors)]
         out.append("  }")
     out.append("}")
-    for r in range(rows):
-        for j in range(vectors):
-            if bias:
-                out.append(f"if (k0 == 0) for (long t = 0; t < width - {j * lanes} && t < {lanes}; "
-                           f"++t) (({arithmetic} *)&c{r}_{j})[t] += "
-                           f"e[(i + {r}) * em + (n0 + {j * lanes} + t) * en];")
-            out.append(_tile_store(r, j, lanes, arithmetic))
+    for n, (r, j) in enumerate(tile):
+        if bias:
+            out.append(f"if (k0 == 0) for (long t = 0; t < width - {j * lanes} && t < {lanes}; "
+                       f"++t) (({arithmetic} *)&c{r}_{j})[t] += "
+                       f"e[(i + {r}) * em + (n0 + {j * lanes} + t) * en];")
+        out.append(f"left[{n}] = k0 ? left[{n}] + c{r}_{j} : c{r}_{j};" if turned else
+                   _tile_store(r, j, lanes, arithmetic))
+    if turned:
+        nr = vectors * lanes
+        out = [f"{v} left[{len(tile)}];", *_blocks_of_k(out),
+               f"const {arithmetic} *from = (const {arithmetic} *)left;",
+               f"__global {arithmetic} *to = c + n0 * cm + i;",
+               f"for (long t = 0; t < width && t < {nr}; ++t, ++from, to += cm)",
+               f"  for (int r = 0; r < {rows}; ++r) to[r] = from[r * {nr}];"]
     return "\n".join("      " + line for line in out)
+
+
+def _blocks_of_k(body: Sequence[str]) -> list[str]:
+    """A loop that runs `body` for k0 <= k < k1, DEPTH at a time."""
+    return [f"for (long k0 = 0; k0 < k; k0 += {DEPTH}) {{",
+            f"  const long k1 = k0 + {DEPTH} < k ? k0 + {DEPTH} : k;",
+            *("  " + line for line in body), "}"]
 
 
 def _tile_store(r: int, j: int, lanes: int, arithmetic: str) -> str:
@@ -258,9 +271,10 @@ def _tile_store(r: int, j: int, lanes: int, arithmetic: str) -> str:
 
 
 def _multiply_source(device: Device, d: dtype, rows: int, vectors: int, nb: int,
-                     unit: str, direct: bool, bias: bool) -> str:
+                     unit: str, direct: bool, bias: bool, turned: bool) -> str:
     """c = a p (+ e); a work item does ROWS rows by one panel. `unit` names the stride of a that
-    is 1 ("am", "ak" or neither); direct: p is b itself, with rows of stride bk."""
+    is 1 ("am", "ak" or neither); direct: p is b itself, with rows of stride bk; turned: c has
+    neighbouring rows, and `cm` is the stride of its columns."""
     _, arithmetic, _ = _source_type(d)
     lanes = 64 // (8 if arithmetic == "double" else 4)
     nr = vectors * lanes
@@ -274,10 +288,12 @@ def _multiply_source(device: Device, d: dtype, rows: int, vectors: int, nb: int,
     size = rows
     while size:
         tiles.append(f"    for (; i + {size} <= i1; i += {size}) {{\n"
-                     + _tile_text(size, vectors, lanes, arithmetic, unit, step, direct, bias)
+                     + _tile_text(size, vectors, lanes, arithmetic, unit, step, direct, bias,
+                                  turned)
                      + "\n    }")
         size = {8: 4, 6: 3, 4: 2, 3: 1, 2: 1}.get(size, 0)
     real = dt.float64 if arithmetic == "double" else dt.float32
+    body = ["  long i = i0;", *tiles]
     return "\n".join([
         _head(device, real),
         f"typedef {v} __attribute__((aligned({4 if arithmetic == 'float' else 8}))) {v}_row;",
@@ -295,11 +311,7 @@ def _multiply_source(device: Device, d: dtype, rows: int, vectors: int, nb: int,
         "  const long width = n - n0;",
         f"  const long i0 = get_global_id(1) * {ROWS};",
         f"  const long i1 = i0 + {ROWS} < m ? i0 + {ROWS} : m;",
-        f"  for (long k0 = 0; k0 < k; k0 += {DEPTH}) {{",
-        f"    const long k1 = k0 + {DEPTH} < k ? k0 + {DEPTH} : k;",
-        "    long i = i0;",
-        *tiles,
-        "  }",
+        *(body if turned else _blocks_of_k(body)),
         "}"])
 
 
@@ -336,8 +348,15 @@ def _copy_source(device: Device, d: dtype, nb: int, into: bool, bias: bool = Fal
 
 def _lanes_calls(device: Device, p: Problem, c: int, a: int, b: int, given: int | None,
                  scratch_slot: int) -> tuple[list[Any], list[int]]:
-    """Pack b, convert a and c where they are 16-bit, multiply."""
+    """Pack b, convert a and c where they are 16-bit, multiply.
+
+    A b that has to be packed for few rows of a (a linear layer's weight) is not worth the copy:
+    then the transposed product is computed, and the smaller a is packed.
+    """
     half = p.dtype.itemsize == 2
+    turned = not half and p.b[-2] == 1 != p.b[-1] and p.m <= ROWS and p.m < p.n and p.k <= DEEP
+    if turned:
+        p, a, b = p.transposed(), b, a
     rows, vectors = register_tile()
     size = 8 if p.dtype is dt.float64 else 4
     lanes = 64 // size
@@ -373,9 +392,11 @@ def _lanes_calls(device: Device, p: Problem, c: int, a: int, b: int, given: int 
                       [buffer, buffer], [a_slot, a]))
     unit = "ak" if sa[-1] == 1 else "am" if sa[-2] == 1 else ""
     multiply = device.build(
-        _multiply_source(device, p.dtype, rows, vectors, nb, unit, direct, bias), "multiply")
-    integers = (p.m, p.n, p.k, *sa[-2:], sc[-2], p.b[-2] if direct else int(not shared), *p.batch,
-                *sa[:nb], *sc[:nb], *(p.b[:nb] if direct else ()),
+        _multiply_source(device, p.dtype, rows, vectors, nb, unit, direct, bias, turned),
+        "multiply")
+    integers = (p.m, p.n, p.k, *sa[-2:], sc[-1 if turned else -2],
+                p.b[-2] if direct else int(not shared), *p.batch, *sa[:nb], *sc[:nb],
+                *(p.b[:nb] if direct else ()),
                 *((*p.bias[-2:], *p.bias[:nb]) if bias else ()))  # type: ignore[index]
     slots = [c_slot, a_slot, b if direct else scratch_slot] + (extra_slot if bias else [])
     calls.append((Bound(multiply, (panels, blocks, batch), one, integers),

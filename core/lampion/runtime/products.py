@@ -28,6 +28,14 @@ class Problem(NamedTuple):
     dtype: dtype
     bias: tuple[int, ...] | None  # strides over the result of what is added to it
 
+    def transposed(self) -> Problem:
+        """The product of the transposed matrices in the other order: with a and b exchanged."""
+        def turn(strides: tuple[int, ...]) -> tuple[int, ...]:
+            return (*strides[:-2], strides[-1], strides[-2])
+
+        return self._replace(m=self.n, n=self.m, a=turn(self.b), b=turn(self.a), c=turn(self.c),
+                             bias=turn(self.bias) if self.bias else None)
+
     def merged(self) -> Problem:
         """The same product with batch dims merged that memory walks as one, and without those of
         size 1."""
