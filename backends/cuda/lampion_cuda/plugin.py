@@ -16,7 +16,9 @@ from lampion.base.device import device
 from lampion.ir.kernel import Kernel, KernelCall, Program
 from lampion.runtime.backend import Backend, Capabilities, DeviceInfo, KernelImpl, Launch, OpCall
 
-_CAPABILITIES = Capabilities(frozenset(dt.ALL), frozenset(("kernel-ir",)))
+# "host-functions": what has no kernel here, such as LAPACK where cuSOLVER is not installed, may run
+# on the host's processor, with copies; a plan's `chosen` says so.
+_CAPABILITIES = Capabilities(frozenset(dt.ALL), frozenset(("kernel-ir", "host-functions")))
 
 
 class Chosen(threading.local):
@@ -258,6 +260,7 @@ _LIBRARY: dict[str, tuple[str, str]] = {
 # The same for kernels that are tried after those.
 _SECOND: dict[str, tuple[str, str]] = {
     "contract": ("gemm", "contract"),
+    "sort": ("sorting", "sort"), "topk": ("sorting", "topk"), "entry_at": ("sorting", "entry_at"),
 }
 
 
