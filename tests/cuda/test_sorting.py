@@ -7,6 +7,7 @@ import pytest
 import lampion as torch
 from lampion.ops.registry import REGISTRY
 
+pytestmark = pytest.mark.usefixtures("gpu")
 DTYPES = ["bool", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64",
           "float16", "bfloat16", "float32", "float64"]
 
