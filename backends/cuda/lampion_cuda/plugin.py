@@ -261,6 +261,8 @@ _LIBRARY: dict[str, tuple[str, str]] = {
 _SECOND: dict[str, tuple[str, str]] = {
     "contract": ("gemm", "contract"),
     "sort": ("sorting", "sort"), "topk": ("sorting", "topk"), "entry_at": ("sorting", "entry_at"),
+    "cumsum": ("scans", "total"), "cumprod": ("scans", "total"),
+    "cummax": ("scans", "extreme"), "cummin": ("scans", "extreme"),
 }
 
 

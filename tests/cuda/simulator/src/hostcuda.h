@@ -83,7 +83,9 @@ template <class To, class From> static inline To hc_copy_bits(const From& from) 
   return to;
 }
 template <class T> static inline T hc_shuffle(unsigned mask, T value, int source) {
-  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "shuffles take 4 or 8 bytes");
+  // small integers are promoted to int
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8 || (sizeof(T) < 4 && (T)0.5 == (T)0),
+                "shuffles take 4 or 8 bytes");
   return hc_copy_bits<T>(hc->warp(mask, HC_SHUFFLE, hc_copy_bits<hc_bits>(value), source));
 }
 // Lanes exchange within segments of `width` lanes; who would read beyond its segment reads itself.
