@@ -18,6 +18,7 @@ from lampion.ir.kernel import (
     Params,
     Program,
     Reduce,
+    Scatter,
     Stage,
     Store,
     dot,
@@ -170,6 +171,63 @@ def test_rows_shared_by_teams(backend, cols):
 def test_columns_shared_by_teams(backend, rows, cols):
     for d in (dt.float32, dt.bfloat16):
         check(backend, *shares(d, rows, cols, 0, columns=True), ulps=2)
+
+
+def scattered(d, op, rows, count, width, kind, masked=False):
+    """index_add and its like: "rows" (one index a row of features), "lines" (an index for each
+    element, lines side by side), "columns" (the same, lines below each other)."""
+    p = Params()
+    n, w, r = p.of(count), p.of(width), p.of(rows)
+    g, k = E.index(0), E.index(1)
+    if kind == "rows":
+        place, source = k, dot([k, g], [w, 1])
+        target = dot([E.load(1, place, dt.int64), g], [w, 1])
+    elif kind == "lines":
+        source = dot([g, k], [n, 1])
+        target = dot([g, E.load(1, source, dt.int64)], [r, 1])
+        place = source
+    else:
+        source = place = dot([k, g], [w, 1])
+        target = dot([E.load(1, place, dt.int64), g], [w, 1])
+    mask = E.ne(E.load(1, typed(place, dt.int64), dt.int64), 1) if masked else None
+    body = Scatter(0, typed(target, dt.int64), op, E.load(2, typed(source, dt.int64), d),
+                   None if mask is None else typed(mask, dt.int64))
+    args = (Arg("inout", d), Arg("in", dt.int64), Arg("in", d))
+    kernel = Kernel("scattered", args, (w,), (Stage((n,), (body,)),), len(p.values))
+    where = rng.integers(0, rows, count if kind == "rows" else count * width)
+    return kernel, p.values, [sample(d, rows * width), where, sample(d, count * width)]
+
+
+@gpu
+@pytest.mark.parametrize("kind,rows,count,width", [
+    ("rows", 5, 700, 3), ("rows", 300, 3000, 1), ("rows", 40, 64, 70), ("rows", 1, 5000, 1),
+    ("lines", 50, 900, 7), ("lines", 3, 20, 5), ("columns", 50, 900, 7)])
+def test_scatters_that_collide(backend, kind, rows, count, width):
+    """Bit for bit what a loop gives, also for float sums."""
+    for d, op in ((dt.float32, "sum"), (dt.bfloat16, "sum"), (dt.float64, "prod"),
+                  (dt.int64, "max"), (dt.float32, "set"), (dt.int32, "sum"), (dt.int32, "min")):
+        for masked in (False, True):
+            kernel, params, data = scattered(d, op, rows, count, width, kind, masked)
+            got = run(backend, kernel, params, data)
+            want = [b.copy() for b in data]
+            interpret.run(kernel, params, want)
+            same(got[0], want[0], 0, (op, d.name, masked))
+
+
+def test_how_scatters_are_dealt_out():
+    """Groups enough, destinations of one owner; atomics only for what is exact in any order."""
+    from lampion_opencl.dialect import OpenCLC
+
+    dialect = OpenCLC(lanes=False, doubles=True)
+    kernel, _, _ = scattered(dt.float32, "sum", 4, 4, 4, "rows")
+    rows = cfamily_threads.choose(kernel, [8192, 1024, 50000], 256, dialect)
+    assert rows.shape == "ordered" and rows.team == 256 and rows.shards >= 128
+    assert cfamily_threads.geometry(kernel, rows, [8192, 1024, 50000])[0][0] >= 1 << 17
+    one = cfamily_threads.choose(kernel, [1 << 20, 1, 1000], 256, dialect)
+    assert one.shape == "ordered" and one.team == 1 and one.shards == 256
+    assert cfamily_threads.choose(kernel, [20, 1 << 20, 5], 256, dialect).shape == "item"
+    exact, _, _ = scattered(dt.int32, "sum", 4, 4, 4, "rows")
+    assert cfamily_threads.choose(exact, [8192, 1024, 5], 256, dialect).shape == "atomic"
 
 
 def test_what_fits_into_registers_is_read_once():

@@ -174,7 +174,8 @@ def bind(device: Device, kernel: Kernel, params: Sequence[int]) -> Bound:
     params = tuple(params)
     if 0 in sizes(kernel, params)[0]:
         return NOTHING
-    variant = cfamily_threads.choose(kernel, params, min(1024, device.max_group))
+    variant = cfamily_threads.choose(kernel, params, min(1024, device.max_group),
+                                     device.dialect)
     items, extra = cfamily_threads.geometry(kernel, variant, params)
     if 0 in items:
         return NOTHING

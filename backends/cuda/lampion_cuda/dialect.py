@@ -78,7 +78,12 @@ class CUDAC(Dialect):
     functions = {**{f: f for f in _SAME}, "round": "rint", "lgamma": "lgamma"}
     prelude = PRELUDE + _HALVES
     warp = 32
-    shuffle = "__shfl_xor_sync(0xffffffffu, {x}, {d})"
+    shuffle = "__shfl_sync(0xffffffffu, {x}, {lane})"
+    atomics = {**{(op, d): f"atomic{word}({{at}}, ({c}){{value}})"
+                  for op, word in (("sum", "Add"), ("max", "Max"), ("min", "Min"))
+                  for d, c in (("int32", "int"), ("uint32", "uint"))},
+               **{("sum", d): "atomicAdd((unsigned long long *)({at}), "
+                              "(unsigned long long){value})" for d in ("int64", "uint64")}}
     half_to_float = {"float16": "lmp_from_float16"}
     float_to_half = {"float16": "lmp_to_float16", "bfloat16": "lmp_to_bfloat16"}
 

@@ -38,7 +38,8 @@ def bind(device: "Device", kernel: Kernel, params: Sequence[int]) -> Bound:
         variant: Any = lanes
         group = (1, 1)
     else:
-        threads = cfamily_threads.choose(kernel, params, min(256, device.max_group))
+        threads = cfamily_threads.choose(kernel, params, min(256, device.max_group),
+                                         device.dialect)
         items, extra = cfamily_threads.geometry(kernel, threads, params)
         variant = threads
         group = (threads.group, 1)

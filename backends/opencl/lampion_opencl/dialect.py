@@ -60,6 +60,9 @@ class OpenCLC(Dialect):
     functions = {**{f: f for f in _SAME}, "round": "rint", "erf": "erf", "erfc": "erfc",
                  "lgamma": "lgamma", "pow": "pow"}
 
+    atomics = {(op, d): f"atomic_{word}({{at}}, {{value}})"
+               for op, word in (("sum", "add"), ("max", "max"), ("min", "min"))
+               for d in ("int32", "uint32")}
     vector_builtins = {
         "round": "__builtin_elementwise_roundeven", "floor": "__builtin_elementwise_floor",
         "ceil": "__builtin_elementwise_ceil", "trunc": "__builtin_elementwise_trunc",

@@ -77,7 +77,10 @@ class Dialect:
     packed_store = "*({space}{type} *)({at}) = {value};"
     unroll = "#pragma unroll"  # line before a loop of a fixed number of steps
     warp = 0                 # work items that can read each other's values (0: none)
-    shuffle = ""             # the value of {x} in the item of this warp numbered (own ^ {d})
+    shuffle = ""             # the value of {x} in the item numbered {lane} (modulo warp) of a warp
+    # expressions for a read-modify-write of the number at the pointer {at}, by (operation of a
+    # scatter, dtype); used where the order does not matter
+    atomics: dict[tuple[str, str], str] = {}
     # functions between 16-bit words and float, by dtype, where the language has them
     half_to_float: dict[str, str] = {}
     float_to_half: dict[str, str] = {}

@@ -5,8 +5,9 @@ Floor 1; imports cfamily, cfamily_lanes, cfamily_packed, the printers, expr and 
 - "vector": a few vectors of neighbouring grid points an item (cfamily_threads_vector).
 - "team": items share the ranges of a grid point and combine their partial results, always in the
   same order, so results are reproducible (cfamily_threads_team).
+- "ordered", "atomic": scatters that may collide (cfamily_threads_scatter).
 - "item": a work item per grid point, ranges loop inside it; neighbours touch neighbours.
-- "serial": one work item does everything in order, for scatters that may collide.
+- "serial": one work item does everything in order, where grid points may collide.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import NamedTuple
 from . import cfamily_lanes as lanes_schedule
 from .cfamily import Dialect, assemble, of
 from .cfamily_lanes import sizes
-from .cfamily_packed import ThreadPrinter, fits, unit, vector_length
+from .cfamily_packed import NARROW, ThreadPrinter, fits, unit, vector_length
+from .cfamily_threads_scatter import AtomicPrinter, OrderedPrinter, features, scatter_of
 from .cfamily_threads_team import TeamPrinter
 from .cfamily_threads_vector import VectorPrinter, vectorizable
 from .expr import Expr, is_const, walk
@@ -44,10 +46,11 @@ WARP = 32             # items that touch memory together
 
 
 class Variant(NamedTuple):
-    """shape: "vector", "team", "item" or "serial"; `group` is the work group size; narrow: index
-    arithmetic in 32 bits; `vector` elements an access, `unroll` of them at a time; `team` items a
-    grid point, `across` columns; `kept`: rows stay in registers;
-    `main`: a stage with the ranges that all of this is about."""
+    """shape: "vector", "team", "ordered", "atomic", "item" or "serial"; `group` is the work group
+    size; narrow: index arithmetic in 32 bits; `vector` elements an access, `unroll` of them at a
+    time; `team` items a grid point, `across` columns; `kept`: rows stay in registers; `main`: a
+    stage with the ranges that all of this is about; `shards`: groups that look through the points
+    of an ordered scatter, `team` neighbouring features each."""
 
     shape: str
     group: int
@@ -58,10 +61,12 @@ class Variant(NamedTuple):
     across: bool = False
     kept: bool = False
     main: int = 0
+    shards: int = 1
 
 
-def choose(kernel: Kernel, params: Sequence[int], max_group: int = 256) -> Variant:
-    """The variant for these sizes."""
+def choose(kernel: Kernel, params: Sequence[int], max_group: int = 256,
+           dialect: Dialect | None = None) -> Variant:
+    """The variant for these sizes; `dialect` says which atomic operations there are."""
     if lanes_schedule.ordered(kernel):
         return Variant("serial", 1)
     narrow = fits(kernel, params)
@@ -69,6 +74,8 @@ def choose(kernel: Kernel, params: Sequence[int], max_group: int = 256) -> Varia
     if vectorizable(kernel):
         return _vector(kernel, grid, narrow, max_group)
     item = Variant("item", min(ITEM, max_group), narrow)
+    if scatter_of(kernel) is not None:
+        return _scatter(kernel, grid, ranges[0], item, max_group, dialect)
     if not any(stage.ranges for stage in kernel.stages) or not _divisible(kernel):
         return item
     if any(isinstance(s, Scan) for stage in kernel.stages for s in stage.body):
@@ -111,6 +118,29 @@ def _scan(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], 
         return item
     group = min(256 if length >= 512 else 64, max_group)
     return Variant("team", group, item.narrow, team=group)
+
+
+def _scatter(kernel: Kernel, grid: Sequence[int], ranges: Sequence[int], item: Variant,
+             max_group: int, dialect: Dialect | None) -> Variant:
+    s = scatter_of(kernel)
+    assert s is not None
+    length, points = lanes_schedule._product(ranges), lanes_schedule._product(grid)
+    narrow = item.narrow and length * points < NARROW
+    across = bool(grid) and _columns(kernel)
+    if dialect is not None and (s.op, kernel.args[s.slot].dtype.name) in dialect.atomics:
+        return Variant("atomic", min(GROUP, max_group), narrow, across=across)
+    shared = features(kernel, s)
+    width = lanes_schedule._product([grid[k] for k in shared])
+    alone = points // max(1, width)
+    # loops of an item each are no worse if they are short, or many side by side
+    if length < 2 * WARP or (across and alone >= BUSY // 8) or not item.narrow:
+        return item
+    group = min(2 * GROUP, max_group)
+    lanes = min(group, _power(width))
+    group = max(lanes, min(group, _power(length)))
+    others = alone * -(-width // lanes)
+    shards = min(_power(max(1, 2 * BUSY // (group * others))), _power(length // WARP), 256)
+    return Variant("ordered", group, True, 1, 4, lanes, shards=shards)
 
 
 def _columns(kernel: Kernel) -> bool:
@@ -194,13 +224,21 @@ def _divisible(kernel: Kernel) -> bool:
 def geometry(kernel: Kernel, variant: Variant, params: Sequence[int],
              ) -> tuple[tuple[int, int], tuple[int, int]]:
     """(work items in two dimensions, the schedule's integers)."""
-    grid, _ = sizes(kernel, params)
+    grid, ranges = sizes(kernel, params)
     points = lanes_schedule._product(grid)
     if variant.shape == "serial":
         return (1, 1), (max(1, grid[-1] if grid else 1), max(1, points))
     each = variant.group // variant.team
     if variant.shape == "vector":
         each = variant.group * variant.vector * variant.unroll
+    elif variant.shape == "atomic":
+        points *= lanes_schedule._product(ranges[0])
+    elif variant.shape == "ordered":
+        s = scatter_of(kernel)
+        assert s is not None
+        width = lanes_schedule._product([grid[k] for k in features(kernel, s)])
+        groups = points // max(1, width) * -(-width // variant.team) * variant.shards
+        return (groups * variant.group, 1), (0, 0)
     return (-(-points // each) * variant.group, 1), (0, 0)
 
 
@@ -216,6 +254,10 @@ def render(kernel: Kernel, dialect: Dialect, variant: Variant, name: str) -> str
     elif v.shape == "team":
         printer = TeamPrinter(kernel, dialect, v.narrow, v.group, v.team, v.vector, v.unroll,
                               v.across, v.kept, v.main)
+    elif v.shape == "ordered":
+        printer = OrderedPrinter(kernel, dialect, v.narrow, v.group, v.unroll, v.team, v.shards)
+    elif v.shape == "atomic":
+        printer = AtomicPrinter(kernel, dialect, v.narrow, v.across)
     else:
         printer = _ItemPrinter(kernel, dialect, v.narrow)
     printer.print()

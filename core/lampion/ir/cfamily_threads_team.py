@@ -189,7 +189,7 @@ class TeamPrinter(ThreadPrinter):
                 if v is not None:
                     other = e.fresh("y")
                     ctype = e.ctype(v)
-                    text = self.dialect.shuffle.format(x=v.text, d=d)
+                    text = self.dialect.shuffle.format(x=v.text, lane=f"(l ^ {d})")
                     e.line(f"const {ctype} {other} = ({ctype}){text};")
                     others.append(v._replace(text=other))
             self._merge(s, acc, at, others)
