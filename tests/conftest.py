@@ -3,6 +3,8 @@
 LAMPION_TEST_DEVICES=one,two:1 names the devices instead; then one that does not work is a failure.
 Without it, a device that is installed but cannot be used here (no driver, no `ld`) is skipped with
 the backend's own reason, save the host's, which must always work.
+
+LAMPION_SIMULATOR=on LAMPION_TEST_DEVICES=cuda runs tests on a simulated GPU (tests/cuda/simulator).
 """
 
 from __future__ import annotations
@@ -15,6 +17,12 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this one
+
+if os.environ.get("LAMPION_SIMULATOR"):
+    sys.path.insert(0, str(Path(__file__).parent / "cuda"))
+    import simulator
+
+    simulator.install()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
