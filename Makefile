@@ -37,7 +37,7 @@ NEEDS_opencl := $(SAID)/opencl
 NEEDS_cuda   := $(SAID)/cuda
 NEEDS_ref    := $(SAID)/ref
 
-.PHONY: demo test opencl cuda parity parity-tests parity-full nightly bench conformance gpu lint install clean help
+.PHONY: demo test opencl cuda cuda-kernels parity parity-tests parity-full nightly bench conformance gpu lint install clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -55,11 +55,17 @@ opencl: install $(SAID)/dev
 	@command -v ld >/dev/null || echo "note: no 'ld' (binutils) here, so that tests on PoCL are skipped"
 	$(PY) -m pytest -n auto --dist loadgroup -k opencl tests/opencl tests/unit tests/ops tests/plugins $(ARGS)
 
-# The CUDA backend without a GPU: kernels run on the host, on a simulated driver (tests/cuda), and
-# compile with NVRTC for three generations of GPUs. It needs a C++ compiler, ziglang if need be.
-cuda: $(SAID)/cuda-simulator $(SAID)/dev
+# The CUDA backend without a GPU: every test that runs on its device, on a simulated driver with
+# kernels run on the host (tests/cuda/simulator). It needs a C++ compiler, ziglang if need be.
+cuda: install $(SAID)/cuda-simulator $(SAID)/dev
 	@command -v g++ clang++ >/dev/null || $(PIP) install -q ziglang
-	$(PY) -m pytest -n auto --dist loadgroup tests/cuda $(ARGS)
+	LAMPION_SIMULATOR=on,texts=$(VENV)/kernels $(PY) -m pytest -n auto --dist loadgroup -k cuda \
+	    tests/cuda tests/ops tests/unit $(ARGS)
+
+# What NVRTC says of all kernels of those tests, for three generations of GPUs: registers, spills.
+cuda-kernels: cuda
+	$(PY) tests/cuda/gate.py report $(VENV)/kernels -o $(VENV)/kernels.md
+	@tail -n +3 $(VENV)/kernels.md | head -1
 
 # Comparison with PyTorch: programs, modules, optimizers, and results, gradients, errors and in-place
 # forms of its operator database, held against the list of known gaps.

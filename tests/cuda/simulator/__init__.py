@@ -22,6 +22,7 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from . import hostcc
 
@@ -47,8 +48,9 @@ def driver_is_loaded() -> bool:
 
 def install(**settings: int) -> None:
     """Load the simulator into this process, with settings by name (see SETTINGS), which the
-    environment overrides: LAMPION_SIMULATOR="devices=2,deferred=1,seed=7,order=-1" ("on" is
-    no setting, but has tests/conftest.py install the simulator).
+    environment overrides: LAMPION_SIMULATOR="devices=2,deferred=1,seed=7,order=-1". There, "on"
+    sets nothing, but has tests/conftest.py install the simulator, and texts=FOLDER keeps the texts
+    of kernels for the compile gate.
 
     A second call only changes settings. RuntimeError if a real driver is loaded, or if there is
     no compiler to build with.
@@ -58,9 +60,9 @@ def install(**settings: int) -> None:
             raise RuntimeError("a CUDA driver is already loaded into this process: the simulator "
                                "needs a process of its own")
         folder = hostcc.libraries()
-        # In the order of their dependencies; global, so that whoever opens them by name gets these.
-        loaded = [ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
-                  for name in hostcc.LIBRARIES]
+        # In the order of their dependencies. Whoever opens them by name gets these: a loader looks
+        # at the names of the libraries that it has first.
+        loaded = [ctypes.CDLL(str(folder / name)) for name in hostcc.LIBRARIES]
         library = loaded[1]
         library.simulator_get.restype = ctypes.c_int64
         library.simulator_get.argtypes = [ctypes.c_char_p]
@@ -68,12 +70,13 @@ def install(**settings: int) -> None:
         library.simulator_message.restype = ctypes.c_char_p
         _installed[:] = [library, loaded[0]]
         _replace_compiler()
-    set(**{**settings, **_from_environment()})
+    numbers = {name: int(value) for name, value in _environment().items() if name != "texts"}
+    set(**{**settings, **numbers})
 
 
-def _from_environment() -> dict[str, int]:
+def _environment() -> dict[str, str]:
     pairs = (item.partition("=") for item in os.environ.get("LAMPION_SIMULATOR", "").split(","))
-    return {name.strip(): int(value) for name, _, value in pairs if value}
+    return {name.strip(): value for name, _, value in pairs if value}
 
 
 def _replace_compiler() -> None:
@@ -81,7 +84,8 @@ def _replace_compiler() -> None:
         from lampion_cuda import compiler
     except ImportError:  # the simulator works without the plug-in, too
         return
-    _toolchain[:] = [hostcc.Toolchain()]
+    folder = _environment().get("texts")
+    _toolchain[:] = [hostcc.Toolchain(Path(folder) if folder else None)]
     compiler.use_toolchain(_toolchain[0])
 
 

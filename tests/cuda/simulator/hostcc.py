@@ -204,11 +204,13 @@ def _cached(path: Path, make: Callable[[Path], None]) -> bytes:
 class Toolchain:
     """Stands in for the plug-in's compiler (`lampion_cuda.compiler.use_toolchain`).
 
-    Keeps the texts it was given in `sources`, by kernel name and text, for the compile gate."""
+    For the compile gate it keeps the texts that it was given: in `texts`, with the kernel's name,
+    and, if there is a `folder`, there as NAME-HASH.cu."""
 
-    def __init__(self, version: tuple[int, int] = (13, 0)) -> None:
+    def __init__(self, folder: Path | None = None, version: tuple[int, int] = (13, 0)) -> None:
         self._version = version
-        self.sources: dict[str, str] = {}
+        self.texts: dict[str, str] = {}
+        self.folder = folder
 
     def version(self) -> tuple[int, int]:
         """The (major, minor) version that it claims to have."""
@@ -216,7 +218,11 @@ class Toolchain:
 
     def image(self, source: str, name: str, arch: str) -> bytes:
         """An image of the host for any architecture."""
-        self.sources.setdefault(source, name)
+        if source not in self.texts:
+            self.texts[source] = name
+            if self.folder is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / f"{name}-{_digest(source)[:16]}.cu").write_text(source)
         return kernel_image(source, name)
 
 

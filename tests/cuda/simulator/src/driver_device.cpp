@@ -326,6 +326,12 @@ API cuGetErrorName(CUresult code, const char** text) {
 
 API cuGetErrorString(CUresult code, const char** text) { return cuGetErrorName(code, text); }
 
+// Tables of unpublished functions, which NVIDIA's own libraries ask for: there are none.
+API cuGetExportTable(const void** table, const CUuuid*) {
+  *table = nullptr;
+  return CUDA_ERROR_NOT_FOUND;
+}
+
 // -- look-up --------------------------------------------------------------------------------------
 
 // Functions whose symbol is not their name: from which version on, which symbol.
