@@ -211,6 +211,29 @@ def test_a_second_stream_joins_a_capture(cuda, gpu):
     assert out.tolist() == [16.0] * 64
 
 
+def test_buffers_of_joined_streams_are_kept_apart(cuda, gpu):
+    """A buffer that another stream of the capture reads is not used anew within it."""
+    x = lampion.ones(700, device=gpu)
+    side = cuda.Stream()
+    g = cuda.CUDAGraph()
+    with cuda.graph(g):
+        y = x + 1
+        address = y.data_ptr()
+        side.wait_stream(cuda.current_stream())
+        with cuda.stream(side):
+            z = y * 3
+        y.record_stream(side)
+        del y
+        w = x * 5
+        assert w.data_ptr() != address
+        cuda.current_stream().wait_stream(side)
+        out = z + w
+    event = cuda.Event()
+    event.record()
+    g.replay()
+    assert out.tolist() == [11.0] * 700
+
+
 def test_memory_is_asked_for_while_capturing(cuda, gpu):
     """A capture that needs new memory does not capture its allocation."""
     x = lampion.ones(7, device=gpu)

@@ -95,6 +95,9 @@ def test_memory_is_counted(cuda, gpu):
     assert "allocated" in table and "reserved" in table and cuda.get_device_name() in table
     cuda.empty_cache()
     assert cuda.memory_reserved() < before + (1 << 22)
+    nested = cuda.memory_stats_as_nested_dict()
+    assert nested["allocated_bytes"]["all"]["current"] == before and "num_ooms" in nested
+    assert set(cuda.host_memory_stats()) == {"reserved_bytes.current"}
     cuda.reset_accumulated_memory_stats()
     assert cuda.memory_stats()["num_ooms"] == 0
 
@@ -121,6 +124,23 @@ def test_memory_can_be_limited(cuda, gpu):
     assert lampion.zeros(1 << 20, device=gpu).sum().item() == 0 and kept.is_cuda
 
 
+def test_the_management_library_is_asked(cuda, monkeypatch):
+    import sys
+    import types
+
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(ModuleNotFoundError, match="nvidia-ml-py"):
+        cuda.temperature()
+    asked = []
+    fake = types.SimpleNamespace(
+        nvmlInit=lambda: None, nvmlDeviceGetHandleByPciBusId=lambda bus: bus,
+        nvmlDeviceGetTemperature=lambda handle, kind: asked.append(handle) or 44)
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    assert cuda.temperature() == 44
+    p = cuda.get_device_properties()
+    assert asked == [f"{p.pci_domain_id:08x}:{p.pci_bus_id:02x}:{p.pci_device_id:02x}.0".encode()]
+
+
 def test_random_states(cuda, gpu):
     cuda.manual_seed(123)
     assert cuda.initial_seed() == 123
@@ -134,6 +154,7 @@ def test_random_states(cuda, gpu):
     assert lampion.rand(5, device=gpu).tolist() == second != first
     cuda.manual_seed_all(123)
     assert lampion.rand(5, device=gpu).tolist() == first
+    assert [g.initial_seed() for g in cuda.default_generators] == [123] * cuda.device_count()
     cuda.seed()
     cuda.seed_all()
     assert cuda.initial_seed() != 123

@@ -206,6 +206,13 @@ def test_pinned_memory_is_not_used_early(cuda, gpu, any_order):
     assert POOL.reserved < before or not before
 
 
+def test_a_copy_that_is_waited_for_has_read_pinned_memory(cuda, gpu, any_order):
+    source = lampion.full((500,), 3.0).pin_memory()
+    moved = source.to(gpu)
+    source.fill_(9.0)
+    assert moved.unique().tolist() == [3.0]
+
+
 def test_a_loader_gives_pinned_batches(cuda):
     from lampion.utils.data import DataLoader, TensorDataset
 

@@ -98,7 +98,7 @@ class Capture:
     SPACING = 1 << 40
 
     def __init__(self, stream: Stream, pool: GraphPool) -> None:
-        self.pool = pool
+        self.pool: GraphPool | None = pool  # None once it is over
         self.stream = stream
         self.gpu = stream.gpu
         self.side = side_stream(self.gpu)
@@ -108,6 +108,7 @@ class Capture:
         self.others: list[tuple[int, int]] = []  # (seed, offset) drawn for other devices
         self.totals: dict[Any, int] = {}
         self.base = (0x2A5C << 48) | (os.urandom(1)[0] | 1) << 40
+        self.lent: list[Any] = []  # buffers that several streams used and that were freed
         self.keep: list[Any] = []  # host memory that copies of the graph read or write
         self.layer = callpath.Layer(lambda op, values: NotImplemented)
 
@@ -127,6 +128,8 @@ class Capture:
 
     def join(self, stream: Stream) -> None:
         """Take in another stream, which has been made to wait for this capture's work."""
+        if self.pool is None:
+            return
         if stream.capture is not None and stream.capture is not self:
             raise RuntimeError("two captures cannot wait for each other")
         if stream not in self.ordinary:
@@ -142,6 +145,9 @@ class Capture:
         for stream, bins in self.ordinary.items():
             stream.bins, stream.capture = bins, None
         self.ordinary = {}
+        self.pool = None
+        for bin, buf in self.lent:
+            bin.done(buf)
 
     def draw(self, generator: Any, groups: int) -> int | None:
         """A generator is asked for `groups` groups (see `lampion.random.recorders`)."""

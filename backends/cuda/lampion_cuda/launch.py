@@ -143,6 +143,8 @@ def make_native(device: Device, run: Callable[..., None], kinds: str, outputs: S
     slots, space, inputs, outs, temps = _frame(device, kinds, outputs, scratch, names)
     space["run"] = run
     body = [f"    run(local.stream, {', '.join(slots)})"]
+    if device.where.index is not None:  # one of several: libraries ask which one is active
+        body.insert(0, "    dev.activate()")
     if SYNC:
         body.append("    sync(dev, names)")
     return _assemble(device, space, kinds, inputs, outs, temps, outputs, scratch, body, names,

@@ -117,9 +117,12 @@ class Lent:
     def append(self, buf: int) -> None:
         """Take the buffer back."""
         try:
-            events = [s.record_event() for s in (self.users if self.home else
-                                                 [*self.users, self.stream])]
-            self.pool.lent.append((events, self, buf))
+            users = self.users if self.home is not None else [*self.users, self.stream]
+            captures = [s.capture for s in users if s.capture is not None]
+            if captures:  # work that is captured is done by replays: until then, keep it apart
+                captures[0].lent.append((self, buf))
+                return
+            self.pool.lent.append(([s.record_event() for s in users], self, buf))
             self.pool.collect()
         except Exception:
             pass  # the driver is shutting down
@@ -209,13 +212,13 @@ class Pool:
                 if b.free:
                     return b, b.free.pop()
             if self.reserved + size > self.limit:
-                self.release()
+                self._make_room()
             code, buf = 0, 0
             if self.reserved + size <= self.limit:
                 code, buf = self._ask(stream, size)
                 if code == OUT_OF_MEMORY:
                     self.retries += 1
-                    self.release()
+                    self._make_room()
                     code, buf = self._ask(stream, size)
             if code or not buf:
                 self.failures += 1
@@ -234,6 +237,13 @@ class Pool:
             return int(result[0]), 0
         stream.allocated()
         return 0, int(result[1])
+
+    def _make_room(self) -> None:
+        """Give back what can be given back, waiting for it if need be."""
+        if self.lent and not self.device.captures:
+            self.device.finish()
+            self.collect()
+        self.release()
 
     def release(self) -> None:
         """Give free buffers back to the driver, each in the order of its stream."""

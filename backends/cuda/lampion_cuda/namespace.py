@@ -27,19 +27,21 @@ from .memory import human
 from .streams import Event, Stream, opened
 
 __all__ = [
-    "can_device_access_peer", "CUDAGraph", "current_device", "current_stream", "default_stream",
-    "device", "device_count", "device_of", "empty_cache", "Event", "ExternalStream",
-    "get_arch_list", "get_device_capability", "get_device_name", "get_device_properties",
-    "get_per_process_memory_fraction", "get_rng_state", "get_rng_state_all", "graph",
-    "graph_pool_handle", "init", "initial_seed", "ipc_collect", "is_available",
-    "is_bf16_supported", "is_current_stream_capturing", "is_initialized",
-    "make_graphed_callables", "manual_seed", "manual_seed_all", "max_memory_allocated",
-    "max_memory_cached", "max_memory_reserved", "mem_get_info", "memory_allocated",
-    "memory_cached", "memory_reserved", "memory_stats", "memory_summary", "nvtx",
-    "OutOfMemoryError", "reset_accumulated_memory_stats", "reset_max_memory_allocated",
+    "can_device_access_peer", "clock_rate", "CUDAGraph", "current_device", "current_stream",
+    "default_stream", "device", "device_count", "device_of", "empty_cache",
+    "Event", "ExternalStream", "get_allocator_backend", "get_arch_list", "get_device_capability",
+    "get_device_name", "get_device_properties", "get_per_process_memory_fraction",
+    "get_rng_state", "get_rng_state_all", "get_stream_from_external", "graph",
+    "graph_pool_handle", "host_memory_stats", "init", "initial_seed", "ipc_collect",
+    "is_available", "is_bf16_supported", "is_current_stream_capturing", "is_initialized",
+    "is_tf32_supported", "make_graphed_callables", "manual_seed", "manual_seed_all",
+    "max_memory_allocated", "max_memory_cached", "max_memory_reserved", "mem_get_info",
+    "memory_allocated", "memory_cached", "memory_reserved", "memory_stats",
+    "memory_stats_as_nested_dict", "memory_summary", "memory_usage", "nvtx", "OutOfMemoryError",
+    "power_draw", "reset_accumulated_memory_stats", "reset_max_memory_allocated",
     "reset_max_memory_cached", "reset_peak_memory_stats", "seed", "seed_all", "set_device",
     "set_per_process_memory_fraction", "set_rng_state", "set_rng_state_all", "set_stream",
-    "stream", "Stream", "StreamContext", "synchronize"]
+    "Stream", "stream", "StreamContext", "synchronize", "temperature", "utilization"]
 
 __path__: list[str] = []  # submodules are attributes: `import lampion.cuda.nvtx`
 
@@ -52,6 +54,8 @@ def __getattr__(name: str) -> Any:
             return importlib.import_module("lampion.amp")
         except ModuleNotFoundError:
             pass
+    if name == "default_generators":
+        return tuple(_generators())
     raise AttributeError(f"module 'lampion.cuda' has no attribute {name!r}")
 
 
@@ -203,6 +207,11 @@ def is_bf16_supported(including_emulation: bool = True) -> bool:
     return is_available() and (including_emulation or get_device_capability()[0] >= 8)
 
 
+def is_tf32_supported() -> bool:
+    """Whether products of float32 may use TF32, from compute capability 8.0 on."""
+    return is_available() and get_device_capability()[0] >= 8
+
+
 def synchronize(device: Any = None) -> None:
     """Wait for all work of all streams of a GPU."""
     d = _gpu(device).where
@@ -218,6 +227,9 @@ def ipc_collect() -> None:
 def ExternalStream(stream_ptr: int, device: Any = None) -> Stream:
     """The `Stream` over another library's stream, by its handle; its owner must outlive it."""
     return Stream(device, handle=stream_ptr)
+
+
+get_stream_from_external = ExternalStream
 
 
 def current_stream(device: Any = None) -> Stream:
@@ -363,6 +375,72 @@ def get_per_process_memory_fraction(device: Any = None) -> float:
     """The part of the GPU's memory that may be reserved."""
     g = _gpu(device)
     return float(g.pool.limit / g.memory)
+
+
+def memory_stats_as_nested_dict(device: Any = None) -> dict[str, Any]:
+    """`memory_stats`, a dictionary for each part of the names."""
+    nested: dict[str, Any] = {}
+    for name, value in memory_stats(device).items():
+        *path, last = name.split(".")
+        place = nested
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return nested
+
+
+def host_memory_stats() -> dict[str, int]:
+    """Bytes of pinned host memory that were taken from the system."""
+    from .pinned import POOL
+
+    return {"reserved_bytes.current": POOL.reserved}
+
+
+def get_allocator_backend() -> str:
+    """Which of PyTorch's allocators is like this one: both use the driver's own pool."""
+    return "cudaMallocAsync"
+
+
+# ---- what the management library says ----------------------------------------------------------
+
+def _managed(ask: str, device: Any, *args: Any) -> Any:
+    """An answer of NVML about a GPU, by the package pynvml."""
+    try:
+        import pynvml
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "pynvml does not seem to be installed or it can't be imported; install it with "
+            "`pip install nvidia-ml-py`") from error
+    g = _gpu(device)
+    pynvml.nvmlInit()
+    bus = "{:08x}:{:02x}:{:02x}.0".format(*map(g.attribute, (
+        "PCI_DOMAIN_ID", "PCI_BUS_ID", "PCI_DEVICE_ID")))
+    return getattr(pynvml, ask)(pynvml.nvmlDeviceGetHandleByPciBusId(bus.encode()), *args)
+
+
+def utilization(device: Any = None) -> int:
+    """Percent of the last seconds in which kernels ran."""
+    return int(_managed("nvmlDeviceGetUtilizationRates", device).gpu)
+
+
+def memory_usage(device: Any = None) -> int:
+    """Percent of the last seconds in which memory was read or written."""
+    return int(_managed("nvmlDeviceGetUtilizationRates", device).memory)
+
+
+def temperature(device: Any = None) -> int:
+    """Degrees Celsius of the GPU."""
+    return int(_managed("nvmlDeviceGetTemperature", device, 0))
+
+
+def power_draw(device: Any = None) -> int:
+    """Milliwatts that the GPU draws."""
+    return int(_managed("nvmlDeviceGetPowerUsage", device))
+
+
+def clock_rate(device: Any = None) -> int:
+    """MHz of the multiprocessors."""
+    return int(_managed("nvmlDeviceGetClockInfo", device, 1))
 
 
 # ---- random numbers ----------------------------------------------------------------------------

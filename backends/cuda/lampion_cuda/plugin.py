@@ -106,9 +106,12 @@ class CUDABackend(Backend):
             if d.current.stream.capture is not None:
                 d.current.stream.capture.refuse("copying from pageable host memory")
             d.activate()
-            # The driver has read pageable memory when this returns.
+            # The driver has read pageable memory when this returns, but not pinned memory.
             check(d.drv.cuMemcpyHtoDAsync(storage.ptr, source.ctypes.data, view.nbytes,
                                           d.current.stream.cu), f"copying to {d.where}")
+            what = d.drv.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
+            if not d.drv.cuPointerGetAttribute(what, source.ctypes.data)[0]:
+                d.current.stream.synchronize()
 
     def copy_to_host(self, storage: Any, nbytes: int) -> Any:
         import numpy as np

@@ -150,8 +150,10 @@ class Forked:
 class Current(threading.local):
     """The current stream of each thread."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream) -> None:  # runs in each thread, when it first asks
         self.stream = stream if not FORKED else Forked()
+        if not FORKED:
+            stream.gpu.activate()
 
 
 class Event:
