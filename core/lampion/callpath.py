@@ -80,7 +80,7 @@ def _signature(op: R.Op, *, skip_out: bool = False, extra: bool = True) -> tuple
     return ", ".join(parts), defaults
 
 
-_LOCALS = re.compile(r"[prdbfce]|root|kids|edges|out|op|plans|iplans|detour|[tmdne]\d+")
+_LOCALS = r"[prdbfce]|root|kids|edges|out|op|plans|iplans|detour|[tmdne]\d+"
 
 
 # Globals of the generated code that an argument must not hide.
@@ -90,7 +90,7 @@ RESERVED = frozenset(("modes", "mode", "new", "record", "clock", "getframe", "re
 
 def _arg(p: R.Param) -> str:
     """The name of an argument inside the generated code, which has names of its own."""
-    return f"{p.name}_arg" if _LOCALS.fullmatch(p.name) else p.name
+    return f"{p.name}_arg" if re.fullmatch(_LOCALS, p.name) else p.name
 
 
 def _aliases(op: R.Op) -> list[str]:

@@ -238,7 +238,7 @@ def cache_dir() -> Path:
     from pathlib import Path
 
     chosen = get("compile.cache_dir")
-    return Path(chosen).expanduser() if chosen else _user_dir("cache")
+    return Path(chosen).expanduser() if chosen else user_dir("cache")
 
 
 # --- changing ------------------------------------------------------------------------------------
@@ -568,7 +568,7 @@ def _config_files() -> list[tuple[Path, str]]:
         if path.is_file() and b"[tool.lampion" in path.read_bytes():
             found.append((path, "tool.lampion"))
             break
-    user = _user_dir("config") / "lampion.toml"
+    user = user_dir("config") / "lampion.toml"
     if user.is_file() and all(user != path for path, _ in found):
         found.append((user, ""))
     return found
@@ -628,7 +628,7 @@ def _flatten(table: Mapping[str, Any], where: str) -> dict[str, tuple[Any, str]]
     return flat
 
 
-def _user_dir(kind: str) -> Path:
+def user_dir(kind: str) -> Path:
     """The user's `config` or `cache` directory for lampion, by the platform's custom."""
     from pathlib import Path
 

@@ -16,11 +16,11 @@ def run(tmp_path_factory):
     """Run a program that may write byte code, in a folder of its own; the index is there."""
     cache = tmp_path_factory.mktemp("bytecode")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    env |= {"PYTHONPYCACHEPREFIX": str(cache), "LAMPION_CACHE_DIR": ""}
 
     def run(code, **more):
         done = subprocess.run([sys.executable, "-c", f"{HEAD}\n{code}"], capture_output=True,
-                              text=True, timeout=120,
-                              env={**env, "PYTHONPYCACHEPREFIX": str(cache), **more})
+                              text=True, timeout=120, env={**env, **more})
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
 
@@ -94,7 +94,7 @@ for op in REGISTRY.values():
 
 
 def test_the_index_says_what_the_families_declare(run):
-    index = Path(*run("print(families._path())"))
+    index = Path(*run("print(next(families._places())[0])"))
     told = run(FACES + "assert not loaded()")
     kept = index.read_bytes()
     index.unlink()
@@ -115,7 +115,7 @@ assert not {f"lampion.ops.{f}" for f in families.FAMILIES} - {module for _, modu
 
 @pytest.mark.parametrize("spoilt", [b"", b"no index", marshal.dumps((["another stamp"], []))])
 def test_an_index_that_is_not_good_is_replaced(run, spoilt):
-    index = Path(*run("print(families._path())"))
+    index = Path(*run("print(next(families._places())[0])"))
     kept = index.read_bytes()
     index.write_bytes(spoilt)
     assert run("print(len(loaded()))", PYTHONDONTWRITEBYTECODE="1") == [str(len(families.FAMILIES))]
@@ -123,6 +123,27 @@ def test_an_index_that_is_not_good_is_replaced(run, spoilt):
     everything, count = run("print(len(loaded()), len(families.FAMILIES))")
     assert everything == count and index.read_bytes() == kept
     assert run("print(len(loaded()))") == ["0"]
+
+
+def test_the_index_is_in_the_cache_directory_where_no_byte_code_is_written(run, tmp_path):
+    beside = Path(*run("print(next(families._places())[0])"))
+    kept = beside.read_bytes()
+    beside.unlink()
+    try:
+        count = "print(len(loaded()))"
+        here = {"PYTHONDONTWRITEBYTECODE": "1", "LAMPION_CACHE_DIR": str(tmp_path / "cache")}
+        everything = [str(len(families.FAMILIES))]
+        assert run(count, **here) == everything and run(count, **here) == ["0"]
+        (index,) = (tmp_path / "cache").iterdir()
+        assert not beside.exists() and marshal.loads(index.read_bytes()) == marshal.loads(kept)
+        if os.name == "posix":  # what others may write is not read, but replaced
+            index.chmod(0o666)
+            assert run(count, **here) == everything and run(count, **here) == ["0"]
+            assert not index.stat().st_mode & 0o022
+        nowhere = {"PYTHONDONTWRITEBYTECODE": "1", "LAMPION_CACHE_DIR": ""}
+        assert run(count, **nowhere) == run(count, **nowhere) == everything
+    finally:
+        beside.write_bytes(kept)
 
 
 def test_the_index_depends_on_every_source():

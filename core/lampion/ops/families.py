@@ -1,16 +1,16 @@
 """The families of built-in ops, and how one is loaded when an op of it is first asked for.
 
-Floor 3; imports nothing. A family is a module of this package that declares ops. Running them all
+Floor 3; imports config. A family is a module of this package that declares ops. Running them all
 would be half of `import lampion`, so the registry starts with stand-ins (`Awaited`): each knows the
 face of an op (its names, variants and public namespaces, which is what `dir(lampion)` and the
 methods of Tensor need) and the module that declares it. Whatever else it is asked for, it imports
 that module first.
 
-The faces come from an index that is to declarations what a .pyc file is to source: it lies beside
-the .pyc files, the first import that finds none writes it, and it is good as long as no file of
-this package has another size or time. Where there is none (nothing can be written there, or Python
-is told to write no byte code) all families are imported at once. So nobody maintains it: a block in
-its family is all that an op needs.
+The faces come from an index that is to declarations what a .pyc file is to source: the first
+import that finds none imports all families and writes it, and it is good as long as no file of
+this package has another size or time. It lies beside the .pyc files; where it may not (in somebody
+else's folder, or if Python is told to write no byte code) it is in the cache directory. So nobody
+maintains it: a block in its family is all that an op needs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import importlib
 import marshal
 import os
 import sys
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 # In the order in which the registry lists their ops.
@@ -81,10 +82,27 @@ def become(known: Any, op: Any) -> None:
 
 # ---------------------------------------------------------------- the index
 
-def _path() -> str | None:
-    """Where the index is: beside this module's byte code. None if that has no place."""
+def _places() -> Iterator[tuple[str, bool]]:
+    """Where the index may be, and whether that is the user's own: beside this module's byte code;
+    if it cannot be written there, in the cache directory (LAMPION_CACHE_DIR="" means none). Nowhere
+    for a zipped package."""
     cached = __spec__.cached if __spec__ is not None else None
-    return None if cached is None else os.path.splitext(cached)[0] + ".index"
+    if cached is None:
+        return
+    yield os.path.splitext(cached)[0] + ".index", False
+    if not sys.dont_write_bytecode and os.access(os.path.dirname(cached), os.W_OK):
+        return
+    folder = os.environ.get("LAMPION_CACHE_DIR")
+    if folder is None:
+        from .. import config
+
+        try:
+            folder = str(config.user_dir("cache"))
+        except RuntimeError:  # a user without a home
+            return
+    if folder:
+        name = f"ops-{zlib.crc32(__file__.encode()):08x}.{sys.implementation.cache_tag}.index"
+        yield os.path.join(os.path.expanduser(folder), name), True
 
 
 def _stamp() -> list[Any]:
@@ -96,32 +114,45 @@ def _stamp() -> list[Any]:
 
 def read() -> list[dict[str, Any]]:
     """The faces of the built-in ops; none if there is no index, or not one that is good."""
-    path = _path()
-    if path is None:
-        return []
-    try:
-        with open(path, "rb") as file:
-            stamp, faces = marshal.loads(file.read())
-        return faces if stamp == _stamp() else []
-    except (OSError, ValueError, EOFError, TypeError):
-        return []
+    for path, private in _places():
+        try:
+            with open(path, "rb") as file:
+                if private and not _trusted(os.fstat(file.fileno())):
+                    continue
+                stamp, faces = marshal.loads(file.read())
+            if stamp == _stamp():
+                return faces  # type: ignore[no-any-return]
+        except (OSError, ValueError, EOFError, TypeError):
+            pass
+    return []
+
+
+def _trusted(s: os.stat_result) -> bool:
+    """Whether a file is the user's, and nobody else may write it."""
+    return not hasattr(os, "getuid") or (s.st_uid == os.getuid() and not s.st_mode & 0o022)
 
 
 def load(registry: Mapping[str, Any]) -> None:
     """Import every family, and write the index for the next time."""
-    path = None if sys.dont_write_bytecode else _path()
-    stamp = None if path is None else _stamp()
+    stamp = _stamp() if any(_places()) else None
     for family in FAMILIES:
         importlib.import_module(f"{__package__}.{family}")
-    if path is None:
-        return
     faces = [{part: getattr(op, part) for part in FACE
               if getattr(op, part) != getattr(Awaited, part, None)}
              for op in registry.values() if op.module.startswith(f"{__package__}.")]
+    for path, private in _places():
+        if private or not sys.dont_write_bytecode:
+            try:
+                _write(path, marshal.dumps((stamp, faces)))
+                return
+            except OSError:
+                pass
+
+
+def _write(path: str, content: bytes) -> None:
+    """Write a file that another process sees whole or not at all."""
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     own = f"{path}.{os.getpid()}"
-    try:
-        with open(own, "wb") as file:
-            file.write(marshal.dumps((stamp, faces)))
-        os.replace(own, path)  # another process sees the whole file or none
-    except OSError:
-        pass
+    with open(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "wb") as file:
+        file.write(content)
+    os.replace(own, path)
