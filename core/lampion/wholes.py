@@ -29,7 +29,7 @@ def seen_whole(body: Callable[..., Any]) -> Callable[..., Any]:
     """A composite that layers see as one op; without layers it costs one test more."""
     import inspect  # milliseconds of every start, for what regions need
 
-    params = list(inspect.signature(body).parameters.values())
+    params = list(inspect.signature(body, follow_wrapped=False).parameters.values())
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in params):
         @functools.wraps(body)
         def general(*args: Any, **kwargs: Any) -> Any:
