@@ -157,6 +157,20 @@ def test_logsumexp_is_that_of_the_scores(ran):
     np.testing.assert_allclose(again.numpy(), want.detach().numpy(), 1e-6)
 
 
+def test_results_are_laid_out_as_the_operands(ran):
+    q, k, v = lampion.randn(2, 5, 3 * 8, dtype=lampion.float64).requires_grad_().split(8, 2)
+    heads = [t.view(2, 5, 4, 2).transpose(1, 2) for t in (q, k, v)]
+    out = F.scaled_dot_product_attention(*heads)
+    assert out.shape == (2, 4, 5, 2) and out.transpose(1, 2).is_contiguous()
+    grads = lampion.autograd.grad(out, heads, lampion.ones_like(out))
+    assert all(g.transpose(1, 2).is_contiguous() for g in grads)
+    narrow = F.scaled_dot_product_attention(*heads[:2], heads[2][..., :1])
+    assert narrow.shape == (2, 4, 5, 1) and narrow.stride() == (20, 1, 4, 1)
+    columns = [t.mT.contiguous().mT for t in heads]
+    np.testing.assert_allclose(F.scaled_dot_product_attention(*columns).detach().numpy(),
+                               out.detach().numpy(), 1e-12)
+
+
 def test_transforms_take_the_composition(ran):
     (q, k, v), _ = CASES["plain"]()
     q, k, v = q.detach(), k.detach(), v.detach()

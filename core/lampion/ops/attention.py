@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 from ..base import dtype as dt
-from ..base.meta import broadcast_shapes
+from ..base.meta import broadcast_shapes, meta
 from ..ir import expr as E
-from ..runtime.lowering import Nest, convert
+from ..runtime.lowering import Nest, convert, output_strides
 from . import batch_rules
 from .contract import fitted, gemm
 from .plans import choose, kernel_call, offers
@@ -118,6 +118,15 @@ def _lines_up(query, key, value):
     return k == v and len(q) == len(k) and all(b in (a, 1) for a, b in zip(q, k))
 
 
+def _laid_out(m, width):
+    """(dtype, shape, strides) of what has the dims of a tensor, but for the last, in its order in
+    memory: so heads that are a view of a wider tensor's columns give such heads again."""
+    shape = (*m.shape[:-1], width)
+    if m.strides[-1] != 1:
+        return m.dtype, shape
+    return m.dtype, shape, output_strides(shape, [meta(m.dtype, shape, m.strides, m.device)])
+
+
 @kernel_op("query: T, key: T, value: T, mask: T?, scale, causal")
 class fused_attention:
     """(softmax(query @ key.T * scale + mask) @ value, logsumexp of the scores, at least float32),
@@ -138,7 +147,7 @@ class fused_attention:
                                f"{list(query.shape)} or 1; expand them")
         rows = query.shape[:-1]
         check_mask(mask, (*rows, key.shape[-2]))
-        return [(query.dtype, (*rows, value.shape[-1])), (dt.opmath(query.dtype), rows)]
+        return [_laid_out(query, value.shape[-1]), (dt.opmath(query.dtype), rows)]
 
     def compose(query, key, value, mask, scale, causal):
         out = gemm.fn(_weights(query, key, mask, scale, causal), value, False, False)
@@ -177,7 +186,7 @@ class fused_attention_backward:
     noutputs = 3
 
     def meta(grad, query, key, value, *rest):
-        return [(m.dtype, m.shape) for m in (query, key, value)]
+        return [_laid_out(m, m.shape[-1]) for m in (query, key, value)]
 
     def compose(grad, query, key, value, mask, output, logsumexp, scale, causal):
         p = _weights(query, key, mask, scale, causal)
