@@ -20,6 +20,15 @@ def test_gradients_of_products_with_zeros(device):
     check_gradient(lambda t: t.cumprod(1), [x], device, order=1)
 
 
+@pytest.mark.parametrize("dim", [0, 1])
+def test_products_of_complex_numbers(device, dim):
+    x = rng.standard_normal((37, 40)) + 1j * rng.standard_normal((37, 40))
+    x /= abs(x)
+    t = lampion.tensor(x.astype(np.complex64)).to(device)
+    np.testing.assert_allclose(t.prod(dim).cpu().numpy(), x.prod(dim), rtol=2e-5)
+    np.testing.assert_allclose(t.cumprod(dim).cpu().numpy(), x.cumprod(dim), rtol=2e-5)
+
+
 def test_integers_sum_to_int64_and_have_no_mean(device):
     t = lampion.tensor([[1, 2], [3, 250]], dtype=lampion.uint8).to(device)
     assert t.sum().dtype is lampion.int64 and t.sum().item() == 256

@@ -94,7 +94,8 @@ def ordered(kernel: Kernel) -> bool:
 
 def sequential(stage: Stage) -> bool:
     """Whether the ranges of a stage must run in order, one by one."""
-    return any(isinstance(s, (Scan, Scatter)) for s in stage.body)
+    return any(isinstance(s, (Scan, Scatter)) or getattr(s, "imag", None) is not None
+               for s in stage.body)
 
 
 def widest(kernel: Kernel) -> int:
@@ -487,20 +488,29 @@ class _Printer:
             e.refs[s.name] = v
         else:
             e.refs[s.name] = e.value(s.value)
+        if isinstance(s, (Reduce, Scan)) and s.imag is not None:
+            e.refs[s.name + ".imag"] = e.value(s.imag)
 
-    def _begin_scan(self, s: Scan) -> Val:
+    def _begin_scan(self, s: Scan) -> tuple[Val, Val | None]:
+        """The running value, and its imaginary part where it is a product of complex numbers."""
         e = self.e
         d = s.value.dtype
         assert d is not None
         v = accumulator(e, d, e.lanes)
         e.line(f"{e.ctype(v)} {v.text} = {start_text(e, s.op, v)};")
-        return v
+        return v, None if s.imag is None else imaginary(e, d, e.lanes)
 
-    def _step_scan(self, s: Scan, acc: Val) -> None:
+    def _step_scan(self, s: Scan, acc: tuple[Val, Val | None]) -> None:
         e = self.e
+        running, imag = acc
         v = e.value(s.value)
-        e.line(f"{acc.text} = {helpers.combine(e, s.op, acc, v)};")
-        e.refs[s.name] = acc._replace(level=e.level, volatile=True)
+        if imag is None:
+            e.line(f"{running.text} = {helpers.combine(e, s.op, running, v)};")
+        else:
+            assert s.imag is not None
+            multiply(e, running, imag, v, e.value(s.imag))
+            e.refs[s.name + ".imag"] = imag._replace(level=e.level, volatile=True)
+        e.refs[s.name] = running._replace(level=e.level, volatile=True)
         e.forget_lanes()
 
 
@@ -525,6 +535,22 @@ def start_text(e: Emitter, op: str, v: Val) -> str:
     return e.mask(c, v.width, v.lanes) if v.dtype.kind == "b" else e.vec(c, v.lanes)
 
 
+def imaginary(e: Emitter, d: dt.dtype, lanes: int) -> Val:
+    """A declared variable for the imaginary part of a product, 0 at first."""
+    v = accumulator(e, d, lanes)
+    e.line(f"{e.ctype(v)} {v.text} = {start_text(e, 'sum', v)};")
+    return v
+
+
+def multiply(e: Emitter, re: Val, im: Val, x: Val, y: Val) -> None:
+    """re + im i becomes its product with x + y i."""
+    a, b = e.vec(x, re.lanes), e.vec(y, re.lanes)
+    product = e.fresh("t")
+    e.line(f"const {e.ctype(re)} {product} = {re.text} * {a} - {im.text} * {b};")
+    e.line(f"{im.text} = {re.text} * {b} + {im.text} * {a};")
+    e.line(f"{re.text} = {product};")
+
+
 class _Accumulators:
     """The running values of a stage's reductions, in `lanes` lanes.
 
@@ -536,6 +562,7 @@ class _Accumulators:
         self.totals: dict[str, Val] = {}
         self.positions: dict[str, Val] = {}
         self.blocks: dict[str, Val] = {}
+        self.imags: dict[str, Val] = {}
         self.statements = [s for s in stage.body if isinstance(s, (Reduce, ArgReduce))]
         e = self.e
         for s in self.statements:
@@ -543,6 +570,8 @@ class _Accumulators:
             assert d is not None
             v = self.totals[s.name] = accumulator(e, d, lanes)
             e.line(f"{e.ctype(v)} {v.text} = {start_text(e, s.op, v)};")
+            if isinstance(s, Reduce) and s.imag is not None:
+                self.imags[s.name] = imaginary(e, d, lanes)
             if isinstance(s, ArgReduce):
                 at = self.positions[s.name] = accumulator(e, dt.int64, lanes)
                 minus = e.vec(Val("-1l", dt.int64), lanes)
@@ -560,6 +589,9 @@ class _Accumulators:
     def step(self, s: Statement) -> bool:
         """Print a reduction's update; False if `s` is not one."""
         e = self.e
+        if isinstance(s, Reduce) and s.imag is not None:
+            multiply(e, self.totals[s.name], self.imags[s.name], e.value(s.value), e.value(s.imag))
+            return True
         if isinstance(s, Reduce):
             acc = self.blocks.get(s.name, self.totals[s.name])
             e.line(f"{acc.text} = {helpers.combine(e, s.op, acc, e.value(s.value))};")
@@ -610,6 +642,8 @@ class _Accumulators:
                 e.refs[s.name + "_value"] = self.totals[s.name]
             else:
                 e.refs[s.name] = self.totals[s.name]
+            if s.name in self.imags:
+                e.refs[s.name + ".imag"] = self.imags[s.name]
         e.forget_lanes()
 
 

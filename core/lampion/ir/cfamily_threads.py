@@ -212,7 +212,7 @@ def _divisible(kernel: Kernel) -> bool:
         if scans and any(isinstance(s, (Reduce, ArgReduce)) for s in stage.body):
             return False
         for s in stage.body:
-            if isinstance(s, Scatter):
+            if isinstance(s, Scatter) or getattr(s, "imag", None) is not None:
                 return False
             if isinstance(s, Store):
                 steps = [coefficient(s.index, first + k) for k in range(len(stage.ranges))]
