@@ -259,13 +259,15 @@ _LIBRARY: dict[str, tuple[str, str]] = {
     "contract": ("lt", "contract"),
     "fused_attention": ("attention", "forward"),
     "fused_attention_backward": ("attention", "backward"),
+    "sort": ("sorting", "sort"), "topk": ("sorting", "topk"), "entry_at": ("sorting", "entry_at"),
+    "cumsum": ("scans", "total"), "cumprod": ("scans", "total"),
+    "cummax": ("scans", "extreme"), "cummin": ("scans", "extreme"),
+    "fft_c2c": ("fourier", "transform"), "fft_r2c": ("fourier", "transform"),
+    "fft_c2r": ("fourier", "transform"),
 }
 # The same for kernels that are tried after those.
 _SECOND: dict[str, tuple[str, str]] = {
     "contract": ("gemm", "contract"),
-    "sort": ("sorting", "sort"), "topk": ("sorting", "topk"), "entry_at": ("sorting", "entry_at"),
-    "cumsum": ("scans", "total"), "cumprod": ("scans", "total"),
-    "cummax": ("scans", "extreme"), "cummin": ("scans", "extreme"),
 }
 
 
