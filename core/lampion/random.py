@@ -10,23 +10,18 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from .base.device import device as Device
 from .runtime import devices
+from .runtime.capture import captures
 
 __all__ = ["Generator", "manual_seed", "seed", "initial_seed", "get_rng_state", "set_rng_state",
            "fork_rng", "default_generator"]
 
 UNSEEDED = 67280421310721  # the seed of a new Generator, PyTorch's number
 _STATE = struct.Struct("<QQ")
-
-
-# Asked in turn for each reservation, as told(generator, groups): the offset to use, or None. For
-# those who record work in order to run it again with other numbers; `sampling` has shortcuts that
-# do not ask while `callpath.NS["modes"]` is 0.
-recorders: list[Callable[[Any, int], int | None]] = []
 
 
 class Generator:
@@ -54,8 +49,8 @@ class Generator:
 
     def advance(self, groups: int) -> int:
         """Reserve counters for `groups` groups; returns the first."""
-        for told in recorders:
-            given = told(self, groups)
+        for capture in captures:
+            given = capture.draw(self, groups)
             if given is not None:
                 return given
         first = self.offset

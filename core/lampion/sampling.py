@@ -21,6 +21,7 @@ from .ops import plans as P
 from .ops import registry as R
 from .ops import streams
 from .random import Generator, generator_of
+from .runtime.capture import captures
 from .runtime.devices import _default, lasting, resolve
 from .tensor import Tensor, make_tensor
 
@@ -91,7 +92,7 @@ def refill(t: Tensor, kind: Kind, generator: Generator | None, *numbers: Any) ->
         _, into, groups, g = kind.entries[t.meta]
     except KeyError:
         return _refill(t, kind, generator, numbers)
-    if t.node is not None or t.root is not None or NS["modes"]:
+    if t.node is not None or t.root is not None or NS["modes"] or captures:
         return _refill(t, kind, generator, numbers)
     if generator is not None:
         g = _generator(generator, kind.word)
@@ -164,7 +165,8 @@ def _maker(name: str, kind: Kind, numbers: tuple[Any, ...], what: str, doc: str)
             found = known.get(key)
         except TypeError:  # a list
             found = key = None
-        if found is None or out is not None or layout is not None or named or NS["modes"]:
+        if found is None or out is not None or layout is not None or named or NS["modes"] \
+                or captures:
             return _make(size, generator, dtype, device, requires_grad, out, layout, named, key)
         m, launch, groups, g = found
         if generator is not None:
@@ -284,7 +286,7 @@ def randint(*args: Any, low: Any = None, high: Any = None, size: Any = None,
         found = _randints.get(key)
     except TypeError:  # a list
         found = key = None
-    if found is None or out is not None or layout is not None or NS["modes"]:
+    if found is None or out is not None or layout is not None or NS["modes"] or captures:
         return _randint(list(args), low, high, size, generator, dtype, device, requires_grad, out,
                         layout, key)
     m, launch, groups, g, first, span = found
@@ -320,7 +322,8 @@ def _randint(given: list[Any], low: Any, high: Any, size: Any, generator: Any, d
              resolve(device) if out is None or device is not None else out.meta.device)
     low = 0 if low is None else low
     r = _integers(m, low, high, _generator(generator, "randint"), "randint")
-    if key is not None and type(low) is type(high) is int and out is None:
+    if key is not None and type(low) is type(high) is int and out is None and lasting(
+            device, m.device) is (device or m.device):
         numbers = _signed(low), _signed((high - low) % (1 << 64))
         launch, _, groups, g = _integers_kind(high - low).entry(m, numbers)
         if len(_randints) > 20_000:

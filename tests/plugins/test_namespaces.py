@@ -159,6 +159,10 @@ def test_the_current_device_of_a_backend_names_it(plugin):
     Chooses.current = 0
     assert lampion.empty(2, device="papersix").device == lampion.device("papersix", 0)
     assert lampion.empty(2, device="papersix:1").device == lampion.device("papersix", 1)
+    for make in (lampion.empty_like, lambda x, device: lampion.empty(2, device=device)):
+        for Chooses.current in (0, 1, 0):
+            made = make(lampion.ones(2), device="papersix")
+            assert made.device.index == Chooses.current
     with lampion.device("papersix:1") as d:
         assert lampion.empty(2).device is d
         with lampion.device("cpu"):

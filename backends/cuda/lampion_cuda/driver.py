@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from lampion.logging import get_logger
 
-from .errors import AFTER_FORK, NO_BINDINGS, NO_DRIVER, OLD_DRIVER, explain
+from .errors import AFTER_FORK, FORKED, NO_BINDINGS, NO_DRIVER, OLD_DRIVER, explain
 
 _log = get_logger("cuda")
 
@@ -51,7 +51,7 @@ _devices: list[Any] = []  # those opened in this process
 
 def _after_fork() -> None:
     """In a forked child the driver is dead: every way to it gives the error that says so."""
-    from .streams import FORKED, Forked
+    from .streams import Forked
 
     if _started:
         FORKED.append(True)
@@ -82,8 +82,6 @@ def start() -> int:
 
 def refuse_fork() -> None:
     """RuntimeError in a process that was forked after the driver had started."""
-    from .streams import FORKED
-
     if FORKED:
         raise RuntimeError(AFTER_FORK)
 

@@ -40,6 +40,7 @@ STICKY = {700, 702, 710, 714, 715, 716, 717, 718, 719}
 _ASYNC = (" Kernels run asynchronously, so the cause may be an earlier op: set LAMPION_CUDA_SYNC=1 "
           "to see which. The GPU's context is lost; start the process again.")
 
+FORKED: list[bool] = []  # not empty in a process that was forked after the driver had started
 AFTER_FORK = (
     "this process was forked from one that had started the CUDA driver, and a driver cannot be "
     "used across a fork. Start processes by 'spawn': multiprocessing.set_start_method('spawn'), or "

@@ -17,7 +17,8 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lampion import callpath, random
+from lampion.random import generator_of
+from lampion.runtime import capture
 
 from .driver import check
 from .streams import Stream, opened
@@ -110,14 +111,13 @@ class Capture:
         self.base = (0x2A5C << 48) | (os.urandom(1)[0] | 1) << 40
         self.lent: list[Any] = []  # buffers that several streams used and that were freed
         self.keep: list[Any] = []  # host memory that copies of the graph read or write
-        self.layer = callpath.Layer(lambda op, values: NotImplemented)
 
     def start(self) -> None:
         """Switch the stream to the graph's memory and begin."""
         self.join(self.stream)
+        self.offset = generator_of(self.gpu.where).offset
         self.gpu.captures.append(self)
-        random.recorders.append(self.draw)
-        self.layer.__enter__()  # so that every call takes the path that asks the recorders
+        capture.captures.append(self)
         try:
             self.gpu.activate()
             mode = self.gpu.drv.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
@@ -139,8 +139,7 @@ class Capture:
 
     def leave(self) -> None:
         """Switch back."""
-        self.layer.__exit__()
-        random.recorders.remove(self.draw)
+        capture.captures.remove(self)
         self.gpu.captures.remove(self)
         for stream, bins in self.ordinary.items():
             stream.bins, stream.capture = bins, None
@@ -150,7 +149,7 @@ class Capture:
             bin.done(buf)
 
     def draw(self, generator: Any, groups: int) -> int | None:
-        """A generator is asked for `groups` groups (see `lampion.random.recorders`)."""
+        """A generator is asked for `groups` groups (see `lampion.runtime.capture`)."""
         if threading.get_ident() != self.thread:
             return None
         if generator.device.type != "cuda":
@@ -169,9 +168,13 @@ class Capture:
 
     def patches(self, graph: Any) -> list[_Patch]:
         """The graph's kernel nodes that draw. RuntimeError if a draw is not among them."""
+        if generator_of(self.gpu.where).offset != self.offset:
+            raise RuntimeError("random numbers were drawn without asking the capture of a CUDA "
+                               "graph: they would be the same in every replay. Please report this")
         drv = self.gpu.drv
         doing = "reading a graph"
-        ours = {int(c.function) for c in self.gpu.kernels.values()}
+        if not (self.draws or self.others):
+            return []
         count = check(drv.cuGraphGetNodes(graph, 0), doing)[1]
         nodes = check(drv.cuGraphGetNodes(graph, count), doing)[0] if count else []
         found, seen = [], set()
@@ -180,7 +183,7 @@ class Capture:
             if kind != drv.CUgraphNodeType.CU_GRAPH_NODE_TYPE_KERNEL:
                 continue
             params = check(drv.cuGraphKernelNodeGetParams(node), doing)
-            if int(params.func) in ours:
+            if int(params.func):  # else a library's kernel of another kind, which draws nothing
                 patch = self._patch(node, params)
                 seen.update(place[2] for place in patch.places)
                 if patch.places:
@@ -192,30 +195,38 @@ class Capture:
         return found
 
     def _patch(self, node: Any, params: Any) -> _Patch:
-        count = 0
-        while not self.gpu.drv.cuFuncGetParamInfo(params.func, count)[0]:
-            count += 1
-        table = (ctypes.c_void_p * max(count, 1)).from_address(int(params.kernelParams))
-        values = (ctypes.c_int64 * max(count, 1))(
-            *[ctypes.c_int64.from_address(table[k]).value for k in range(count)])
+        """Where a kernel node takes what `draw` gave; the places are empty if it does not."""
+        sizes = []
+        while True:
+            code, _, size = self.gpu.drv.cuFuncGetParamInfo(params.func, len(sizes))
+            if code:
+                break
+            sizes.append(int(size))
+        count = max(len(sizes), 1)
+        table = (ctypes.c_void_p * count).from_address(int(params.kernelParams))
+        words = {k: ctypes.c_int64.from_address(table[k]).value
+                 for k, size in enumerate(sizes) if size == 8}
         places = []
-        for k, value in enumerate(values):
+        for k, value in words.items():
             n, more = divmod(value - self.base, self.SPACING)
             if 0 <= n < len(self.draws) and more <= self.draws[n].groups:
                 draw = self.draws[n]
-                if not k or values[k - 1] != draw.key:
+                if words.get(k - 1) != draw.key:
                     raise RuntimeError("a kernel takes an offset of random numbers without the "
                                        "seed before it")
                 places.append((k, k - 1, draw, more))
-            elif k and (values[k - 1], value) in self.others:
+            elif (words.get(k - 1), value) in self.others:
                 raise RuntimeError(
                     "a generator of another device was used while a CUDA graph was captured: its "
                     "numbers would be the same in every replay. Use lampion.Generator('cuda').")
-        base = ctypes.addressof(values)
-        pointers = (ctypes.c_void_p * max(count, 1))(*[base + 8 * k for k in range(count)])
-        if places:
-            params.kernelParams = ctypes.addressof(pointers)
-        return _Patch(node, params, values, places, pointers)
+        if not places:
+            return _Patch(node, params, None, places, None)
+        copies = [ctypes.create_string_buffer(ctypes.string_at(table[k], size), size)
+                  for k, size in enumerate(sizes)]
+        values = {k: ctypes.c_int64.from_buffer(copies[k]) for k in words}
+        pointers = (ctypes.c_void_p * count)(*map(ctypes.addressof, copies))
+        params.kernelParams = ctypes.addressof(pointers)
+        return _Patch(node, params, values, places, (copies, pointers))
 
 
 def _caller() -> str:
@@ -300,7 +311,7 @@ class CUDAGraph:
         finally:
             capture.leave()
         try:
-            self._patches = capture.patches(self._graph) if capture.draws or capture.others else []
+            self._patches = capture.patches(self._graph)
             self._totals, self._kept = capture.totals, capture.keep
             if not self._keep_graph:
                 self.instantiate()
@@ -341,8 +352,8 @@ class CUDAGraph:
             set_params = self._gpu.drv.cuGraphExecKernelNodeSetParams
             for node, params, values, places, _ in self._patches:
                 for offset, key, draw, more in places:
-                    values[offset] = starts[draw.generator] + draw.first + more
-                    values[key] = draw.generator.key
+                    values[offset].value = starts[draw.generator] + draw.first + more
+                    values[key].value = draw.generator.key
                 check(set_params(self._exec, node, params), "moving a graph's random numbers")
 
     def reset(self) -> None:

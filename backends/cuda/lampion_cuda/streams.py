@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from .driver import check
-from .errors import AFTER_FORK
+from .errors import AFTER_FORK, FORKED
 
 if TYPE_CHECKING:
     from .driver import Device
@@ -135,9 +135,6 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<lampion.cuda.Stream device={self.gpu.where} cuda_stream={self.handle:#x}>"
-
-
-FORKED: list[bool] = []  # not empty in a process that was forked after the driver had started
 
 
 class Forked:
