@@ -34,7 +34,7 @@ FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special",
 
 FACE = ("name", "kind", "module", "namespace", "where", "aliases", "method", "inplace", "returns",
         "result_name")
-_OPEN = frozenset((*FACE, "qualname", "__dict__"))
+_OPEN = frozenset((*FACE, "qualname"))
 
 
 class Awaited:
@@ -50,12 +50,15 @@ class Awaited:
     aliases = returns = ()
     method = inplace = False
 
-    def __init__(self, face: dict[str, Any]) -> None:
-        self.__dict__.update(face)
+    def __init_subclass__(cls) -> None:
+        for name in dir(cls):  # the class of its kind must not answer for it
+            if name not in _OPEN and not name.startswith("__"):
+                setattr(cls, name, property(lambda self, name=name: getattr(_loaded(self), name)))
 
-    def __getattribute__(self, name: str) -> Any:
-        if name in _OPEN:
-            return object.__getattribute__(self, name)
+    def __init__(self, face: dict[str, Any]) -> None:
+        object.__setattr__(self, "__dict__", face)
+
+    def __getattr__(self, name: str) -> Any:
         return getattr(_loaded(self), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
