@@ -6,6 +6,7 @@ separately installed packages and are opened when first used.
 
 from __future__ import annotations
 
+import math as _math
 from typing import Any
 
 from . import library as _library  # declares every op
@@ -54,6 +55,7 @@ __version__ = "0.1.0"
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64
 cfloat, cdouble = complex64, complex128
+e, pi, inf, nan, newaxis = _math.e, _math.pi, _math.inf, _math.nan, None
 
 
 def __getattr__(name: str) -> Any:

@@ -172,7 +172,7 @@ def _why_not(name: str) -> str:
 
 class _Finder:
     """Finds `lampion.NAME` and its submodules: what no file provides and `find` does. A submodule
-    of a namespace is any module that is an attribute of it."""
+    of a namespace, or of a module with `open_names`, is any module that is an attribute of it."""
 
     @staticmethod
     def find_spec(fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
@@ -183,10 +183,11 @@ class _Finder:
         parent, _, name = rest.rpartition(".")
         if not parent:
             found = find(name)
-        elif parent.partition(".")[0] in device_names():
-            found = getattr(sys.modules.get(f"{head}.{parent}"), name, None)
         else:
-            return None
+            owner = sys.modules.get(f"{head}.{parent}")
+            if not (hasattr(owner, "open_names") or parent.partition(".")[0] in device_names()):
+                return None
+            found = getattr(owner, name, None)
         if found is None or (parent and not isinstance(found, ModuleType)):
             return None
         return ModuleSpec(fullname, _Loader(found), is_package=True)

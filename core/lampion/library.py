@@ -21,7 +21,7 @@ if not any(isinstance(op, _families.Awaited) for op in _registry.REGISTRY.values
 MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func",
             "config", "plugins", "ops", "testing", "random", "serialization",
             "overrides", "printing", "cli", "demos", "return_types", "masked", "signal",
-            "amp", "compat")
+            "amp", "compat", "compiler", "jit", "backends", "accelerator")
 
 # Functions of the top level whose module is only imported when one of them is used.
 FUNCTIONS = {
@@ -33,7 +33,23 @@ FUNCTIONS = {
         ("autocast", "is_autocast_enabled", "set_autocast_enabled", "get_autocast_dtype",
          "set_autocast_dtype", "is_autocast_cache_enabled", "set_autocast_cache_enabled",
          "clear_autocast_cache", "autocast_increment_nesting", "autocast_decrement_nesting"),
-        "amp.autocast_mode"), "GradScaler": "amp.grad_scaler"}
+        "amp.autocast_mode"), "GradScaler": "amp.grad_scaler", "compile": "compiler",
+    **dict.fromkeys(
+        ("are_deterministic_algorithms_enabled", "compiled_with_cxx11_abi",
+         "get_deterministic_debug_mode", "get_num_interop_threads", "is_anomaly_check_nan_enabled",
+         "is_anomaly_enabled", "is_deterministic_algorithms_warn_only_enabled",
+         "is_warn_always_enabled", "set_default_tensor_type", "set_deterministic_debug_mode",
+         "set_flush_denormal", "set_num_interop_threads", "set_warn_always", "typename",
+         "use_deterministic_algorithms"), "flags"),
+    **dict.fromkeys(
+        ("affine_grid_generator", "as_strided_", "batch_norm", "bilinear",
+         "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cosine_similarity",
+         "ctc_loss", "detach", "detach_", "embedding_bag", "fill_", "frobenius_norm", "get_device",
+         "grid_sampler", "gru_cell", "hinge_embedding_loss", "is_distributed", "is_inference",
+         "is_signed", "is_storage", "kl_div", "lstm_cell", "margin_ranking_loss",
+         "max_pool1d_with_indices", "norm_except_dim", "nuclear_norm", "pairwise_distance",
+         "poisson_nll_loss", "resize_as_", "rnn_relu_cell", "rnn_tanh_cell", "rrelu", "rrelu_",
+         "triplet_margin_loss", "zero_"), "native_functions")}
 
 
 def lookup(module: str, name: str) -> Any:

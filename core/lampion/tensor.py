@@ -285,7 +285,6 @@ class Tensor:
                 raise RuntimeError(f"assigned grad has data of a different {what}: {a} instead "
                                    f"of {b}")
 
-    @property
     def is_inference(self) -> bool:
         """Kept for PyTorch's API: lampion's tensors have no separate inference kind."""
         return False

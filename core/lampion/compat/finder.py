@@ -88,6 +88,8 @@ class _Loader:
         """The mirror of lampion's module, or a stand-in."""
         ours = _ours(spec.name)
         extra = _extra(spec.name)
+        if getattr(ours, "shared", False):  # its attributes are switches, not names
+            return ours
         if ours is None and not extra:
             return AbsentModule(spec.name)
         return Mirror(spec.name, ours or ModuleType(spec.name), extra)

@@ -1,0 +1,94 @@
+"""Switches of the process, compile and jit that run Python, and backends' switches."""
+
+from __future__ import annotations
+
+import pytest
+
+import lampion as L
+
+
+def test_determinism_is_remembered():
+    try:
+        L.use_deterministic_algorithms(True, warn_only=True)
+        assert L.are_deterministic_algorithms_enabled()
+        assert L.is_deterministic_algorithms_warn_only_enabled()
+        assert L.get_deterministic_debug_mode() == 1
+        L.set_deterministic_debug_mode("error")
+        assert L.get_deterministic_debug_mode() == 2
+        with pytest.raises(RuntimeError, match="invalid value"):
+            L.set_deterministic_debug_mode("loud")
+    finally:
+        L.set_deterministic_debug_mode("default")
+    assert not L.are_deterministic_algorithms_enabled()
+
+
+def test_default_tensor_type():
+    try:
+        L.set_default_tensor_type("torch.DoubleTensor")
+        assert L.ones(1).dtype is L.float64
+        L.set_default_tensor_type("FloatTensor")
+        with pytest.raises(TypeError, match="LongTensor"):
+            L.set_default_tensor_type("torch.LongTensor")
+    finally:
+        L.set_default_dtype(L.float32)
+
+
+def test_compile_gives_back_what_it_is_given():
+    net = L.nn.Linear(2, 2)
+    assert L.compile(net) is net
+    assert L.compile(mode="max-autotune")(net) is net
+
+    @L.compile
+    def f(x):
+        return x + 1
+
+    assert f(L.ones(1)).item() == 2.0 and not L.compiler.is_compiling()
+    with pytest.raises(RuntimeError, match="both"):
+        L.compile(net, mode="default", options={})
+    with pytest.raises(RuntimeError, match="int"):
+        L.compile(3)
+
+
+def test_jit_runs_python():
+    assert L.jit.script(f := (lambda x: x)) is f and not L.jit.is_scripting()
+    assert L.jit.trace(f, L.ones(1)) is f
+    assert L.jit.ignore(f) is f and L.jit.ignore(drop=True)(f) is f
+    assert L.jit.wait(L.jit.fork(lambda a, b: a + b, 1, b=2)) == 3
+    with pytest.raises(NotImplementedError, match="state_dict"):
+        L.jit.load("x.pt")
+
+
+def test_backends_switches():
+    import lampion.backends.somelib as lib
+
+    assert lib is L.backends.somelib and not lib.is_available() and lib.benchmark is False
+    lib.benchmark = True
+    with lib.flags(benchmark=False, enabled=False):
+        assert lib.benchmark is False and lib.enabled is False
+    assert lib.benchmark is True and lib.enabled is True
+    assert lib.math_sdp_enabled()
+    lib.enable_math_sdp(False)
+    assert not lib.math_sdp_enabled()
+    try:
+        lib.matmul.allow_tf32 = True
+        assert L.get_float32_matmul_precision() == "high" and lib.matmul.allow_tf32
+    finally:
+        lib.matmul.allow_tf32 = False
+    assert L.get_float32_matmul_precision() == "highest"
+
+
+def test_accelerator():
+    found = L.accelerator.current_accelerator()
+    assert (found is not None) == L.accelerator.is_available()
+    assert (L.accelerator.device_count() > 0) == L.accelerator.is_available()
+    if found is None:
+        with pytest.raises(RuntimeError, match="other than the host"):
+            L.accelerator.synchronize()
+    else:
+        assert found.type != "cpu"
+        L.accelerator.synchronize()
+
+
+def test_constants_and_names():
+    assert L.pi == pytest.approx(3.14159265) and L.newaxis is None and L.nan != L.nan
+    assert L.typename(3) == "int" and L.typename(L.ones(1)).endswith("FloatTensor")
