@@ -132,6 +132,19 @@ def test_rows_that_are_no_multiples(backend, shape, strides):
         check(backend, kernel, params, [memory(d, shape, s) for s in strides])
 
 
+@gpu
+@pytest.mark.parametrize("shape,strides", [
+    ((40, 70), [(70, 1), (1, 40), (70, 1)]), ((33, 65), [(65, 1), (1, 33), (1, 40)]),
+    ((3, 50, 20), [(1000, 20, 1), (1000, 1, 50), (20, 0, 1)]),
+    ((40, 3, 50), [(150, 50, 1), (1, 40, 120), (0, 50, 1)]),
+], ids=str)
+def test_transposes_go_through_tiles(backend, shape, strides):
+    for d in (dt.float32, dt.bfloat16, dt.bool_, dt.int64):
+        kernel, params = pointwise([d, d], both, d, shape, strides)
+        assert cfamily_threads.choose(kernel, params).shape == "tile"
+        check(backend, kernel, params, [memory(d, shape, s) for s in strides])
+
+
 def shares(d, rows, cols, pitch, columns=False):
     """Three stages like softmax's: x - max, divided by the sum of |x - max| + 1."""
     p = Params()

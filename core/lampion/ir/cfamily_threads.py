@@ -5,6 +5,7 @@ Floor 1; imports cfamily, cfamily_lanes, cfamily_packed, the printers, expr and 
 - "vector": a few vectors of neighbouring grid points an item (cfamily_threads_vector).
 - "team": items share the ranges of a grid point and combine their partial results, always in the
   same order, so results are reproducible (cfamily_threads_team).
+- "tile": transposes, through local memory (cfamily_threads_tile).
 - "ordered", "atomic": scatters that may collide (cfamily_threads_scatter).
 - "item": a work item per grid point, ranges loop inside it; neighbours touch neighbours.
 - "serial": one work item does everything in order, where grid points may collide.
@@ -21,6 +22,7 @@ from .cfamily_lanes import sizes
 from .cfamily_packed import NARROW, ThreadPrinter, fits, unit, vector_length
 from .cfamily_threads_scatter import AtomicPrinter, OrderedPrinter, features, scatter_of
 from .cfamily_threads_team import TeamPrinter
+from .cfamily_threads_tile import SIDE, TilePrinter, tile_axis
 from .cfamily_threads_vector import VectorPrinter, vectorizable
 from .expr import Expr, is_const, walk
 from .kernel import (
@@ -46,11 +48,11 @@ WARP = 32             # items that touch memory together
 
 
 class Variant(NamedTuple):
-    """shape: "vector", "team", "ordered", "atomic", "item" or "serial"; `group` is the work group
-    size; narrow: index arithmetic in 32 bits; `vector` elements an access, `unroll` of them at a
-    time; `team` items a grid point, `across` columns; `kept`: rows stay in registers; `main`: a
-    stage with the ranges that all of this is about; `shards`: groups that look through the points
-    of an ordered scatter, `team` neighbouring features each."""
+    """shape: one of those above; `group` is the work group size; narrow: index arithmetic in 32
+    bits; `vector` elements an access, `unroll` of them at a time; `team` items a grid point,
+    `across` columns; `kept`: rows stay in registers; `main`: a stage with the ranges that all of
+    this is about, or a tile's other axis; `shards`: groups that look through the points of an
+    ordered scatter, `team` neighbouring features each."""
 
     shape: str
     group: int
@@ -85,6 +87,9 @@ def choose(kernel: Kernel, params: Sequence[int], max_group: int = 256,
 
 def _vector(kernel: Kernel, grid: Sequence[int], narrow: bool, max_group: int) -> Variant:
     points = lanes_schedule._product(grid)
+    axis = tile_axis(kernel, grid)
+    if axis >= 0 and max_group >= SIDE:
+        return Variant("tile", min(GROUP, max_group), narrow, main=axis)
     vector = vector_length(kernel, kernel.stages, len(grid) - 1, grid[-1], tail=len(grid) == 1)
     heavy = _cost(kernel)
     while vector > 1 and vector * heavy > COST:
@@ -231,6 +236,10 @@ def geometry(kernel: Kernel, variant: Variant, params: Sequence[int],
     each = variant.group // variant.team
     if variant.shape == "vector":
         each = variant.group * variant.vector * variant.unroll
+    elif variant.shape == "tile":
+        sides = [-(-n // SIDE) if k in (variant.main, len(grid) - 1) else n
+                 for k, n in enumerate(grid)]
+        return (lanes_schedule._product(sides) * variant.group, 1), (0, 0)
     elif variant.shape == "atomic":
         points *= lanes_schedule._product(ranges[0])
     elif variant.shape == "ordered":
@@ -251,6 +260,8 @@ def render(kernel: Kernel, dialect: Dialect, variant: Variant, name: str) -> str
     printer: ThreadPrinter
     if v.shape == "vector":
         printer = VectorPrinter(kernel, dialect, v.narrow, v.group, v.vector, v.unroll)
+    elif v.shape == "tile":
+        printer = TilePrinter(kernel, dialect, v.narrow, v.group, v.main)
     elif v.shape == "team":
         printer = TeamPrinter(kernel, dialect, v.narrow, v.group, v.team, v.vector, v.unroll,
                               v.across, v.kept, v.main)
