@@ -66,6 +66,20 @@ def test_vectors_and_what_is_left(orders, dtype):
     agree(lambda x: x.to(lampion.float16), x, simulator=orders)
 
 
+@pytest.mark.parametrize("length", [40, 128, 1000, 5003])
+def test_scans(orders, length):
+    x = numbers(3, length)
+    agree(lambda x: x.cumsum(1), x, simulator=orders)
+    agree(lambda x: x.cummax(1).values, x, simulator=orders)
+    agree(lambda x: x.cumsum(0), x.t().contiguous(), simulator=orders)
+
+
+def test_transposes(orders):
+    x = numbers(70, 45)
+    agree(lambda x: x.t().contiguous(), x, simulator=orders)
+    agree(lambda x: x.t() + x.t()[:, :1], x.to(lampion.bfloat16), simulator=orders)
+
+
 @pytest.mark.parametrize("shape", [(40, 3), (40, 70), (500,)])
 def test_scatters_in_order(orders, shape):
     """Also sums of floats come out bit for bit."""

@@ -18,6 +18,7 @@ from lampion.ir.kernel import (
     Params,
     Program,
     Reduce,
+    Scan,
     Scatter,
     Stage,
     Store,
@@ -184,6 +185,29 @@ def test_rows_shared_by_teams(backend, cols):
 def test_columns_shared_by_teams(backend, rows, cols):
     for d in (dt.float32, dt.bfloat16):
         check(backend, *shares(d, rows, cols, 0, columns=True), ulps=2)
+
+
+def scanned(d, rows, cols, columns):
+    """Two running results, of which the second builds on the first."""
+    p = Params()
+    g, r = (p.of(rows),), (p.of(cols),)
+    at = dot([E.index(0), E.index(1)], [1, p.stride(rows)] if columns else [p.stride(cols), 1])
+    x, s, m = E.load(1, at, d), E.ref("s", d), E.ref("m", d)
+    body = (Scan("s", "sum", x), Store(0, at, typed(s - x, d)), Scan("m", "max", s),
+            Store(2, at, m))
+    args = (Arg("out", d), Arg("in", d), Arg("out", d))
+    data = rng.integers(-8, 9, rows * cols).astype(d.np)
+    kernel = Kernel("scanned", args, g, (Stage(r, body),), len(p.values))
+    return kernel, p.values, [np.zeros_like(data), data, np.zeros_like(data)]
+
+
+@gpu
+@pytest.mark.parametrize("rows,cols,columns", [
+    (3, 33, False), (1, 5000, False), (5, 1000, False), (9, 64, False), (2, 1027, False),
+    (40, 200, True), (3, 500, True)])
+def test_scans(backend, rows, cols, columns):
+    for d in (dt.float32, dt.int64, dt.int8):
+        check(backend, *scanned(d, rows, cols, columns))
 
 
 def scattered(d, op, rows, count, width, kind, masked=False):

@@ -119,10 +119,31 @@ def _cost(kernel: Kernel) -> int:
 def _scan(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], item: Variant,
           max_group: int) -> Variant:
     length = max(lanes_schedule._product(r) for r in ranges if r)
-    if length < WARP or (grid and lanes_schedule._product(grid) >= 4096 and _columns(kernel)):
+    points = lanes_schedule._product(grid)
+    uneven = any(x.op == "index" for stage in kernel.stages for x in walk(stage.ranges))
+    across = bool(grid) and _columns(kernel)
+    if length < WARP or uneven or (across and (points >= BUSY or length < 4 * WARP)):
         return item
-    group = min(256 if length >= 512 else 64, max_group)
-    return Variant("team", group, item.narrow, team=group)
+    stages = [s for s in kernel.stages if any(isinstance(x, Scan) for x in s.body)]
+    heavy, team = _cost(kernel), 1
+    if across:
+        columns = min(WARP, max_group)
+        while team < 32 and team * columns * 2 <= max_group and team * 8 <= length:
+            team *= 2
+        each = 4 if 4 * heavy <= 2 * COST else 1
+        return Variant("team", team * columns, item.narrow, 1, each, team, True)
+    axis = len(grid) + len(stages[0].ranges) - 1
+    last = ranges[kernel.stages.index(stages[0])][-1]
+    vector = vector_length(kernel, stages, axis, last, tail=False)
+    alike = all(s.ranges == stages[0].ranges for s in kernel.stages if s.ranges)
+    while vector > 1 and (vector * heavy > 2 * COST or not alike):
+        vector //= 2
+    unroll = 4 if vector == 1 and alike and 4 * heavy <= 2 * COST else 1
+    while team < min(GROUP, max_group) and team * vector * unroll < length:
+        team *= 2
+    group = max(team, min(128, max_group))
+    return Variant("team", group, item.narrow, vector, unroll, team,
+                   main=kernel.stages.index(stages[0]))
 
 
 def _scatter(kernel: Kernel, grid: Sequence[int], ranges: Sequence[int], item: Variant,

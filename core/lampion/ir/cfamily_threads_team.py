@@ -22,6 +22,7 @@ from . import cfamily_lanes as lanes_schedule
 from .cfamily import Dialect, Val, of
 from .cfamily_lanes import accumulator, merge_arg, start_text
 from .cfamily_packed import ThreadPrinter, neighbours, unit, words
+from .cfamily_threads_scan import ScanStage
 from .expr import Expr, walk
 from .kernel import (
     ArgReduce,
@@ -88,7 +89,7 @@ class TeamPrinter(ThreadPrinter):
             if not stage.ranges:
                 self._single(stage)
             elif any(isinstance(s, Scan) for s in stage.body):
-                self._scan_stage(stage)
+                ScanStage(self, stage).print()
             else:
                 self._shared_stage(stage)
 
@@ -224,54 +225,6 @@ class TeamPrinter(ThreadPrinter):
         first = "0" if self.teams == 1 else "y" if self.across else f"y * {self.team}"
         e.line(" ".join(f"{v.text} = {name}[{first}];" for v, name in zip(vals, names)))
         e.line(barrier)
-
-    # -- scans -------------------------------------------------------------------------------------
-
-    def _scan_stage(self, stage: Stage) -> None:
-        """Blocks of one element an item: an inclusive scan in local memory, then a carry. Needs
-        one team a group."""
-        e, barrier = self.e, self.dialect.barrier
-        counts = [e.value(n).text for n in stage.ranges]
-        carries: dict[str, Val] = {}
-        for s in stage.body:
-            if isinstance(s, Scan):
-                v = carries[s.name] = accumulator(e, of(s.value), 1)
-                e.line(f"{e.ctype(v)} {v.text} = {start_text(e, s.op, v)};")
-        base, f, valid = e.fresh("f"), e.fresh("f"), e.fresh("m")
-        total = " * ".join(counts)
-        e.open(f"for ({self.int} {base} = 0; {base} < {total}; {base} += {self.group})")
-        e.line(f"const int {valid} = {base} + l < {total};")
-        e.line(f"const {self.int} {f} = {valid} ? {base} + l : {total} - 1;")
-        self.split(f, [self.first_range + k for k in range(len(counts))], counts)
-        for s in stage.body:
-            if not isinstance(s, Scan):
-                e.open(f"if ({valid})")
-                self._statement(s)
-                e.close()
-                continue
-            carry = carries[s.name]
-            ctype = e.ctype(carry)
-            tmp = self._local(ctype, 0, self.group)
-            v = e.value(s.value)
-            e.line(f"{tmp}[l] = {valid} ? {v.text} : {start_text(e, s.op, carry)};")
-            e.line(barrier)
-            e.open(f"for (int h = 1; h < {self.group}; h <<= 1)")
-            a, b = (carry._replace(text=f"{tmp}[l{x}]") for x in (" - h", ""))
-            e.line(f"{ctype} y = {tmp}[l];")
-            e.line(f"if (l >= h) y = {helpers.combine(e, s.op, a, b)};")
-            e.line(barrier)
-            e.line(f"{tmp}[l] = y;")
-            e.line(barrier)
-            e.close()
-            mine = carry._replace(text=f"{tmp}[l]")
-            r = e.fresh("s")
-            e.line(f"const {ctype} {r} = {helpers.combine(e, s.op, carry, mine)};")
-            last = carry._replace(text=f"{tmp}[{self.group - 1}]")
-            e.line(f"{carry.text} = {helpers.combine(e, s.op, carry, last)};")
-            e.line(barrier)
-            e.refs[s.name] = Val(r, carry.dtype, 1, 0, e.level, True)
-            e.forget_lanes()
-        e.close()
 
 
 class _Body:
