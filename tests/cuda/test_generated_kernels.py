@@ -72,6 +72,7 @@ def test_scans(orders, length):
     agree(lambda x: x.cumsum(1), x, simulator=orders)
     agree(lambda x: x.cummax(1).values, x, simulator=orders)
     agree(lambda x: x.cumsum(0), x.t().contiguous(), simulator=orders)
+    agree(lambda x: x.cumsum(1), x.sign().to(lampion.bfloat16), simulator=orders)
 
 
 def test_transposes(orders):

@@ -196,7 +196,7 @@ def scanned(d, rows, cols, columns):
     body = (Scan("s", "sum", x), Store(0, at, typed(s - x, d)), Scan("m", "max", s),
             Store(2, at, m))
     args = (Arg("out", d), Arg("in", d), Arg("out", d))
-    data = rng.integers(-8, 9, rows * cols).astype(d.np)
+    data = rng.integers(-2, 3, rows * cols).astype(d.np)
     kernel = Kernel("scanned", args, g, (Stage(r, body),), len(p.values))
     return kernel, p.values, [np.zeros_like(data), data, np.zeros_like(data)]
 
@@ -206,7 +206,7 @@ def scanned(d, rows, cols, columns):
     (3, 33, False), (1, 5000, False), (5, 1000, False), (9, 64, False), (2, 1027, False),
     (40, 200, True), (3, 500, True)])
 def test_scans(backend, rows, cols, columns):
-    for d in (dt.float32, dt.int64, dt.int8):
+    for d in (dt.float32, dt.int64, dt.int8, dt.float16):
         check(backend, *scanned(d, rows, cols, columns))
 
 

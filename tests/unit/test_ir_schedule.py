@@ -16,6 +16,7 @@ from lampion.ir.kernel import (
     Params,
     Program,
     Reduce,
+    Scan,
     Stage,
     Store,
 )
@@ -141,3 +142,29 @@ def test_many_parts_for_thousands_of_threads(shape, inner):
     assert (out[0] == data.sum(inner).ravel()).all()
     if inner or len(shape) == 1:
         assert mine.calls[0].params[len(p.values) + 1] % schedule.ALIGNED == 0
+
+
+@pytest.mark.parametrize("op", ["sum", "max", "min", "prod"])
+@pytest.mark.parametrize("rows,n", [(1, 256), (1, 300), (3, 300)])
+def test_long_scans_in_parts(monkeypatch, op, rows, n):
+    monkeypatch.setattr(schedule, "ROW_PART", 32)
+    monkeypatch.setattr(schedule, "ALIGNED", 8)
+    p = Params()
+    g, r = p.of(rows), p.of(n)
+    at = typed(E.index(0) * r + E.index(1), dt.int64)
+    stage = Stage((r,), (Scan("s", op, E.load(1, at, dt.int64)),
+                         Store(0, at, typed(E.ref("s", dt.int64) * 2, dt.int64))))
+    kernel = Kernel("running", (Arg("out", dt.int64), Arg("in", dt.int64)), (g,), (stage,),
+                    len(p.values))
+    program = Program((KernelCall(kernel, tuple(p.values), (0, 1)),))
+    assert schedule.split(program) is program
+    mine = schedule.split(program, threads=True)
+    names = [c.kernel.name for c in mine.calls]
+    assert names[:3] == ["running_part", "running_chain", "running_own"]
+    assert len(names) == (3 if n % 8 == 0 and n == 256 else 4)  # the rest is a call of its own
+    x = np.random.default_rng(1).integers(-9, 10, (rows, n))
+    x[x == 0] = 1
+    function = {"sum": np.cumsum, "max": np.maximum.accumulate, "min": np.minimum.accumulate,
+                "prod": np.cumprod}[op]
+    out = run(mine, [np.zeros(rows * n, np.int64), x.ravel().copy()], 2)
+    assert (out[0].reshape(rows, n) == 2 * function(x, 1)).all()

@@ -38,6 +38,7 @@ class ScanStage:
         warp = p.dialect.warp if p.dialect.shuffle else 0
         self.warp = 0 if p.across or (warp and p.team > warp and p.team % warp) else warp
         self.arrays: dict[Expr, str] = {}
+        self.scanned: dict[str, Val] = {}  # results, element by element
 
     def print(self) -> None:
         """Print the loop over blocks."""
@@ -86,6 +87,9 @@ class ScanStage:
         p.split(f"({self.f} + v)", self.axes, self.counts)
         for x, array in self.arrays.items():
             e.packed[x] = p.element_of(x, array, "v")
+        for name, v in self.scanned.items():
+            e.refs[name] = v._replace(level=e.level, volatile=True)
+        e.forget_lanes()
 
     def _close(self) -> None:
         self.e.packed.clear()
@@ -154,8 +158,7 @@ class ScanStage:
         e.line(f"{array}[v] = {helpers.combine(e, s.op, before, at('v'))};")
         e.close()
         e.line(f"{carry.text} = {helpers.combine(e, s.op, carry, whole)};")
-        e.refs[s.name] = Val(f"{array}[v]", carry.dtype, 1, 0, e.level, True)
-        e.forget_lanes()
+        self.scanned[s.name] = at("v")
 
     def _by_memory(self, s: Scan, ctype: str, mine: Val, before: Val, whole: Val) -> None:
         p, e, barrier = self.p, self.e, self.p.dialect.barrier

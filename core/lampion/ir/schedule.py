@@ -14,7 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..base import dtype as dt
-from .expr import Expr, index, is_const, load, node, param, ref, rewrite, walk
+from .expr import (
+    Expr,
+    const,
+    index,
+    is_const,
+    load,
+    node,
+    param,
+    ref,
+    rewrite,
+    substitute,
+    walk,
+)
 from .kernel import (
     Arg,
     ArgReduce,
@@ -56,16 +68,19 @@ def split(program: Program, threads: bool = False) -> Program:
     """The program with large reductions over few grid points cut into parts: few large ones for
     a handful of cores, or (`threads`) many small ones for thousands of threads.
 
-    New scratch buffers follow the program's last slot. Kernels with scans or scatters, and
-    problems that are small or already parallel, are left alone.
+    New scratch buffers follow the program's last slot. Kernels with scatters (and, for cores, with
+    scans), and problems that are small or already parallel, are left alone.
     """
     calls: list[KernelCall] = []
     scratch = list(program.scratch)
     used = max((s for c in program.calls for s in c.slots), default=-1) + 1
     base = max(used, 0) - len(scratch)
     for call in program.calls:
-        calls += (_Splitter(call, base, scratch, threads).calls() if wanted(call, threads)
-                  else [call])
+        if threads and (cut := _scan_cut(call)) is not None:
+            calls += _scan_in_parts(call, cut, base, scratch)
+        else:
+            calls += (_Splitter(call, base, scratch, threads).calls() if wanted(call, threads)
+                      else [call])
     if len(calls) == len(program.calls):
         return program
     return Program(tuple(calls), tuple(scratch))
@@ -284,6 +299,88 @@ class _Splitter:
         for k, n in enumerate(self.kernel.grid):
             total = _int("add", _int("mul", total, n), index(first + k))
         return total
+
+
+# ---- scans ----
+
+
+def _scan_cut(call: KernelCall) -> _Cut | None:
+    """How a kernel that is one long scan over few grid points is cut, or None."""
+    kernel = call.kernel
+    if len(kernel.stages) != 1 or len(kernel.stages[0].ranges) != 1:
+        return None
+    stage = kernel.stages[0]
+    scans = [s for s in stage.body if isinstance(s, Scan)]
+    if len(scans) != 1 or scans[0].imag is not None or scans[0].op not in _OF_TWO or not all(
+            isinstance(s, (Scan, Store)) for s in stage.body):
+        return None
+    if any(x.op == "index" for x in walk(stage.ranges)):
+        return None
+    points = 1
+    for e in kernel.grid:
+        points *= size(e, call.params)
+    n = size(stage.ranges[0], call.params)
+    parts = min(n // ROW_PART, ROW_STAGES // max(1, points))
+    return _even_parts(stage, [n], parts, ALIGNED) if points and parts >= 4 else None
+
+
+_OF_TWO = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum"}
+
+
+def _scan_in_parts(call: KernelCall, cut: _Cut, io: int, scratch: list[int]) -> list[KernelCall]:
+    """Totals of the parts, their scan, and every part's own scan on top of what came before."""
+    kernel, n = call.kernel, len(call.params)
+    stage, dims = kernel.stages[0], len(kernel.grid)
+    scan = next(s for s in stage.body if isinstance(s, Scan))
+    d = scan.value.dtype
+    assert d is not None
+    points = 1
+    for e in kernel.grid:
+        points *= size(e, call.params)
+    scratch += [cut.count * points * d.itemsize] * 2
+    totals, before = io + len(scratch) - 2, io + len(scratch) - 1
+    count, length, base, first = (param(n + k) for k in range(4))
+
+    def place(part: Expr, axis: int) -> Expr:
+        at = part
+        for k, m in enumerate(kernel.grid):
+            at = _int("add", _int("mul", at, m), index(axis + k))
+        return at
+
+    axes = {k: index(k + 1) for k in range(dims)}
+    axes[dims] = _int("add", _int("add", _int("mul", index(0), length), base), index(dims + 1))
+    slot = len(kernel.args)
+    whole = ref(scan.name, d)
+    inner = _move(scan, axes)
+    assert isinstance(inner, Scan)
+    add = _kernel(f"{kernel.name}_part", [*kernel.args, Arg("out", d)], (count, *kernel.grid), [
+        Stage((length,), (Reduce(scan.name, scan.op, inner.value),)),
+        Stage((), (Store(slot, place(_int("add", index(0), first), 1), whole),))], n + 4)
+    places = place(index(dims), 0)
+    chain = _kernel(f"{kernel.name}_chain", [Arg("out", d), Arg("in", d)], kernel.grid, [
+        Stage((param(n),), (Scan(scan.name, scan.op, load(1, places, d)),
+                            Store(0, places, whole)))], n + 1)
+    part = _int("add", index(0), first)
+    later = node("gt", (part, const(0, dt.int64)), None, dt.bool_)
+    earlier = load(slot, place(_int("sub", part, const(1, dt.int64)), 1), d, mask=later,
+                   other=const(0, d))
+    total = node("select", (later, node(_OF_TWO[scan.op], (earlier, whole), None, d), whole), None,
+                 d)
+
+    def finish(e: Expr) -> Expr:
+        return substitute([e], {whole: total})[0]
+
+    body = [m if isinstance(m, Scan) else map_statement(m, finish)
+            for m in (_move(s, axes) for s in stage.body)]
+    own = _kernel(f"{kernel.name}_own", [*kernel.args, Arg("in", d)], (count, *kernel.grid),
+                  [Stage((length,), tuple(body))], n + 4)
+    values, slots = tuple(call.params), tuple(call.slots)
+    pieces = [(cut.count, cut.length, 0, 0)]
+    if cut.rest:
+        pieces.append((1, cut.rest, cut.count * cut.length, cut.count))
+    return [KernelCall(add, (*values, *pieces[0]), (*slots, totals)),
+            KernelCall(chain, (*values, cut.count), (before, totals)),
+            *(KernelCall(own, (*values, *piece), (*slots, before)) for piece in pieces)]
 
 
 def _results(s: Reduce | ArgReduce) -> list[tuple[str, dt.dtype]]:
