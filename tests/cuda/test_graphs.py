@@ -348,3 +348,51 @@ def test_debug_dump(cuda, gpu, tmp_path, simulated):
         assert "NOT_SUPPORTED" in str(error)
     else:
         assert (tmp_path / "graph.dot").exists()
+
+
+OPTIMIZERS = {
+    "SGD": {"lr": 0.1, "momentum": 0.9}, "Adam": {"amsgrad": True}, "AdamW": {}, "NAdam": {},
+    "RAdam": {}, "Adamax": {}, "RMSprop": {}, "Adadelta": {}, "ASGD": {"t0": 2}, "Rprop": {}}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_captured_steps_of_optimizers_count(cuda, gpu, name):
+    """Replayed steps do what as many eager steps do, whatever depends on the step count."""
+    options = OPTIMIZERS[name] | ({} if name == "SGD" else {"capturable": True})
+
+    def build(**options):
+        ps = [nn.Parameter(lampion.linspace(-1, 1, 6, device=gpu)),
+              nn.Parameter(lampion.full((2, 2), 0.5, device=gpu))]
+        return ps, getattr(lampion.optim, name)(ps, **options)
+
+    def step(ps, optimizer):
+        for k, p in enumerate(ps):
+            p.grad = (p.detach() * (k + 1)).cos()
+        optimizer.step()
+
+    plain, optimizer = build(**{k: v for k, v in options.items() if k != "capturable"})
+    for _ in range(8):
+        step(plain, optimizer)
+    ps, optimizer = build(**options)
+    for _ in range(3):
+        step(ps, optimizer)
+    g, _ = captured(cuda, lambda: step(ps, optimizer))
+    for _ in range(5):
+        g.replay()
+    for a, b in zip(ps, plain):
+        np.testing.assert_allclose(a.tolist(), b.tolist(), rtol=2e-5, atol=1e-7)
+    if name != "SGD":
+        assert {s["step"].item() for s in optimizer.state.values()} == {8.0}
+
+
+def test_steps_that_would_repeat_are_refused(cuda, gpu):
+    p = nn.Parameter(lampion.ones(3, device=gpu))
+    p.grad = lampion.ones(3, device=gpu)
+    adam = lampion.optim.Adam([p])
+    adam.step()
+    with pytest.raises(RuntimeError, match="capturable is False"):
+        captured(cuda, adam.step)
+    for make in (lambda: lampion.optim.Adam([p], capturable=True),
+                 lambda: lampion.optim.SGD([p], lr=0.1, momentum=0.5)):
+        with pytest.raises(RuntimeError, match="Run a step before the capture"):
+            captured(cuda, make().step)

@@ -18,6 +18,7 @@ from typing import Any
 import lampion
 
 from ..ops.fused_optim import Rule
+from ..runtime.capture import captures
 from ._update import updater
 from .optimizer import Group, Optimizer
 
@@ -29,6 +30,16 @@ def number(value: Any) -> Any:
     if isinstance(value, (float, int)):
         return value
     return value.item() if isinstance(value, lampion.Tensor) else float(value)
+
+
+def ready(value: Any, group: Group, step: Any) -> Any:
+    """A hyperparameter as a rule takes it: a tensor stays one if the group is `differentiable`, or
+    if the step count is a tensor on its device; otherwise a Python number."""
+    if isinstance(value, lampion.Tensor) and (
+            group["differentiable"]
+            or (isinstance(step, lampion.Tensor) and value.device == step.device)):
+        return value
+    return number(value)
 
 
 def check_lr(lr: Any) -> None:
@@ -94,8 +105,21 @@ def counter(group: Group, param: Any, value: float = 0.0) -> Any:
     return lampion.tensor(value, dtype=scalar_dtype(), device=device)
 
 
+def _wide(t: Any) -> Any:
+    """Counters in float64 where the device has it, for powers close to 1."""
+    kinds = t.device.backend.capabilities(t.device.index or 0).dtypes
+    return t.double() if lampion.float64 in kinds else t
+
+
 def _only(name: str, state: State) -> tuple[Any]:
     return (state[name],)
+
+
+def refuse_fresh_state(optimizer: Any) -> None:
+    """Raise: state that is made during a capture would be made anew by every replay."""
+    raise RuntimeError(f"the first step() of {type(optimizer).__name__} for a parameter cannot be "
+                       "captured: every replay would start from fresh state. Run a step before "
+                       "the capture.")
 
 
 class _Counters:
@@ -105,8 +129,7 @@ class _Counters:
 
     def __init__(self, states: list[State]) -> None:
         steps = [state["step"] for state in states]
-        values = [step.item() for step in steps]
-        self.tensor = lampion.tensor(values, dtype=steps[0].dtype, device="cpu")
+        self.tensor = lampion.stack(steps)
         self.views = self.tensor.unbind(0)
         for state, view in zip(states, self.views):
             state["step"] = view
@@ -125,9 +148,10 @@ class Elementwise(Optimizer):
     """Base of the optimizers whose update is one element-wise rule per parameter.
 
     Subclasses define `_rule`, `_init_state` and `_scalars`. `foreach`, `fused` and `capturable`
-    are accepted as in PyTorch; the update is one fused kernel per parameter whichever is set
-    (`capturable` also keeps counters on the parameter's device). With `differentiable`, the same
-    rule runs as recorded tensor operations.
+    are accepted as in PyTorch; the update is one fused kernel per parameter whichever is set.
+    `capturable` keeps counters on the parameter's device and computes the rule's numbers there, so
+    that no step reads a value and a step may be captured into a graph. With `differentiable`, the
+    same rule runs as recorded tensor operations.
     """
 
     _scalars_vary = False  # True: the numbers depend on the parameter's state, not its step only
@@ -152,8 +176,9 @@ class Elementwise(Optimizer):
         """Fill the empty state of a parameter that is updated for the first time."""
         raise NotImplementedError
 
-    def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
-        """The rule's numbers at this step (1 for the first)."""
+    def _scalars(self, group: Group, step: Any, state: State) -> tuple[Any, ...]:
+        """The rule's numbers at this step (1 for the first). `step` may be a tensor of steps, if
+        the group is `capturable`: then the results may be tensors, too."""
         raise NotImplementedError
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -185,6 +210,12 @@ class Elementwise(Optimizer):
         if not params:
             return
         rule, flags = self._rule(group)
+        on_device = group.get("capturable") and states[0]["step"].device.type != "cpu"
+        if on_device and not group["differentiable"]:
+            self._update_on_device(index, group, params, grads, states)
+            return
+        if captures:
+            self._refuse_capture()
         update = updater(rule, flags, bool(group["differentiable"]))
         names = rule.buffers
         pick = itemgetter(*names) if len(names) > 1 else partial(_only, names[0])
@@ -193,6 +224,47 @@ class Elementwise(Optimizer):
             if vary or step != last:
                 scalars, last = self._scalars(group, step, state), step
             update(p, grad, *pick(state), *scalars)
+
+    def _update_on_device(self, index: int, group: Group, params: list[Any], grads: list[Any],
+                          states: list[State]) -> None:
+        """The update without a host read: numbers that depend on the step are tensors."""
+        rule, flags = self._rule(group)
+        steps = self._advance_on_device(index, states)
+        if self._scalars_vary:
+            rows = [self._scalars(group, step, state) for step, state in zip(steps, states)]
+        else:
+            columns = [
+                s.unbind(0) if isinstance(s, lampion.Tensor) and s.ndim else [s] * len(states)
+                for s in self._scalars(group, lampion.stack(steps) if isinstance(steps, list)
+                                       else steps, {})]
+            rows = list(zip(*columns))
+        held = tuple(name for name, s in zip(rule.scalars, rows[0])
+                     if isinstance(s, lampion.Tensor))
+        update = updater(rule, flags, False, held)
+        for p, grad, state, scalars in zip(params, grads, states, rows):
+            update(p, grad, *[state[name] for name in rule.buffers], *scalars)
+
+    def _advance_on_device(self, index: int, states: list[State]) -> Any:
+        """Add one to the step counters, which are on a device; the steps in float64, as one tensor
+        or a list. Counters are bundled as on the host, but not into a capture's own memory."""
+        table = self.__dict__.setdefault("_counters", {})
+        ours = table.get(index)
+        if not (isinstance(ours, _Counters) and ours.hold(states)):
+            alike = all(s["step"].device == states[0]["step"].device for s in states)
+            if captures or not alike:
+                for state in states:
+                    state["step"].add_(1)
+                return [_wide(state["step"]) for state in states]
+            ours = table[index] = _Counters(states)
+        ours.tensor.add_(1)
+        return _wide(ours.tensor)
+
+    def _refuse_capture(self) -> None:
+        name = type(self).__name__
+        raise RuntimeError(
+            f"Attempting to capture a step() of {name} for later replays, but param_groups' "
+            f"capturable is False: the step count would stay what it is now. Make it "
+            f"{name}(..., capturable=True), where that exists, with parameters on the device.")
 
     def _collect(self, group: Group) -> tuple[list[Any], list[Any], list[State]]:
         """Parameters with a gradient, those gradients, and their (initialised) states."""
@@ -203,6 +275,8 @@ class Elementwise(Optimizer):
             if grad is not None:
                 state = state_of[p]
                 if not state:
+                    if captures:
+                        refuse_fresh_state(self)
                     self._init_state(group, p, grad, state)
                 params.append(p)
                 grads.append(grad)

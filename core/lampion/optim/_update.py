@@ -77,17 +77,19 @@ class ExprMath:
 _updaters: dict[Any, Update] = {}
 
 
-def updater(rule: Rule, flags: dict[str, bool], differentiable: bool = False) -> Update:
+def updater(rule: Rule, flags: dict[str, bool], differentiable: bool = False,
+            held: tuple[str, ...] = ()) -> Update:
     """The in-place update `(p, g, *buffers, *scalars) -> None` of a rule with fixed options.
 
-    Scalars are Python numbers. With `differentiable` they may be tensors, and the update is made
-    of ordinary operations that autograd records.
+    Scalars are Python numbers, those named in `held` 0-d tensors on the parameter's device. With
+    `differentiable` all may be tensors, and the update is made of ordinary operations that autograd
+    records.
     """
-    key = (rule.name, differentiable, *flags.items())
+    key = (rule.name, differentiable, held, *flags.items())
     found = _updaters.get(key)
     if found is None:
-        make = recorded if differentiable else fused
-        found = _updaters[key] = make(rule, flags)
+        found = recorded(rule, flags) if differentiable else fused(rule, flags, held)
+        _updaters[key] = found
     return found
 
 
@@ -129,7 +131,7 @@ _TOUCH = """    s = {d}.base
 """
 
 
-def fused(rule: Rule, flags: dict[str, bool]) -> Update:
+def fused(rule: Rule, flags: dict[str, bool], held: tuple[str, ...] = ()) -> Update:
     """The rule as one in-place kernel; generated flat, because it runs per parameter and step."""
     table: dict[Any, Any] = {}
     names = [f"b{k}" for k in range(len(rule.buffers))]
@@ -137,22 +139,22 @@ def fused(rule: Rule, flags: dict[str, bool]) -> Update:
     source = _SOURCE.format(
         name=f"update_{rule.name}",
         args=", ".join([*names, *rule.scalars]),
-        metas="".join(f"{n}.meta, " for n in names),
-        buffers=", ".join(names),
+        metas="".join(f"{n}.meta, " for n in (*names, *held)),
+        buffers=", ".join([*names, *held]),
         loads="".join(f"; {d} = {n}.data_" for d, n in zip(datas, names)),
         outs="".join(f"{d}, " for d in datas),
-        scalars=", ".join(rule.scalars),
+        scalars=", ".join(f"{n}.data_" if n in held else n for n in rule.scalars),
     ) + "".join(_TOUCH.format(d=d) for d in datas)
 
     def plan(*tensors: Any) -> Any:
-        found = _plan(rule, flags, tensors)
+        found = _plan(rule, flags, tensors, held)
         table[tuple(t.meta for t in tensors)] = found
         return found
 
     scope = {
         "plans": table,
         "plan": plan,
-        "slow": _slow(rule, flags),
+        "slow": _slow(rule, flags, held),
         "NS": NS,
         "clock": clock,
         "writer": (f"the {rule.name} optimizer's step()", _with_hooks.__code__, 0),
@@ -161,7 +163,7 @@ def fused(rule: Rule, flags: dict[str, bool]) -> Update:
     return scope[f"update_{rule.name}"]
 
 
-def _slow(rule: Rule, flags: dict[str, bool]) -> Update:
+def _slow(rule: Rule, flags: dict[str, bool], held: tuple[str, ...]) -> Update:
     """Complex parameters as pairs of reals; otherwise tensor operations."""
     by_ops = recorded(rule, flags)
     tensors = 2 + len(rule.buffers)
@@ -169,27 +171,30 @@ def _slow(rule: Rule, flags: dict[str, bool]) -> Update:
     def run(*args: Any) -> None:
         if args[0].is_complex() and not NS["modes"]:
             pairs = [lampion.view_as_real(t) for t in args[:tensors]]
-            updater(rule, flags)(*pairs, *args[tensors:])
+            updater(rule, flags, False, held)(*pairs, *args[tensors:])
         else:
             by_ops(*args)
 
     return run
 
 
-def _plan(rule: Rule, flags: dict[str, bool], tensors: Any) -> Any:
+def _plan(rule: Rule, flags: dict[str, bool], tensors: Any, held: tuple[str, ...]) -> Any:
     """The kernel's `into(*written, *read, *scalars)`, or None where operations must do.
 
     None is for complex numbers (see `_slow`), state of another shape, overlapping memory, and
     devices that compile no kernels: there the tensor operations run, or say what is wrong.
     """
-    metas = [t.meta.plain for t in tensors]
+    count = len(tensors) - len(held)
+    metas = [t.meta.plain for t in tensors[:count]]
+    numbers = {name: t.meta.plain for name, t in zip(held, tensors[count:])}
     p = metas[0]
-    alike = all(m.shape == p.shape and m.device is p.device for m in metas)
+    alike = all(m.shape == p.shape and m.device is p.device for m in metas) and all(
+        m.device is p.device for m in numbers.values())
     if not alike or p.dtype.kind != "f" or any(m.overlapping for m in (p, *metas[2:])):
         return None
     compute = dt.opmath(p.dtype)
     outputs = (p, *metas[2:])
-    inputs = (*metas, *[dt.float64] * len(rule.scalars))
+    inputs = (*metas, *[numbers.get(name, dt.float64) for name in rule.scalars])
     names = ["p", "g", *rule.buffers, *rule.scalars]
     values = rule.update(ExprMath, *map(E.var, names), **flags)
     variables = [(name, compute) for name in names]

@@ -7,7 +7,7 @@ from typing import Any
 import lampion
 
 from ..ops.fused_optim import Rule, adadelta
-from ._elementwise import Elementwise, State, check_hyperparameters, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, counter, ready
 from .optimizer import Group
 
 __all__ = ["Adadelta"]
@@ -78,6 +78,6 @@ class Adadelta(Elementwise):
         state["acc_delta"] = lampion.zeros_like(param)
 
     def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
-        lr = group["lr"] if group["differentiable"] else number(group["lr"])
+        lr = ready(group["lr"], group, step)
         rho = group["rho"]
         return lr, group["weight_decay"], rho, 1 - rho, group["eps"]

@@ -7,7 +7,7 @@ from typing import Any
 import lampion
 
 from ..ops.fused_optim import Rule, adagrad
-from ._elementwise import Elementwise, State, check_hyperparameters, check_modes, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, check_modes, counter, ready
 from .optimizer import Group
 
 __all__ = ["Adagrad"]
@@ -99,5 +99,5 @@ class Adagrad(Elementwise):
             state["sum"] = lampion.full_like(param, start)
 
     def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
-        lr = group["lr"] if group["differentiable"] else number(group["lr"])
+        lr = ready(group["lr"], group, step)
         return lr / (1 + (step - 1) * group["lr_decay"]), group["weight_decay"], group["eps"]

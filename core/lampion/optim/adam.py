@@ -13,7 +13,7 @@ from ._elementwise import (
     check_hyperparameters,
     check_modes,
     counter,
-    number,
+    ready,
 )
 from .optimizer import Group
 
@@ -132,10 +132,8 @@ class Adam(Elementwise):
 
     def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
         beta1, beta2 = group["betas"]
-        lr, weight_decay = group["lr"], group["weight_decay"]
-        if not group["differentiable"]:
-            lr, weight_decay = number(lr), number(weight_decay)
-            beta1, beta2 = number(beta1), number(beta2)
+        lr, weight_decay, beta1, beta2 = (
+            ready(v, group, step) for v in (group["lr"], group["weight_decay"], beta1, beta2))
         step_size = lr / (1 - beta1**step)
         bias2_sqrt = (1 - beta2**step) ** 0.5
         shrink = 1 - lr * weight_decay

@@ -7,7 +7,7 @@ from typing import Any
 import lampion
 
 from ..ops.fused_optim import Rule, adamax
-from ._elementwise import Elementwise, State, check_hyperparameters, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, counter, ready
 from .optimizer import Group
 
 __all__ = ["Adamax"]
@@ -79,5 +79,5 @@ class Adamax(Elementwise):
 
     def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
         beta1, beta2 = group["betas"]
-        lr = group["lr"] if group["differentiable"] else number(group["lr"])
+        lr = ready(group["lr"], group, step)
         return lr / (1 - beta1**step), group["weight_decay"], 1 - beta1, beta2, group["eps"]

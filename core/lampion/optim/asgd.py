@@ -7,7 +7,7 @@ from typing import Any
 import lampion
 
 from ..ops.fused_optim import Rule, asgd
-from ._elementwise import Elementwise, State, check_hyperparameters, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, counter, number, ready
 from .optimizer import Group
 
 __all__ = ["ASGD"]
@@ -92,8 +92,13 @@ class ASGD(Elementwise):
         state["ax"] = lampion.zeros_like(param)
 
     def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
-        eta, mu, lambd = state["eta"].item(), state["mu"].item(), group["lambd"]
-        lr = number(group["lr"])
+        lambd, lr = group["lambd"], ready(group["lr"], group, step)
+        if isinstance(step, lampion.Tensor):
+            eta, mu = state["eta"].clone(), state["mu"].clone()
+            state["eta"].copy_(lr / (1 + lambd * lr * step) ** group["alpha"])
+            state["mu"].copy_(1 / (step - group["t0"]).clamp_min(1))
+            return eta, 1 - lambd * eta, mu, group["weight_decay"]
+        eta, mu, lr = state["eta"].item(), state["mu"].item(), number(lr)
         state["eta"].fill_(lr / (1 + lambd * lr * step) ** group["alpha"])
         state["mu"].fill_(1 / max(1, step - group["t0"]))
         return eta, 1 - lambd * eta, mu, group["weight_decay"]

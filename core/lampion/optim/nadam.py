@@ -7,7 +7,7 @@ from typing import Any
 import lampion
 
 from ..ops.fused_optim import Rule, nadam
-from ._elementwise import Elementwise, State, check_hyperparameters, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, counter, ready
 from .optimizer import Group
 
 __all__ = ["NAdam"]
@@ -102,11 +102,13 @@ class NAdam(Elementwise):
 
     def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
         beta1, beta2 = group["betas"]
-        lr = group["lr"] if group["differentiable"] else number(group["lr"])
+        lr = ready(group["lr"], group, step)
         weight_decay, decay = group["weight_decay"], group["momentum_decay"]
         mu = beta1 * (1.0 - 0.5 * 0.96 ** (step * decay))
         mu_next = beta1 * (1.0 - 0.5 * 0.96 ** ((step + 1) * decay))
-        product = state["mu_product"].mul_(mu).item()
+        product = state["mu_product"].mul_(mu)
+        if not isinstance(step, lampion.Tensor):
+            product = product.item()
         grad_rate = lr * (1.0 - mu) / (1.0 - product)
         avg_rate = lr * mu_next / (1.0 - product * mu_next)
         bias2, shrink = 1 - beta2**step, 1 - lr * weight_decay

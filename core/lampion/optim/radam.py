@@ -7,7 +7,7 @@ from typing import Any
 import lampion
 
 from ..ops.fused_optim import Rule, radam
-from ._elementwise import Elementwise, State, check_hyperparameters, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, counter, ready
 from .optimizer import Group
 
 __all__ = ["RAdam"]
@@ -87,13 +87,17 @@ class RAdam(Elementwise):
 
     def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
         beta1, beta2 = group["betas"]
-        lr = group["lr"] if group["differentiable"] else number(group["lr"])
+        lr = ready(group["lr"], group, step)
         weight_decay = group["weight_decay"]
         bias2 = 1 - beta2**step
         rho_inf = 2 / (1 - beta2) - 1
         rho = rho_inf - 2 * step * beta2**step / bias2
         rect, trusted = 0.0, rho > 5.0
-        if trusted:
+        if isinstance(step, lampion.Tensor):
+            safe = lampion.where(trusted, rho, 5.0)
+            rect = ((safe - 4) * (safe - 2) * rho_inf
+                    / ((rho_inf - 4) * (rho_inf - 2) * safe)) ** 0.5 * trusted
+        elif trusted:
             rect = ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) ** 0.5
         rate, shrink = lr / (1 - beta1**step), 1 - lr * weight_decay
         rates = (rate, rect, bias2**0.5, group["eps"], weight_decay, shrink)

@@ -13,7 +13,7 @@ from ..ops.fused_optim import (
     rmsprop_centered_momentum,
     rmsprop_momentum,
 )
-from ._elementwise import Elementwise, State, check_hyperparameters, counter, number
+from ._elementwise import Elementwise, State, check_hyperparameters, counter, ready
 from .optimizer import Group
 
 __all__ = ["RMSprop"]
@@ -104,6 +104,6 @@ class RMSprop(Elementwise):
             state["grad_avg"] = lampion.zeros_like(param)
 
     def _scalars(self, group: Group, step: float, state: State) -> tuple[Any, ...]:
-        lr = group["lr"] if group["differentiable"] else number(group["lr"])
+        lr = ready(group["lr"], group, step)
         alpha = group["alpha"]
         return lr, group["weight_decay"], alpha, 1 - alpha, group["eps"], group["momentum"]

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..ops.fused_optim import sgd, sgd_momentum
-from ._elementwise import Elementwise, check_hyperparameters, check_modes, number
+from ..runtime.capture import captures
+from ._elementwise import (
+    Elementwise,
+    check_hyperparameters,
+    check_modes,
+    number,
+    refuse_fresh_state,
+)
 from ._update import updater
 from .optimizer import Group
 
@@ -114,6 +121,8 @@ class SGD(Elementwise):
             if buf is not None:
                 update(p, grad, buf, lr, weight_decay, momentum, intake)
             else:
+                if captures:
+                    refuse_fresh_state(self)
                 buf = state["momentum_buffer"] = grad.detach().clone()
                 start = updater(sgd_momentum, {**flags, "first": True}, recorded)
                 start(p, grad, buf, lr, weight_decay, momentum, intake)
