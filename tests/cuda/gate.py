@@ -86,15 +86,14 @@ def compile_text(source: str, name: str, arch: str) -> list[Usage]:
     key = hashlib.sha256(parts.encode()).hexdigest()[:40]
 
     def make() -> bytes:
-        try:
-            _, log = compiler.compile(source, name, options)
-            wide = re.search(r"\bdouble\b", source) is not None
-            found = [u._replace(wide=wide) for u in parse(log)]
-        except RuntimeError as error:
-            found = [Usage(name, arch, error=str(error))]
-        return json.dumps(found).encode()
+        _, log = compiler.compile(source, name, options)
+        wide = re.search(r"\bdouble\b", source) is not None
+        return json.dumps([u._replace(wide=wide) for u in parse(log)]).encode()
 
-    return [Usage(*fields) for fields in json.loads(_cached(f"{key}.usage", make))]
+    try:
+        return [Usage(*fields) for fields in json.loads(_cached(f"{key}.usage", make))]
+    except RuntimeError as error:
+        return [Usage(name, arch, error=str(error).partition("\n--- source")[0])]
 
 
 _made: list = []

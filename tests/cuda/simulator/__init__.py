@@ -49,8 +49,9 @@ def driver_is_loaded() -> bool:
 def install(**settings: int) -> None:
     """Load the simulator into this process, with settings by name (see SETTINGS), which the
     environment overrides: LAMPION_SIMULATOR="devices=2,deferred=1,seed=7,order=-1". There, "on"
-    sets nothing, but has tests/conftest.py install the simulator, and texts=FOLDER keeps the texts
-    of kernels for the compile gate.
+    sets nothing, but has tests/conftest.py install the simulator, texts=FOLDER keeps the texts of
+    kernels for the compile gate, and exact=1 has the plug-in ask for buffers of the size it needs
+    instead of some sizes in common, so that a kernel meets the end of the memory at once.
 
     A second call only changes settings. RuntimeError if a real driver is loaded, or if there is
     no compiler to build with.
@@ -70,7 +71,8 @@ def install(**settings: int) -> None:
         library.simulator_message.restype = ctypes.c_char_p
         _installed[:] = [library, loaded[0]]
         _replace_compiler()
-    numbers = {name: int(value) for name, value in _environment().items() if name != "texts"}
+    numbers = {name: int(value) for name, value in _environment().items()
+               if name not in ("texts", "exact")}
     set(**{**settings, **numbers})
 
 
@@ -87,6 +89,17 @@ def _replace_compiler() -> None:
     folder = _environment().get("texts")
     _toolchain[:] = [hostcc.Toolchain(Path(folder) if folder else None)]
     compiler.use_toolchain(_toolchain[0])
+    if int(_environment().get("exact", 0)):
+        _exact_buffers()
+
+
+def _exact_buffers() -> None:
+    from lampion_cuda import launch, memory
+
+    def size(nbytes: int) -> int:
+        return max(16, -(-nbytes // 16) * 16)
+
+    memory.round_size = launch.round_size = size
 
 
 def toolchain() -> hostcc.Toolchain:
