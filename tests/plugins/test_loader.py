@@ -209,3 +209,13 @@ def test_kernels_are_collected_before_anyone_gets_the_backend():
         with pytest.raises(PluginError, match="in its hook lampion_kernels: ValueError"):
             loader.backend("paper-l")
     assert registry == ["k"]
+
+
+def test_no_module_hides_a_function():
+    """A module of the package under the name of one of its functions would hide it, if it was
+    imported before the function was first used."""
+    import pkgutil
+
+    from lampion import plugins
+
+    assert not {m.name for m in pkgutil.iter_modules(plugins.__path__)} & {*plugins.__all__}

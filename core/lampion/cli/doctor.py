@@ -14,7 +14,7 @@ from typing import Any
 from lampion import config, plugins
 from lampion.cli import _show
 from lampion.plugins import select, versions
-from lampion.plugins.records import DISABLED, LOADED, PluginRecord
+from lampion.plugins.plugin_record import DISABLED, LOADED, PluginRecord
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

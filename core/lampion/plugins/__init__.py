@@ -17,7 +17,7 @@ from lampion.base.errors import PluginError
 
 if TYPE_CHECKING:
     from lampion.plugins.loader import Loader
-    from lampion.plugins.records import PluginRecord
+    from lampion.plugins.plugin_record import PluginRecord
 
     _typed = Loader()
     records, record, backend_names = _typed.records, _typed.record, _typed.backend_names
@@ -71,7 +71,7 @@ def __getattr__(name: str) -> Any:
             globals()[function] = getattr(loader, function)
         return globals()[name]
     if name == "PluginRecord":
-        from lampion.plugins.records import PluginRecord
+        from lampion.plugins.plugin_record import PluginRecord
 
         return PluginRecord
     if name == "hookimpl":  # the decorator for plug-ins; made late, since it needs pluggy

@@ -16,7 +16,7 @@ from typing import Any
 from lampion import config
 from lampion.logging import get_logger
 from lampion.plugins import versions
-from lampion.plugins.records import DISABLED, GROUPS, PluginRecord
+from lampion.plugins.plugin_record import DISABLED, GROUPS, PluginRecord
 
 _log = get_logger("plugins")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lampion import config
 from lampion.base.errors import PluginError
 from lampion.logging import get_logger
-from lampion.plugins.records import BACKENDS, CLI, FOUND, GROUPS, LOADED, OPS, PluginRecord
+from lampion.plugins.plugin_record import BACKENDS, CLI, FOUND, GROUPS, LOADED, OPS, PluginRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
