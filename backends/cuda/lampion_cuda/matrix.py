@@ -48,6 +48,48 @@ static __device__ __forceinline__ float to_float(ushort h) {
 """),
 }
 
+# 16-byte copies into shared memory that a thread waits for later.
+COPIES = """\
+#ifdef LMP_HOST
+// A copy arrives as late as it may: when its thread waits for it.
+struct lmp_copy { void *to; const void *from; int group; };
+static struct { lmp_copy waiting[96]; int count, group; } lmp_copies[1024];
+static __device__ void copy16(void *to, const void *from, bool there) {
+  auto &all = lmp_copies[threadIdx.x];
+  assert(all.count < 96);
+  all.waiting[all.count++] = {to, there ? from : nullptr, all.group};
+}
+static __device__ void end_copies() { ++lmp_copies[threadIdx.x].group; }
+template <int LEFT> static __device__ void wait_copies() {
+  auto &all = lmp_copies[threadIdx.x];
+  int left = 0;
+  for (int k = 0; k < all.count; ++k) {
+    const lmp_copy c = all.waiting[k];
+    if (c.group + LEFT >= all.group) all.waiting[left++] = c;
+    else if (c.from) __builtin_memcpy(c.to, c.from, 16);
+    else __builtin_memset(c.to, 0, 16);
+  }
+  all.count = left;
+}
+#else
+static __forceinline__ __device__ uint shared_address(const void *p) {
+  return (uint)__cvta_generic_to_shared(p);
+}
+// 16 bytes to shared memory, arriving after wait_copies; zeros if there is nothing to copy.
+static __forceinline__ __device__ void copy16(void *to, const void *from, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :: "r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+static __forceinline__ __device__ void end_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Wait until at most LEFT groups of copies are under way.
+template <int LEFT> static __forceinline__ __device__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");
+}
+#endif
+"""
+
 _INSTRUCTIONS = """\
 #ifdef LMP_HOST
 // What the lanes of each warp hand to each other: fragments or addresses.
@@ -94,26 +136,6 @@ static __device__ void load_matrices(uint (&r)[4], const ushort *row) {
   read_matrices(r, row, false);
 }
 static __device__ void load_turned(uint (&r)[4], const ushort *row) { read_matrices(r, row, true); }
-// A copy arrives as late as it may: when its thread waits for it.
-struct lmp_copy { ushort *to; const ushort *from; int group; };
-static struct { lmp_copy waiting[96]; int count, group; } lmp_copies[1024];
-static __device__ void copy16(ushort *to, const ushort *from, bool there) {
-  auto &all = lmp_copies[threadIdx.x];
-  assert(all.count < 96);
-  all.waiting[all.count++] = {to, there ? from : nullptr, all.group};
-}
-static __device__ void end_copies() { ++lmp_copies[threadIdx.x].group; }
-template <int LEFT> static __device__ void wait_copies() {
-  auto &all = lmp_copies[threadIdx.x];
-  int left = 0;
-  for (int k = 0; k < all.count; ++k) {
-    const lmp_copy c = all.waiting[k];
-    if (c.group + LEFT >= all.group) all.waiting[left++] = c;
-    else if (c.from) __builtin_memcpy(c.to, c.from, 16);
-    else __builtin_memset(c.to, 0, 16);
-  }
-  all.count = left;
-}
 static __device__ float power2(float x) { return exp2f(x); }
 #else
 static __forceinline__ __device__ uint pack2(float low, float high) {
@@ -129,9 +151,6 @@ static __forceinline__ __device__ void mma(float (&c)[4], const uint (&a)[4], ui
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-static __forceinline__ __device__ uint shared_address(const ushort *p) {
-  return (uint)__cvta_generic_to_shared(p);
-}
 // Four 8 x 8 matrices whose rows lanes 0-7, 8-15, 16-23, 24-31 point to.
 static __forceinline__ __device__ void load_matrices(uint (&r)[4], const ushort *row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -140,18 +159,6 @@ static __forceinline__ __device__ void load_matrices(uint (&r)[4], const ushort 
 static __forceinline__ __device__ void load_turned(uint (&r)[4], const ushort *row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)));
-}
-// 16 bytes to shared memory, arriving after wait_copies; zeros if there is nothing to copy.
-static __forceinline__ __device__ void copy16(ushort *to, const ushort *from, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-               :: "r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
-}
-static __forceinline__ __device__ void end_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-// Wait until at most LEFT groups of copies are under way.
-template <int LEFT> static __forceinline__ __device__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");
 }
 static __forceinline__ __device__ float power2(float x) {
   float y;
@@ -266,7 +273,7 @@ static __forceinline__ __device__ void load_tile(ushort *tile, const ushort *fro
 def instructions(d: dtype) -> str:
     """The functions for fragments of float16 or bfloat16 (`HALVES`)."""
     name, conversions = _CONVERSIONS[d]
-    return conversions + _INSTRUCTIONS.replace("@", name)
+    return conversions + COPIES + _INSTRUCTIONS.replace("@", name)
 
 
 def tiles(d: dtype, width: int) -> str:

@@ -257,6 +257,10 @@ def lampion_backend() -> Backend:
 # called as function(opened GPU, OpCall) and gives a Launch, or None to decline.
 _LIBRARY: dict[str, tuple[str, str]] = {
     "contract": ("lt", "contract"),
+    "conv_forward": ("conv", "forward"),
+    "conv_backward_data": ("conv", "backward_data"),
+    "conv_backward_weight": ("conv", "backward_weight"),
+    "conv_backward_weight_bias": ("conv", "backward_weight_bias"),
     "fused_attention": ("attention", "forward"),
     "fused_attention_backward": ("attention", "backward"),
     "sort": ("sorting", "sort"), "topk": ("sorting", "topk"), "entry_at": ("sorting", "entry_at"),

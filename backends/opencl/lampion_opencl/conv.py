@@ -17,7 +17,7 @@ from lampion.ir import expr as E
 from lampion.ir.expr import Expr
 from lampion.ir.kernel import KernelCall
 from lampion.runtime.backend import Launch, OpCall
-from lampion.runtime.lowering import Nest
+from lampion.runtime.lowering import Nest, channel_sums
 from lampion.runtime.products import Problem
 
 from .gemm import product_calls
@@ -182,12 +182,6 @@ def backward_weight(device: Device, call: OpCall, bias: bool = False) -> Launch 
         return None
     calls += made[0]
     if bias:
-        nest = Nest("conv_backward_bias", g.shape, [d for d in range(g.ndim) if d != 1],
-                    compute=g.dtype)
-        o = nest.output(call.outputs[1], tuple(int(d == 1) for d in range(g.ndim)))
-        a = nest.input(g)
-        nest.start()
-        nest.store(o, nest.reduce("sum", a()), inner=False)
-        calls.append(kernel_call(device, nest.call((1, outs + 1))))
+        calls.append(kernel_call(device, channel_sums(g, call.outputs[1], (1, outs + 1))))
     return make_launch(device, calls, "ss", [m.span for m in call.outputs], scratch + made[1],
                        ["conv_backward_weight"])

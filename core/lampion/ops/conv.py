@@ -15,7 +15,7 @@ from ..base.meta import meta
 from ..ir import expr as E
 from ..ir.kernel import Program
 from ..runtime.backend import OpCall
-from ..runtime.lowering import Nest, convert
+from ..runtime.lowering import Nest, channel_sums, convert
 from . import batch_rules
 from .contract import check_dtypes, conj
 from .registry import REGISTRY, composite, kernel_op
@@ -312,14 +312,8 @@ class conv_backward_weight_bias:
         return [_weight_meta(input, grad, *geometry), (grad.dtype, grad.shape[1:2])]
 
     def lower(call):
-        g, gb = call.grad, call.outputs[1]
-        acc = dt.opmath(gb.dtype)
-        n = Nest("conv_backward_bias", g.shape, [d for d in range(g.ndim) if d != 1], compute=acc)
-        o = n.output(gb, tuple(int(d == 1) for d in range(g.ndim)))
-        a = n.input(g)
-        n.start()
-        n.store(o, n.reduce("sum", convert(a(), acc)), inner=False)
-        return Program((_weight_call(call, (0, 2, 3)), n.call((1, 3))))
+        return Program((_weight_call(call, (0, 2, 3)),
+                        channel_sums(call.grad, call.outputs[1], (1, 3))))
 
     def vjp(ctx, g, g_bias):
         gx, gy = _weight_vjp(ctx, g)

@@ -408,5 +408,17 @@ def reduced_strides(m: Meta, full: Sequence[int], dims: Iterable[int],
     return tuple(0 if d in dims else next(it) for d in range(len(full)))
 
 
-__all__ = ["Nest", "Operand", "elementwise", "collapse", "loop_order", "output_strides",
-           "reduced_strides", "convert", "finish", "dense_strides_like"]
+def channel_sums(x: Meta, out: Meta, slots: Sequence[int]) -> KernelCall:
+    """The kernel that adds up (batch, channels, ...) over all dims but the channels, bound to the
+    program slots (out, x): the gradient of a bias."""
+    acc = dt.opmath(out.dtype)
+    n = Nest("conv_backward_bias", x.shape, [d for d in range(x.ndim) if d != 1], compute=acc)
+    o = n.output(out, tuple(int(d == 1) for d in range(x.ndim)))
+    a = n.input(x)
+    n.start()
+    n.store(o, n.reduce("sum", convert(a(), acc)), inner=False)
+    return n.call(slots)
+
+
+__all__ = ["Nest", "Operand", "channel_sums", "elementwise", "collapse", "loop_order",
+           "output_strides", "reduced_strides", "convert", "finish", "dense_strides_like"]

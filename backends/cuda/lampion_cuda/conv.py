@@ -1,0 +1,302 @@
+"""Convolutions as implicit matrix products: builders for the core's four convolution kernels.
+
+float16, bfloat16 and float32 of any rank, stride, dilation and padding on GPUs of compute
+capability 8.0 and newer (see `conv_kernels`); groups whose channels fill whole 16-byte chunks.
+Tensors that do not have their channels last and padded are first packed so. Every builder takes an
+OpCall and gives a Launch, or None where the core's direct loop nest serves. Imports this package
+and lampion's floors 0-2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lampion.base.meta import Meta
+from lampion.runtime.backend import Launch, OpCall
+from lampion.runtime.lowering import channel_sums
+
+from . import conv_kernels as text
+from .attention import ADDRESS, build_tiled
+from .compiler import Bound
+from .launch import kernel_call, make_launch
+
+if TYPE_CHECKING:
+    from .driver import Device
+
+_INT = 2**31
+_FEW = 8         # channels of a group below which a direct nest wastes less
+_LARGEST_GRID = 65535
+
+
+def divisor(name: str, d: int) -> dict[str, int]:
+    """d, and by which the kernels divide by it: n / d = (n * magic / 2^32 + n) >> shift.
+
+    >>> divisor("d", 3)
+    {'d': 3, 'd_magic': 1431655766, 'd_shift': 2}
+    """
+    shift = (d - 1).bit_length()
+    return {name: d, f"{name}_magic": -(-(1 << (32 + shift)) // d) - (1 << 32),
+            f"{name}_shift": shift}
+
+
+def _three(values: Sequence[int], fill: int) -> tuple[int, int, int]:
+    """One number per space dim, as of three dims."""
+    z, y, x = (*[fill] * (3 - len(values)), *values)
+    return z, y, x
+
+
+def _named(name: str, values: Sequence[int]) -> dict[str, int]:
+    return {f"{name}_{axis}": v for axis, v in zip("zyx", values)}
+
+
+class Packed(NamedTuple):
+    """A tensor with channels last: its slot, the elements of a position, those of a group."""
+
+    slot: int
+    pixel: int
+    group: int
+
+
+class _Problem:
+    """A convolution of input x, weight w and result y: sizes, and the calls made so far."""
+
+    def __init__(self, device: Device, call: OpCall, x: Meta, w: Meta, y: Meta, first: int) -> None:
+        self.device, self.call, self.x, self.w, self.y = device, call, x, w, y
+        self.groups = call.groups
+        self.rank = x.ndim - 2
+        self.chunk = 16 // y.dtype.itemsize
+        self.inside, self.outside = w.shape[1], w.shape[0] // call.groups  # channels of a group
+        self.kernel = _three(w.shape[2:], 1)
+        self.space, self.result = _three(x.shape[2:], 1), _three(y.shape[2:], 1)
+        self.stride, self.dilation = _three(call.stride, 1), _three(call.dilation, 1)
+        self.padding = _three(call.padding, 0)
+        self.first = first  # scratch slot
+        self.scratch: list[int] = []
+        self.calls: list[Any] = []
+
+    def suits(self) -> bool:
+        """Whether the kernels can do it, and better than a direct nest."""
+        x, w, y = self.x, self.w, self.y
+        if y.dtype not in text.TYPES or not x.dtype is w.dtype is y.dtype:
+            return False
+        if 0 in (x.numel, w.numel, y.numel) or self.device.capability < (8, 0):
+            return False
+        whole = self.inside % self.chunk == 0 and self.outside % self.chunk == 0
+        if (self.groups > 1 and not whole) or self.groups > _LARGEST_GRID:
+            return False
+        # with channels padded to whole chunks, positions and places in the weight are 32-bit
+        numbers = max(t.numel for t in (x, w, y)) * self.chunk
+        counts = max(x.shape[0], w.shape[0], self.inside * self.groups)
+        return (numbers < _INT and counts <= _LARGEST_GRID
+                and self.inside * self.outside >= _FEW)
+
+    def padded(self, channels: int) -> int:
+        """Channels in whole chunks."""
+        return -(-channels // self.chunk) * self.chunk
+
+    def room(self, nbytes: int) -> int:
+        """A scratch slot of that size."""
+        self.scratch.append(nbytes)
+        return self.first + len(self.scratch) - 1
+
+    def add(self, write: Callable[[text.Form], tuple[str, list[str]]], name: str, form: text.Form,
+            grid: tuple[int, int, int], memory: int, numbers: dict[str, int],
+            slots: Sequence[int]) -> None:
+        """Call a kernel."""
+        source, names = write(form)
+        bound = Bound(build_tiled(self.device, source, name, memory), grid, (text.THREADS, 1, 1),
+                      memory, tuple(numbers[n] for n in names))
+        self.calls.append((bound, [ADDRESS] * len(slots), slots))
+
+    def pack(self, slot: int, m: Meta) -> Packed:
+        """A tensor (n, channels, *space) with its channels last, by a copy if need be."""
+        channels = m.shape[1]
+        width = self.padded(channels)
+        step, wanted = width, [0] * m.ndim
+        wanted[1] = 1
+        for d in (*reversed(range(2, m.ndim)), 0):
+            wanted[d] = step
+            step *= m.shape[d]
+        if width == channels and all(n == 1 or a == b for n, a, b in zip(
+                m.shape, m.strides, wanted)):
+            return Packed(slot, channels, channels // self.groups)
+        return Packed(self._copy(slot, m.shape[0], m.shape[2:], channels, width, m.shape[0],
+                                 (0, m.strides[0], m.strides[1], *_three(m.strides[2:], 0))),
+                      width, channels // self.groups)
+
+    def pack_weight(self, slot: int, turned: bool) -> tuple[Packed, int]:
+        """The weight as rows of kernel positions of channels: a row to a channel of the result, or
+        if `turned` to one of the input. Also the elements of a row."""
+        w, g = self.w, self.groups
+        channels = self.outside if turned else self.inside
+        width, places = self.padded(channels), math.prod(self.kernel)
+        rows = self.inside * g if turned else w.shape[0]
+        o, c = w.strides[:2]
+        strides = (self.outside * o, c, o) if turned else (0, o, c)
+        inner = self.inside if turned else rows
+        made = self._copy(slot, rows, w.shape[2:], channels, width, inner,
+                          (*strides, *_three(w.strides[2:], 0)))
+        return Packed(made, width, rows // g * places * width), places * width
+
+    def _copy(self, slot: int, count: int, space: Sequence[int], given: int, width: int,
+              inner: int, strides: Sequence[int]) -> int:
+        z, y, x = _three(space, 1)
+        form = text.Form(self.y.dtype, 64, self.rank == 3)
+        made = self.room(count * z * y * x * width * self.y.dtype.itemsize)
+        numbers = {"positions": z * y * x, "given": given, "channels": width, "inner": inner,
+                   **divisor("plane", y * x), **divisor("line", x), "x_outer": strides[0],
+                   "x_inner": strides[1], "x_channel": strides[2], **_named("x", strides[3:])}
+        self.add(text.pack_text, "conv_pack", form,
+                 (-(-z * y * x // 64), -(-width // 64), count), 0, numbers, (made, slot))
+        return made
+
+    def geometry(self, space: Sequence[int], over: Sequence[int], taps: Sequence[int],
+                 channels: int, pixel: int) -> dict[str, int]:
+        """Sizes of a tensor that is gathered from, of the positions `over` which, and `taps`."""
+        return {"pixel": pixel, **_named("size", space), **divisor("space", math.prod(over)),
+                **divisor("plane", over[1] * over[2]), **divisor("line", over[2]),
+                **divisor("taps_plane", max(1, taps[1] * taps[2])),
+                **divisor("taps_line", max(1, taps[2])), **divisor("channels", channels),
+                "taps": math.prod(taps)}
+
+    def rows_of_tile(self, rows: int, columns: int) -> int:
+        """64 or 128: as many blocks of threads as the GPU can run, and no rows in vain."""
+        blocks = -(-rows // 128) * -(-columns // text.COLUMNS) * self.groups
+        return 64 if rows <= 64 or blocks < self.device.units else 128
+
+    def gather(self, out: Meta, source: Packed, weight: Packed, row: int, rows: int,
+               space: Sequence[int], over: Sequence[int], taps: Sequence[int], channels: int,
+               maps: dict[str, int], out_from: int, out_step: Sequence[int],
+               bias: tuple[int, int] | None = None) -> None:
+        """Call `conv_gather`: `rows` channels of a group at the positions `over`."""
+        positions = out.shape[0] * math.prod(over)
+        form = text.Form(out.dtype, self.rows_of_tile(rows, positions), self.rank == 3,
+                         bias is not None)
+        strides = _three(out.strides[2:], 0)
+        numbers = {
+            "rows": rows, "positions": positions, "fast": 1,
+            **self.geometry(space, over, taps, channels, source.pixel), **maps,
+            "weight_row": row, "tap_plane": self.kernel[1] * self.kernel[2],
+            "tap_line": self.kernel[2], "x_group": source.group, "w_group": weight.group,
+            "out_group": rows * out.strides[1], "out_from": out_from, "out_n": out.strides[0],
+            "out_channel": out.strides[1],
+            **_named("out", [s * step for s, step in zip(strides, out_step)])}
+        slots = [0, source.slot, weight.slot]
+        if bias is not None:
+            slots.append(bias[0])
+            numbers["bias_stride"] = bias[1]
+        grid = (-(-rows // form.rows) * -(-positions // text.COLUMNS), self.groups, 1)
+        self.add(text.gather_text, "conv_gather", form, grid, text.gather_memory(form), numbers,
+                 slots)
+
+    def launch(self, inputs: int, name: str) -> Launch:
+        """The calls as one Launch."""
+        return make_launch(self.device, self.calls, "s" * inputs,
+                           [m.span for m in self.call.outputs], self.scratch, [name])
+
+
+def forward(device: Device, call: OpCall) -> Launch | None:
+    """y = x * w (+ bias)."""
+    inputs = 2 + (call.bias is not None)
+    p = _Problem(device, call, call.input, call.weight, call.outputs[0], 1 + inputs)
+    if not p.suits() or (call.bias is not None and call.bias.dtype is not p.y.dtype):
+        return None
+    x = p.pack(1, p.x)
+    w, row = p.pack_weight(2, False)
+    maps = {**_named("stride", p.stride), **_named("from", [-n for n in p.padding]),
+            **_named("move", p.dilation), **_named("tap", (1, 1, 1)), "w_from": 0}
+    bias = None if call.bias is None else (3, call.bias.strides[0])
+    p.gather(p.y, x, w, row, p.outside, p.space, p.result, p.kernel, w.pixel, maps, 0, (1, 1, 1),
+             bias)
+    return p.launch(inputs, "conv_forward")
+
+
+def _classes(p: _Problem, axis: int) -> list[tuple[int, int, int, int, int, int, int]]:
+    """Along one axis, for each remainder of input positions by the stride: (it, how many such
+    positions, first kernel position that meets results there, the step to the next, how many, the
+    result that position 0 meets at the first, by how much the next one is before it)."""
+    n, s, d = p.space[axis], p.stride[axis], p.dilation[axis]
+    pad, kernel = p.padding[axis], p.kernel[axis]
+    step = s // math.gcd(s, d)
+    out = []
+    for r in range(min(s, n)):
+        met = [k for k in range(min(step, kernel)) if (r + pad - k * d) % s == 0]
+        first = met[0] if met else 0
+        taps = -(-(kernel - first) // step) if met else 0
+        out.append((r, -(-(n - r) // s), first, step, taps, (r + pad - first * d) // s,
+                    step * d // s))
+    return out
+
+
+def backward_data(device: Device, call: OpCall) -> Launch | None:
+    """The gradient of x, one class of positions after the other: those with equal remainders by
+    the stride meet the same kernel positions."""
+    p = _Problem(device, call, call.outputs[0], call.weight, call.grad, 3)
+    if not p.suits() or math.prod(p.stride) > 16:
+        return None
+    g = p.pack(1, p.y)
+    w, row = p.pack_weight(2, True)
+    strides = _three(p.x.strides[2:], 0)
+    for z in _classes(p, 0):
+        for y in _classes(p, 1):
+            for x in _classes(p, 2):
+                axes = (z, y, x)
+                taps = [a[4] for a in axes]
+                taps = taps if all(taps) else [0, 0, 0]
+                start = [a[2] for a in axes]
+                # the weight from the first kernel positions on
+                offset = (start[0] * p.kernel[1] + start[1]) * p.kernel[2] + start[2]
+                maps = {**_named("stride", (1, 1, 1)), **_named("from", [a[5] for a in axes]),
+                        **_named("move", [-a[6] for a in axes]),
+                        **_named("tap", [a[3] for a in axes]), "w_from": offset * w.pixel}
+                p.gather(p.x, g, w, row, p.inside, p.result, [a[1] for a in axes], taps, w.pixel,
+                         maps, sum(a[0] * s for a, s in zip(axes, strides)), p.stride)
+    return p.launch(2, "conv_backward_data")
+
+
+def backward_weight(device: Device, call: OpCall, bias: bool = False) -> Launch | None:
+    """The gradient of w, and with `bias` that of the bias: the sums of grad."""
+    outs = 1 + bias
+    p = _Problem(device, call, call.input, call.outputs[0], call.grad, outs + 2)
+    if not p.suits():
+        return None
+    x, g = p.pack(outs, p.x), p.pack(outs + 1, p.y)
+    rows, channels = p.padded(p.outside), p.padded(p.inside)
+    columns = math.prod(p.kernel) * channels
+    positions = p.y.shape[0] * math.prod(p.result)
+    form = text.Form(p.y.dtype, 64 if rows <= 64 else 128, p.rank == 3)
+    tiles = -(-rows // form.rows) * -(-columns // text.COLUMNS)
+    # in parts, until there is work for the whole GPU; each of several steps, and not too many
+    steps = -(-positions // text.depth(form))
+    parts = max(1, min(steps // 4, 2 * device.units // (tiles * p.groups), 64))
+    span = -(-steps // parts) * text.depth(form)
+    parts = -(-positions // span)
+    every = p.groups * rows * columns
+    if parts * every >= _INT:
+        return None
+    sums = p.room(4 * parts * every)
+    numbers = {
+        "rows": rows, "positions": positions, "span": span, "fast": 1,
+        **p.geometry(p.space, p.result, p.kernel, channels, x.pixel), **_named("stride", p.stride),
+        **_named("from", [-n for n in p.padding]), **_named("move", p.dilation),
+        "grad_pixel": g.pixel, "x_group": x.group, "grad_group": g.group}
+    p.add(text.weights_text, "conv_weights", form, (tiles, p.groups, parts),
+          text.weights_memory(form), numbers, (sums, x.slot, g.slot))
+    w = p.w
+    numbers = {"all": every, "parts": parts, "given": p.inside, "rows": w.shape[0],
+               **divisor("row", columns), **divisor("channels", channels),
+               **divisor("taps_plane", p.kernel[1] * p.kernel[2]),
+               **divisor("taps_line", p.kernel[2]), "out_row": w.strides[0],
+               "out_channel": w.strides[1], **_named("out", _three(w.strides[2:], 0))}
+    p.add(text.sum_text, "conv_weights_sum", form, (-(-every // text.THREADS), 1, 1), 0, numbers,
+          (0, sums))
+    if bias:
+        p.calls.append(kernel_call(device, channel_sums(p.y, call.outputs[1], (1, outs + 1))))
+    return p.launch(2, "conv_backward_weight")
+
+
+def backward_weight_bias(device: Device, call: OpCall) -> Launch | None:
+    """The gradients of w and of the bias."""
+    return backward_weight(device, call, True)
