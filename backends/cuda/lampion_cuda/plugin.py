@@ -268,6 +268,16 @@ _LIBRARY: dict[str, tuple[str, str]] = {
     "cummax": ("scans", "extreme"), "cummin": ("scans", "extreme"),
     "fft_c2c": ("fourier", "transform"), "fft_r2c": ("fourier", "transform"),
     "fft_c2r": ("fourier", "transform"),
+    "linalg_cholesky_ex": ("solver", "cholesky"), "cholesky_solve": ("solver", "cholesky_solve"),
+    "cholesky_inverse": ("solver", "cholesky_inverse"), "linalg_lu_factor_ex": ("solver", "lu"),
+    "lu_substitute": ("solver", "lu_solve"), "solve_with_factors": ("solver", "solve"),
+    "linalg_inv_ex": ("solver", "inverse"), "det_with_factors": ("solver", "determinant"),
+    "slogdet_with_factors": ("solver", "determinant"), "lu_rows": ("solver", "permutation"),
+    "linalg_solve_triangular": ("solver", "triangular"), "geqrf": ("solver", "reflectors"),
+    "linalg_householder_product": ("solver", "product_of_reflectors"),
+    "ormqr": ("solver", "apply_reflectors"), "qr_factors": ("solver", "qr"),
+    "linalg_eigh": ("solver", "eigh"), "eigvalsh_only": ("solver", "eigh"),
+    "linalg_svd": ("solver", "svd"), "svdvals_only": ("solver", "svd"),
 }
 # The same for kernels that are tried after those.
 _SECOND: dict[str, tuple[str, str]] = {

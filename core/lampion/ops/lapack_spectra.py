@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..base.errors import LinAlgError
-from .lapack import FAILURES, keep, over, raising, routine
+from ..runtime.failures import FAILURES
+from .lapack import keep, over, raising, routine
 
 # ---- eigenvalues and singular values -----------------------------------------------------------
 
