@@ -311,3 +311,41 @@ def test_views_of_views(device):
     same(x, a)
     same(x[3:][:0:1].sum(), 0.0)
     same(x[4][0:], a[4])
+
+
+def test_gradients_of_slices_are_joined(device):
+    """Parts of one dim, in any order, with gaps and overlaps, and slices of another dim."""
+    a = np.random.default_rng(4).normal(size=(6, 5)).astype(np.float32)
+    w = [float(k + 1) for k in range(8)]
+
+    def gradient(f, order=1):
+        x = L.tensor(a, device=device, requires_grad=True)
+        y = f(x)
+        if order == 2:
+            (g,) = L.autograd.grad((y * y).sum() / 2, x, create_graph=True)
+            (g2,) = L.autograd.grad((g * g).sum() / 2, x)
+            return g2.cpu().numpy()
+        return L.autograd.grad(y.sum(), x)[0].cpu().numpy()
+
+    def tiles(x):
+        p, q, r = x.split([1, 3, 2])
+        return L.cat([r * w[2], p * w[0], q * w[1]])
+
+    want = np.repeat([w[0], w[1], w[2]], [1, 3, 2])[:, None] * np.ones((1, 5))
+    assert np.allclose(gradient(tiles), want)
+    assert np.allclose(gradient(tiles, 2), want ** 4 * a, atol=1e-3)
+    with_gaps = gradient(lambda x: x[1:2].sum() * 2 + x[4:5].sum() * 3)
+    assert np.allclose(with_gaps[:, 0], [0, 2, 0, 0, 3, 0])
+    overlap = gradient(lambda x: x[0:3].sum() + x[2:5].sum() * 2 + x[:, 1].sum() * 4 + x.sum())
+    assert np.allclose(overlap[:, 0], [2, 2, 4, 3, 3, 1]) and np.allclose(overlap[:, 1],
+                                                                          overlap[:, 0] + 4)
+    rows = gradient(lambda x: sum((r * w[k]).sum() for k, r in enumerate(x.unbind(0))))
+    assert np.allclose(rows[:, 2], w[:6])
+    one = gradient(lambda x: x[2] * 7)
+    assert np.allclose(one[:, 0], [0, 0, 7, 0, 0, 0])
+    x = L.tensor(a, device=device, requires_grad=True)
+    y = x * 1
+    y.register_hook(lambda g: g * 2)
+    p, q = y.chunk(2)
+    (p.sum() + q.sum() * 3).backward()
+    assert np.allclose(x.grad.cpu().numpy()[:, 0], [2, 2, 2, 6, 6, 6])

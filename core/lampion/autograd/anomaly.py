@@ -15,6 +15,7 @@ from ..ops.facts import examples
 from . import engine
 from .node import Node
 from .observe import Observer
+from .pieces import settled
 from .state import mode
 
 _LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -32,7 +33,7 @@ def remember(node: Node) -> None:
 def apply_checked(node: Node, grads: list[Any]) -> Any:
     """Run a node; an error or a NaN in its gradients is reported with the forward call."""
     try:
-        outs = node.apply(grads)
+        outs = [settled(g) for g in node.apply(grads)]
     except Exception:
         report(node)
         raise

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import node as N
 from .node import AccumulateGrad, Node, Select
+from .pieces import Pieces, settled
 from .state import lock, mode
 
 anomaly = [False, True]  # enabled, check_nan
@@ -43,6 +44,8 @@ def _run(roots: Sequence[tuple[Node, Any]], retain: bool, create: bool,
     while ready:
         node = ready.pop()
         grads = buffers.pop(node, None)
+        if grads is not None and type(grads[0]) is Pieces:
+            grads[0] = grads[0].tensor()
         extra = node.extra
         if grads is not None and extra is not None:
             grads = _before(node, extra, grads)
@@ -61,7 +64,7 @@ def _run(roots: Sequence[tuple[Node, Any]], retain: bool, create: bool,
         else:
             outs = _apply(node, grads) if anomaly[0] else node.apply(grads)
             if extra is not None and extra.post_hooks:
-                outs = _after(extra, outs, grads)
+                outs = _after(extra, [settled(g) for g in outs], grads)
             if not retain:
                 node.release()
         grads = None

@@ -258,7 +258,11 @@ class select:
                 at * m.strides[d] if m.numel else 0)
 
     def vjp(ctx, g):
-        return place_like(g, ctx.meta("input"), select.view, ctx.dim, ctx.index)
+        from ..autograd.pieces import piece
+
+        m = ctx.meta("input")
+        d = wrap_dim(ctx.dim, m.ndim)
+        return piece(ctx, g.unsqueeze(d), d, ctx.index % m.shape[d])
 
 
 @view_op("input: T, dim, start, stop, step")
@@ -275,6 +279,10 @@ class slice_dim:
         return shape, strides, start * m.strides[dim] if 0 not in shape else 0
 
     def vjp(ctx, g):
+        if ctx.step == 1:
+            from ..autograd.pieces import piece
+
+            return piece(ctx, g, ctx.dim, ctx.start)
         return place_like(g, ctx.meta("input"), slice_dim.view, ctx.dim, ctx.start, ctx.stop,
                           ctx.step)
 
