@@ -185,7 +185,9 @@ class _Finder:
             found = find(name)
         else:
             owner = sys.modules.get(f"{head}.{parent}")
-            if not (hasattr(owner, "open_names") or parent.partition(".")[0] in device_names()):
+            # vars: the module's own look-up of missing names may import, which would ask us again
+            opened = owner is not None and "open_names" in vars(owner)
+            if not (opened or parent.partition(".")[0] in device_names()):
                 return None
             found = getattr(owner, name, None)
         if found is None or (parent and not isinstance(found, ModuleType)):

@@ -54,6 +54,9 @@ def test_the_current_stream_is_each_threads_own(cuda):
         t.join()
         with cuda.stream(None):
             assert cuda.current_stream() is s
+    other = cuda.Stream()
+    with s as entered, other, s:
+        assert entered is s is cuda.current_stream()
     assert seen == [cuda.default_stream()] and cuda.current_stream() is cuda.default_stream()
     cuda.set_stream(s)
     assert cuda.current_stream() is s

@@ -48,12 +48,9 @@ __path__: list[str] = []  # submodules are attributes: `import lampion.cuda.nvtx
 
 def __getattr__(name: str) -> Any:
     if name == "amp":  # mixed precision is the same on every device
-        import importlib
+        from lampion.amp.autocast_mode import of_device
 
-        try:
-            return importlib.import_module("lampion.amp")
-        except ModuleNotFoundError:
-            pass
+        return globals().setdefault("amp", of_device("cuda"))
     if name == "default_generators":
         return tuple(_generators())
     raise AttributeError(f"module 'lampion.cuda' has no attribute {name!r}")

@@ -133,6 +133,18 @@ class Stream:
     def freed(self) -> None:
         """Memory was given back on `allocator`."""
 
+    def __enter__(self) -> Stream:
+        """The current stream in the block, as by `lampion.cuda.stream(s)`."""
+        from .namespace import StreamContext
+
+        context = StreamContext(self)
+        context.__enter__()
+        self.gpu.current.entered.append(context)
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.gpu.current.entered.pop().__exit__()
+
     def __repr__(self) -> str:
         return f"<lampion.cuda.Stream device={self.gpu.where} cuda_stream={self.handle:#x}>"
 
@@ -149,6 +161,7 @@ class Current(threading.local):
 
     def __init__(self, stream: Stream) -> None:  # runs in each thread, when it first asks
         self.stream = stream if not FORKED else Forked()
+        self.entered: list[Any] = []  # blocks of `with stream:`
         if not FORKED:
             stream.gpu.activate()
 
