@@ -14,8 +14,7 @@ import pytest
 pytest.importorskip("lampion_cuda", reason="needs lampion-cuda")
 
 PROGRAM = """
-import gc, sys
-sys.path.insert(0, %r)
+import gc
 import simulator
 simulator.install()
 import lampion
@@ -46,8 +45,6 @@ def streams(x):
 
 def graph(x):
     captured = lampion.cuda.CUDAGraph()
-    out = x * 2
-    lampion.cuda.synchronize()
     with lampion.cuda.graph(captured):
         out = x.cumsum(0) * 2
     captured.replay()
@@ -56,7 +53,7 @@ def graph(x):
 def everything():
     x = lampion.arange(6., device="cuda") / 10
     parts = [train(), streams(x), graph(x)]
-    return ["%%.4f" %% float(p) for p in parts]
+    return [f"{float(p):.4f}" for p in parts]
 
 results = [everything() for _ in range(2)]
 assert results[0] == results[1], results
@@ -66,13 +63,15 @@ lampion.cuda.empty_cache()
 print(*results[0])
 print({k: v for k, v in simulator.counts().items() if v and k in (
     "allocations", "bytes", "pinned", "events", "graphs", "graph_execs", "waiting", "violations")})
-""" % str(Path(__file__).parent)
+"""
 
 
 @functools.cache
 def run(settings: str = "on") -> list[str]:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True,
-                          env={**os.environ, "LAMPION_SIMULATOR": settings}, timeout=300)
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "LAMPION_SIMULATOR": settings, "PYTHONPATH": path})
     assert not done.returncode, done.stderr
     return done.stdout.splitlines()
 
