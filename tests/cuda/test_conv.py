@@ -130,6 +130,14 @@ def test_values_and_gradients(gpu, case):
     assert ["cuda.conv" in p.chosen for p in forward] == [True]
 
 
+@pytest.mark.parametrize("layout", ["channels first", "channels last"])
+@pytest.mark.parametrize("dtype", [BF16, F32])
+def test_a_kernel_of_one(gpu, dtype, layout):
+    run(gpu, dtype, (3, 12, 5, 4), (20, 12, 1, 1), layout=layout)
+    run(gpu, dtype, (2, 3, 6), (5, 3, 1), layout=layout, bias=False)
+    run(gpu, dtype, (2, 3, 6), (5, 3, 1), layout="odd", padding=1)
+
+
 @pytest.mark.parametrize("order", [-1, 7])
 def test_every_order_of_threads(simulated, gpu, order):
     simulated.set(order=order)

@@ -18,6 +18,7 @@ from lampion.runtime.backend import Launch, OpCall
 from . import attention_kernels as text
 from .compiler import Bound, Compiled, build
 from .driver import check
+from .handwritten import ADDRESS
 from .launch import make_launch
 from .matrix import HALVES
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from .driver import Device
 
 WIDTHS = (32, 64, 96, 128, 192, 256)
-ADDRESS = ("address", None)
 _INT = 2**31
 
 

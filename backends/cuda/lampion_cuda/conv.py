@@ -2,9 +2,9 @@
 
 float16, bfloat16 and float32 of any rank, stride, dilation and padding on GPUs of compute
 capability 8.0 and newer (see `conv_kernels`); groups whose channels fill whole 16-byte chunks.
-Tensors that do not have their channels last and padded are first packed so. Every builder takes an
-OpCall and gives a Launch, or None where the core's direct loop nest serves. Imports this package
-and lampion's floors 0-2.
+Tensors that do not have their channels last and padded are first packed so. A kernel of 1 is a
+plain product where cuBLASLt is there. Every builder takes an OpCall and gives a Launch, or None
+where the core's direct loop nest serves. Imports this package and lampion's floors 0-2.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lampion.base.meta import Meta
+from lampion.base.meta import Meta, meta
 from lampion.runtime.backend import Launch, OpCall
 from lampion.runtime.lowering import channel_sums
 
 from . import conv_kernels as text
-from .attention import ADDRESS, build_tiled
+from .attention import build_tiled
 from .compiler import Bound
+from .handwritten import ADDRESS
 from .launch import kernel_call, make_launch
+from .lt import contract
 
 if TYPE_CHECKING:
     from .driver import Device
@@ -197,9 +199,52 @@ class _Problem:
                            [m.span for m in self.call.outputs], self.scratch, [name])
 
 
+def _flat(m: Meta) -> Meta | None:
+    """A tensor (n, channels, *space) as (n, channels, positions), if its memory allows."""
+    step, size = 0, 1
+    for n, s in zip(reversed(m.shape[2:]), reversed(m.strides[2:])):
+        if n != 1:
+            if size == 1:
+                step = s
+            elif s != step * size:
+                return None
+            size *= n
+    return meta(m.dtype, (*m.shape[:2], size), (*m.strides[:2], step), m.device)
+
+
+def _product(device: Device, call: OpCall, w: Meta, source: Meta, result: Meta,
+             turned: bool) -> Launch | None:
+    """A convolution that is a product of matrices as its operands lie: a kernel of 1 that visits
+    every place. `turned`: the weight's rows are channels of the result."""
+    x, y = _flat(source), _flat(result)
+    if not (call.groups == 1 and math.prod(w.shape[2:]) == 1 and x is not None and y is not None
+            and all(s == 1 for s in call.stride) and not any(call.padding)
+            and source.shape[2:] == result.shape[2:]):
+        return None
+    rows, columns = (1, 0) if turned else (0, 1)
+    a = meta(w.dtype, (w.shape[rows], w.shape[columns]), (w.strides[rows], w.strides[columns]),
+             w.device)
+    inputs: tuple[Meta, ...] = (a, x)
+    bias = call.args.get("bias")
+    if bias is not None:
+        bias = meta(bias.dtype, (bias.shape[0], 1), (bias.strides[0], 0), bias.device)
+        inputs = (a, x, bias)
+    made = contract(device, OpCall("contract", inputs, {"a": a, "b": x, "bias": bias}, (y,),
+                                   call.device))
+    if made is None:
+        return None
+    run, into = made.launch, made.into
+    return Launch(lambda first, second, *rest: run(second, first, *rest),
+                  lambda out, first, second, *rest: into(out, second, first, *rest),
+                  made.kernels, made)
+
+
 def forward(device: Device, call: OpCall) -> Launch | None:
     """y = x * w (+ bias)."""
     inputs = 2 + (call.bias is not None)
+    made = _product(device, call, call.weight, call.input, call.outputs[0], False)
+    if made is not None:
+        return made
     p = _Problem(device, call, call.input, call.weight, call.outputs[0], 1 + inputs)
     if not p.suits() or (call.bias is not None and call.bias.dtype is not p.y.dtype):
         return None
@@ -233,6 +278,9 @@ def _classes(p: _Problem, axis: int) -> list[tuple[int, int, int, int, int, int,
 def backward_data(device: Device, call: OpCall) -> Launch | None:
     """The gradient of x, one class of positions after the other: those with equal remainders by
     the stride meet the same kernel positions."""
+    made = _product(device, call, call.weight, call.grad, call.outputs[0], True)
+    if made is not None:
+        return made
     p = _Problem(device, call, call.outputs[0], call.weight, call.grad, 3)
     if not p.suits() or math.prod(p.stride) > 16:
         return None

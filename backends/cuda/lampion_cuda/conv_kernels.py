@@ -452,22 +452,26 @@ def pack_text(form: Form) -> tuple[str, list[str]]:
   x += n / inner * x_outer + n % inner * x_inner;
   out += n * positions * channels;
   // neighbours read neighbours: along channels, or else along positions
-  const bool along = x_channel == 1;
+  const bool along = x_channel == 1, dense = x_x == 1 && x_y == line && x_z == plane;
+#pragma unroll 8
   for (int e = threadIdx.x; e < 64 * 64; e += THREADS) {{
     const int i = along ? e / 64 : e % 64, j = along ? e % 64 : e / 64, p = p0 + i, c = c0 + j;
-    T value = 0;
-    if (p < positions && c < given) {{
+    long at = p;
+    if (!dense) {{
       const int z = quotient(p, plane_magic, plane_shift), in_plane = p - z * (int)plane;
       const int y = quotient(in_plane, line_magic, line_shift), x_ = in_plane - y * (int)line;
-      value = x[c * x_channel + z * x_z + y * x_y + x_ * x_x];
+      at = z * x_z + y * x_y + x_ * x_x;
     }}
-    tile[i][j] = value;
+    tile[i][j] = p < positions && c < given ? x[c * x_channel + at] : (T)0;
   }}
   __syncthreads();
-  for (int e = threadIdx.x; e < 64 * 64; e += THREADS) {{
-    const int i = e / 64, j = e % 64;
+  // in pieces of 4 bytes: a row of the tile and of the result starts at a multiple of that
+  constexpr int PIECE = 4 / sizeof(T);
+#pragma unroll 8
+  for (int e = threadIdx.x; e < 64 * 64 / PIECE; e += THREADS) {{
+    const int i = e * PIECE / 64, j = e * PIECE % 64;
     if (p0 + i < positions && c0 + j < channels)
-      out[(p0 + i) * channels + c0 + j] = tile[i][j];
+      *(uint *)(out + (p0 + i) * channels + c0 + j) = *(const uint *)&tile[i][j];
   }}
 }}
 """
