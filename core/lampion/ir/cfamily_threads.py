@@ -24,19 +24,18 @@ from .cfamily_threads_scatter import AtomicPrinter, OrderedPrinter, features, sc
 from .cfamily_threads_team import TeamPrinter
 from .cfamily_threads_tile import SIDE, TilePrinter, tile_axis
 from .cfamily_threads_vector import VectorPrinter, vectorizable
-from .expr import Expr, is_const, walk
+from .expr import is_const, walk
 from .kernel import (
     ArgReduce,
     Kernel,
     Reduce,
     Scan,
     Scatter,
-    Stage,
     Store,
     coefficient,
     expressions,
-    statement_exprs,
 )
+from .schedule import columns_together
 
 ITEM = 64             # work items of a group where they do not cooperate
 GROUP = 256           # the same where there are many points
@@ -95,7 +94,7 @@ def _vector(kernel: Kernel, grid: Sequence[int], narrow: bool, max_group: int) -
     while vector > 1 and vector * heavy > COST:
         vector //= 2
     loads = {e for e in walk(expressions(kernel)) if e.op == "load"}
-    there = sum(of(e).itemsize for e in loads) or 8
+    there = sum(of(e).itemsize for e in loads if unit(e.args[0], len(grid) - 1)) or 8
     unroll = 1
     while (unroll < 4 and 2 * unroll * vector * there <= IN_FLIGHT
            and 2 * unroll * vector * heavy <= COST and points >= 2 * unroll * vector * BUSY):
@@ -121,7 +120,7 @@ def _scan(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], 
     length = max(lanes_schedule._product(r) for r in ranges if r)
     points = lanes_schedule._product(grid)
     uneven = any(x.op == "index" for stage in kernel.stages for x in walk(stage.ranges))
-    across = bool(grid) and _columns(kernel)
+    across = bool(grid) and columns_together(kernel)
     if length < WARP or uneven or (across and (points >= BUSY or length < 4 * WARP)):
         return item
     stages = [s for s in kernel.stages if any(isinstance(x, Scan) for x in s.body)]
@@ -152,7 +151,7 @@ def _scatter(kernel: Kernel, grid: Sequence[int], ranges: Sequence[int], item: V
     assert s is not None
     length, points = lanes_schedule._product(ranges), lanes_schedule._product(grid)
     narrow = item.narrow and length * points < NARROW
-    across = bool(grid) and _columns(kernel)
+    across = bool(grid) and columns_together(kernel)
     if dialect is not None and (s.op, kernel.args[s.slot].dtype.name) in dialect.atomics:
         return Variant("atomic", min(GROUP, max_group), narrow, across=across)
     shared = features(kernel, s)
@@ -169,33 +168,15 @@ def _scatter(kernel: Kernel, grid: Sequence[int], ranges: Sequence[int], item: V
     return Variant("ordered", group, True, 1, 4, lanes, shards=shards)
 
 
-def _columns(kernel: Kernel) -> bool:
-    """Whether what the ranges touch lies together along the last grid axis, not along them."""
-    score = 0
-    first = len(kernel.grid)
-    for stage in kernel.stages:
-        if stage.ranges:
-            last = first + len(stage.ranges) - 1
-            for e in _indices(stage):
-                score += unit(e, first - 1) - unit(e, last)
-    return score > 0
-
-
-def _indices(stage: Stage) -> set[Expr]:
-    """Where a stage reads and writes."""
-    roots = [x for s in stage.body for x in statement_exprs(s)]
-    found = {e.args[0] for e in walk(roots) if e.op == "load"}
-    return found | {s.index for s in stage.body if isinstance(s, (Store, Scatter))}
-
-
 def _team(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], narrow: bool,
           max_group: int) -> Variant:
     length = max(lanes_schedule._product(r) for r in ranges if r)
     points = lanes_schedule._product(grid)
-    if grid and grid[-1] > 1 and _columns(kernel):
+    if grid and grid[-1] > 1 and columns_together(kernel):
         columns = min(WARP, max_group)
+        largest = max_group if points < 16 * GROUP else min(2 * GROUP, max_group)
         team = 1
-        while team < 32 and team * columns * 2 <= max_group and team * 8 <= length:
+        while team < 32 and team * columns * 2 <= largest and team * 8 <= length:
             team *= 2
         while team * columns < min(4 * WARP, max_group):
             columns *= 2

@@ -97,16 +97,36 @@ def wanted(call: KernelCall, threads: bool = False) -> bool:
         grid *= size(e, call.params)
     if grid == 0:
         return False
-    rows, single = _shape(kernel)
+    rows, single = _shape(kernel, threads)
     cut = _cut_for_threads if threads else _cut
     if not any(cut(st, call.params, grid, rows, single) for st in kernel.stages if st.ranges):
         return False
     return threads or (single and not rows) or grid < (FEW_ROWS if rows else FEW_COLUMNS)
 
 
-def _shape(kernel: Kernel) -> tuple[bool, bool]:
+def _shape(kernel: Kernel, threads: bool) -> tuple[bool, bool]:
     """(lanes run along a range, only one stage has ranges)."""
-    return _rows(kernel), sum(1 for st in kernel.stages if st.ranges) == 1
+    rows = not (kernel.grid and columns_together(kernel)) if threads else _rows(kernel)
+    return rows, sum(1 for st in kernel.stages if st.ranges) == 1
+
+
+def columns_together(kernel: Kernel) -> bool:
+    """Whether what the ranges touch lies together along the last grid axis, not along them."""
+    score = 0
+    for stage in kernel.stages:
+        if stage.ranges:
+            roots = [x for s in stage.body for x in statement_exprs(s)]
+            places = {e.args[0] for e in walk(roots) if e.op == "load"}
+            places |= {s.index for s in stage.body if isinstance(s, (Store, Scatter))}
+            grid = len(kernel.grid)
+            score += sum(_unit(e, grid - 1) - _unit(e, grid + len(stage.ranges) - 1)
+                         for e in places)
+    return score > 0
+
+
+def _unit(e: Expr, axis: int) -> bool:
+    step = coefficient(e, axis)
+    return step is not None and is_const(step, 1)
 
 
 def size(e: Expr, params: Sequence[int]) -> int:
@@ -134,10 +154,8 @@ def _rows(kernel: Kernel) -> bool:
             axis = len(kernel.grid) + len(st.ranges) - 1
             roots = [x for s in st.body for x in statement_exprs(s)]
             for e in walk(roots):
-                if e.op == "load":
-                    c = coefficient(e.args[0], axis)
-                    if c is not None and is_const(c, 1):
-                        return True
+                if e.op == "load" and _unit(e.args[0], axis):
+                    return True
     return False
 
 
@@ -210,7 +228,7 @@ class _Splitter:
         self.slots = list(call.slots)
         self.values = list(call.params)
         self.prefix: list[Stage] = []
-        self.shape = _shape(call.kernel)
+        self.shape = _shape(call.kernel, threads)
         self.rule = _cut_for_threads if threads else _cut
         self.grid = 1
         for e in self.kernel.grid:
