@@ -432,3 +432,21 @@ def test_two_gpus(settings):
         assert not simulator.get("violations"), simulator.message()
     """, devices=2, **settings)
 
+
+@apart
+def test_two_gpus_that_do_not_reach_each_other():
+    from programs_apart import run
+
+    run("""
+        from cuda.bindings import driver
+        driver.cuDeviceCanAccessPeer = lambda a, b: (driver.CUresult(0), 0)
+        peer = []
+        copy, driver.cuMemcpyPeerAsync = driver.cuMemcpyPeerAsync, lambda *a: peer.append(a)
+        a = lampion.arange(1000.0, device="cuda:0")
+        b = (a * 2).to("cuda:1") + 1
+        assert b.tolist() == [2.0 * k + 1 for k in range(1000)] and not peer
+        assert not lampion.cuda.can_device_access_peer(0, 1)
+        a.copy_(b)
+        assert a.tolist() == b.tolist()
+        assert not simulator.get("violations"), simulator.message()
+    """, devices=2)

@@ -15,7 +15,7 @@ from lampion.base.device import device as _device_type
 from lampion.base.errors import OutOfMemoryError
 
 from . import nvtx
-from .driver import check
+from .driver import _devices, check
 from .graphs import (
     CUDAGraph,
     graph,
@@ -85,8 +85,6 @@ def init() -> None:
 
 def is_initialized() -> bool:
     """Whether a GPU has been used in this process."""
-    from .driver import _devices
-
     return bool(_devices)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import threading
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from .driver import check
@@ -27,12 +28,14 @@ class Block:
 
     def __init__(self, pointer: int, size: int, pool: PinnedPool) -> None:
         self.pointer, self.size, self.pool = pointer, size, pool
-        self.events: list[Event] = []  # the ends of the copies that use it
+        self.events: dict[Stream, Event] = {}  # the end of the last copy that uses it, by stream
 
     def used(self, stream: Stream) -> None:
         """A copy from or to this block was enqueued on a stream."""
-        self.events = [e for e in self.events if not e.query()]
-        self.events.append(stream.record_event())
+        event = self.events.get(stream)
+        if event is None:
+            event = self.events[stream] = Event()
+        event.record(stream)
 
     def __del__(self) -> None:
         try:
@@ -47,7 +50,7 @@ class PinnedPool:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.free: dict[int, list[int]] = {}
-        self.waiting: list[tuple[list[Event], int, int]] = []
+        self.waiting: list[tuple[Collection[Event], int, int]] = []
         self.starts: list[int] = []       # of the blocks in use, in order
         self.blocks: dict[int, Any] = {}  # weak references to them by start
         self.reserved = 0
@@ -90,7 +93,7 @@ class PinnedPool:
         with self.lock:
             self.starts.remove(block.pointer)
             del self.blocks[block.pointer]
-            self.waiting.append((block.events, block.pointer, block.size))
+            self.waiting.append((block.events.values(), block.pointer, block.size))
 
     def _collect(self) -> None:
         waiting, self.waiting = self.waiting, []
