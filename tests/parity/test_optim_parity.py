@@ -49,6 +49,11 @@ CASES = {
         {"weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
     "ASGD": [{}, {"t0": 2, "weight_decay": 0.1}],
+    "Adafactor": [
+        {},
+        {"lr": 0.1, "weight_decay": 0.1, "maximize": True},
+        {"beta2_decay": -0.5, "eps": (1e-3, 1e-2), "d": 2.0},
+    ],
     "Rprop": [{}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.05), "maximize": True}],
 }
 ALL = [(name, options) for name, cases in CASES.items() for options in cases]
