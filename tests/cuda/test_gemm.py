@@ -212,7 +212,7 @@ def test_what_has_no_layout_is_packed_once(cublas):
 
 
 def test_few_heads_are_calls_and_many_are_packed(gpu):
-    from lampion_cuda.lt import prepare
+    from lampion_cuda.lt_layout import prepare
 
     def apart(outer):
         return problem(*(tensor((outer, 3, 8, 8), "float32").meta for _ in range(2)),
@@ -283,6 +283,24 @@ def test_timing_keeps_the_result(cublas, monkeypatch):
     for _ in range(3):
         close(F.linear(a, w, b), array(a) @ array(w).T + array(b), "float32")
         close(a @ w.t(), array(a) @ array(w).T, "float32")
+
+
+def test_in_a_graph(blas):
+    x, w, b = (tensor(s, "float32", "cuda") for s in ((9, 40), (30, 40), (30,)))
+
+    def work():  # with packed operands, and a split product
+        return F.linear(x[:, ::2], w[:, ::2], b) @ lampion.ones(30, 20, device="cuda")
+
+    work()
+    graph = lampion.cuda.CUDAGraph()
+    with lampion.cuda.graph(graph):
+        y = work()
+    for _ in range(2):
+        x.copy_(tensor((9, 40), "float32"))
+        b.copy_(tensor((30,), "float32"))
+        graph.replay()
+        expected = array(x)[:, ::2] @ array(w)[:, ::2].T + array(b)
+        close(y, expected @ np.ones((30, 20)), "float32")
 
 
 def test_threads_share_plans(cublas):

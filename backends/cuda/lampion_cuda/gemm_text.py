@@ -14,6 +14,7 @@ from lampion.base import dtype as dt
 from lampion.base.dtype import dtype
 
 from .dialect import CUDAC
+from .matrix import instructions
 
 
 class Tile(NamedTuple):
@@ -50,7 +51,6 @@ _ARITHMETIC = {dt.float64: "double", dt.int64: "ulong", dt.int8: "uint", dt.uint
                dt.int16: "uint", dt.int32: "uint"}
 INNER = ("m", "n", "k", "am", "ak", "bk", "bn", "cm", "cn", "tm", "tn", "depth")
 
-_INLINE = "#define INLINE static __forceinline__ __device__"
 
 
 def accumulator(d: dtype) -> dtype:
@@ -66,7 +66,7 @@ def _head(d: dtype, defines: dict[str, object]) -> list[str]:
     elif d is dt.bfloat16:
         load, store = "as_bits<float>((uint)(x) << 16)", "lmp_to_bfloat16(x)"
     fma = {"float": "fmaf(x, y, z)", "double": "fma(x, y, z)"}.get(arithmetic, "((x) * (y) + (z))")
-    return [CUDAC.prelude, _INLINE, f"#define MEM {_MEMORY[d]}", f"#define ARI {arithmetic}",
+    return [CUDAC.prelude, f"#define MEM {_MEMORY[d]}", f"#define ARI {arithmetic}",
             f"#define LOAD(x) {load}", f"#define STORE(x) {store}", f"#define FMA(x, y, z) {fma}",
             *(f"#define {k} {v}" for k, v in defines.items())]
 
@@ -230,78 +230,23 @@ def tiles(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, spli
 
 # -- with tensor cores ----------------------------------------------------------------------------
 
-# The three instructions, and what they mean in terms of warp shuffles, for hosts without them.
-_TENSOR = """\
-#ifdef LMP_HOST
-INLINE void copy16(void *to, const void *from, int bytes) {
-  for (int q = 0; q < 16; ++q) ((char *)to)[q] = q < bytes ? ((const char *)from)[q] : 0;
-}
-INLINE void copies_done() {}
-INLINE void copies_but(int) {}
-INLINE void load_matrices(uint *r, const void *row, bool turned) {
-  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  for (int x = 0; x < 4; ++x) {
-    ushort v[2];
-    for (int h = 0; h < 2; ++h) {
-      const int line = turned ? 2 * q + h : g, at = turned ? g : 2 * q + h;
-      v[h] = ((const ushort *)__shfl_sync(~0u, (unsigned long long)row, x * 8 + line))[at];
-    }
-    r[x] = v[0] | (uint)v[1] << 16;
-  }
-}
-INLINE void LMP_MMA(float *d, const uint *a, const uint *b) {
-  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  for (int x = 0; x < 4; ++x) {
-    uint rows[4], columns[2][2];
-    for (int h = 0; h < 4; ++h) rows[h] = __shfl_sync(~0u, a[h], g * 4 + x);
-    for (int h = 0; h < 4; ++h)
-      columns[h / 2][h % 2] = __shfl_sync(~0u, b[h % 2], (2 * q + h / 2) * 4 + x);
-    for (int h = 0; h < 4; ++h)
-      for (int s = 0; s < 2; ++s)
-        for (int z = 0; z < 32; z += 16)
-          d[h] += LOAD((ushort)(rows[h / 2 + 2 * s] >> z)) * LOAD((ushort)(columns[h % 2][s] >> z));
-  }
-}
-#else
-INLINE uint shared_address(const void *p) { return (uint)__cvta_generic_to_shared(p); }
-// 16 bytes to shared memory, zeros from `bytes` on, without waiting.
-INLINE void copy16(void *to, const void *from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-               :: "r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
-}
-INLINE void copies_done() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-#define copies_but(n) asm volatile("cp.async.wait_group %0;" :: "n"(n) : "memory")
-#define load_matrices(r, row, turned) \\
-  if (turned) asm volatile( \\
-      "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" \\
-      : "=r"((r)[0]), "=r"((r)[1]), "=r"((r)[2]), "=r"((r)[3]) : "r"(shared_address(row)) \\
-      : "memory"); \\
-  else asm volatile( \\
-      "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" \\
-      : "=r"((r)[0]), "=r"((r)[1]), "=r"((r)[2]), "=r"((r)[3]) : "r"(shared_address(row)) \\
-      : "memory")
-#define LMP_MMA(d, a, b) asm volatile( \\
-  "mma.sync.aligned.m16n8k16.row.col.f32." KIND "." KIND ".f32 " \\
-  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \\
-  : "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]) \\
-  : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "r"((b)[0]), "r"((b)[1]))
-#endif
+_TILES = """\
 // Where chunk `x` (8 elements) of row `r` is in a tile with C chunks a row: eight rows of one
 // chunk, which one instruction reads, are in different banks.
 #define SPOT(r, x, C) ((r) * (C) + ((x) ^ ((C) >= 8 ? (r) & 7 : (C) == 4 ? (r) >> 1 & 3 \\
                                                     : (r) >> 2 & 1)))
 // One tile of an operand: ROWS rows of C chunks, elements `step` apart, rows `pitch` apart, from
-// `x` on. Beyond `high` rows and `wide` elements there are zeros.
+// `x` on. Beyond `high` rows and `wide` elements there are zeros. `whole`: 16 bytes at a time.
 #define FETCH(tile, x, ROWS, C, pitch, step, whole, high, wide) { \\
     const int first = t / (C), s = t % (C); \\
     const ushort *from = (x) + first * (pitch) + s * 8 * (step); \\
-    int left = (int)((wide) < 8 * (C) ? (wide) : 8 * (C)) - s * 8; \\
-    left = left < 0 ? 0 : left > 8 ? 8 : left; \\
+    const int left = (int)((wide) < 8 * (C) ? (wide) : 8 * (C)) - s * 8; \\
     if (whole) { \\
       _Pragma("unroll") for (int v = 0; v < (ROWS); v += THREADS / (C)) { \\
-        const int r = first + v, bytes = r < (high) ? left * 2 : 0; \\
+        const int r = first + v; \\
+        const bool there = r < (high) && left > 0; \\
         if ((ROWS) % (THREADS / (C)) == 0 || r < (ROWS)) \\
-          copy16((tile) + SPOT(r, s, C) * 8, bytes ? from : (x), bytes); \\
+          copy16((tile) + SPOT(r, s, C) * 8, there ? from : (x), there); \\
         from += THREADS / (C) * (pitch); \\
       } \\
     } else { \\
@@ -320,17 +265,16 @@ def tensor(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, spl
     and b, lie along k in memory, which decides how their tiles are kept."""
     threads = t.threads
     defines = {"BM": t.rows, "BN": t.columns, "BK": t.depth, "WM": t.own_rows,
-               "WN": t.own_columns, "STAGES": t.stages, "THREADS": threads,
-               "KIND": '"bf16"' if d is dt.bfloat16 else '"f16"'}
+               "WN": t.own_columns, "STAGES": t.stages, "THREADS": threads}
     # (rows, chunks a row) of a tile in shared memory, and (pitch, step, high, wide)
     a_rows, a_chunks = ("BM", "(BK / 8)") if along[0] else ("BK", "(BM / 8)")
     b_rows, b_chunks = ("BN", "(BK / 8)") if along[1] else ("BK", "(BN / 8)")
     a_walk = ("am", "ak") if along[0] else ("ak", "am")
     b_walk = ("bn", "bk") if along[1] else ("bk", "bn")
 
-    def whole(x: str, walk: tuple[str, str]) -> str:
-        return (f"  const bool whole_{x} = {walk[1]} == 1 && {walk[0]} % 8 == 0 && "
-                f"(unsigned long long){x} % 16 == 0;")
+    def whole(x: str, walk: tuple[str, str], end: str) -> str:
+        return (f"  const bool whole_{x} = {walk[1]} == 1 && {walk[0]} % 8 == 0 && {end} % 8 == 0 "
+                f"&& (unsigned long long){x} % 16 == 0;")
 
     def fetch(x: str, rows: str, chunks: str, walk: tuple[str, str], side: str,
               k_wide: bool) -> str:
@@ -346,10 +290,18 @@ def tensor(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, spl
               f"{b_chunks})" if along[1] else
               f"SPOT(q + (lane & 7) + (lane >> 3 & 1) * 8, (wn + s * 16) / 8 + (lane >> 4), "
               f"{b_chunks})")
-    pair = ("if (pairs && j + 1 < n) { const uint two = STORE(acc[r][s][h * 2]) | (uint)STORE("
-            "acc[r][s][h * 2 + 1]) << 16; *(uint *)(c + i * cm + j) = two; } else ")
+    read = {True: "load_matrices", False: "load_turned"}
+    added = [f"        if (i < m && j + {h} < n) v{h} += LOAD(e[i * em + (j + {h}) * en]);"
+             for h in range(2)] if bias and not split else []
+    # two columns at once where they are neighbours; parts are always dense
+    target, row, value = ("w", "n", "v{h}") if split else ("c", "cm", "STORE(v{h})")
+    step = "1" if split else "cn"
+    both = ("*(float2 *)(w + i * n + j) = make_float2(v0, v1);" if split else
+            "*(uint *)(c + i * cm + j) = pack2(v0, v1);")
+    one = [f"if (j + {h} < n) {target}[i * {row} + (j + {h}) * {step}] = {value.format(h=h)};"
+           for h in range(2)]
     return "\n".join([
-        *_head(d, defines), _TENSOR,
+        *_head(d, defines), instructions(d), _TILES,
         "#define BRING(number) { \\",
         "    const long at = k0 + (long)(number) * BK; const int slot = (number) % STAGES; \\",
         fetch("a", a_rows, a_chunks, a_walk, "rows", along[0]),
@@ -364,7 +316,7 @@ def tensor(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, spl
         "  const int t = threadIdx.x, lane = t % 32, warp = t / 32;",
         "  const int rows = m - i0 < BM ? (int)(m - i0) : BM;",
         "  const int columns = n - j0 < BN ? (int)(n - j0) : BN;",
-        whole("a", a_walk), whole("b", b_walk),
+        whole("a", a_walk, "k" if along[0] else "m"), whole("b", b_walk, "k" if along[1] else "n"),
         "  const int wm = warp / (BN / WN) * WM, wn = warp % (BN / WN) * WN;",
         "  float acc[WM / 16][WN / 8][4];",
         "#pragma unroll",
@@ -376,13 +328,13 @@ def tensor(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, spl
         "  const int steps = (int)((k1 - k0 + BK - 1) / BK);",
         "  for (int z = 0; z < STAGES - 1; ++z) {",
         "    if (z < steps) BRING(z)",
-        "    copies_done();",
+        "    end_copies();",
         "  }",
         "  for (int z = 0; z < steps; ++z) {",
-        "    copies_but(STAGES - 2);",
+        "    wait_copies<STAGES - 2>();",
         "    __syncthreads();",
         "    if (z + STAGES - 1 < steps) BRING(z + STAGES - 1)",
-        "    copies_done();",
+        "    end_copies();",
         f"    const ushort *const as = a_tiles + z % STAGES * {a_rows} * {a_chunks} * 8;",
         f"    const ushort *const bs = b_tiles + z % STAGES * {b_rows} * {b_chunks} * 8;",
         "#pragma unroll",
@@ -390,20 +342,21 @@ def tensor(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, spl
         "      uint x[WM / 16][4], y[WN / 16][4];",
         "#pragma unroll",
         "      for (int r = 0; r < WM / 16; ++r) {",
-        f"        load_matrices(x[r], as + {a_spot} * 8, {int(not along[0])});",
+        f"        {read[along[0]]}(x[r], as + {a_spot} * 8);",
         "      }",
         "#pragma unroll",
         "      for (int s = 0; s < WN / 16; ++s) {",
-        f"        load_matrices(y[s], bs + {b_spot} * 8, {int(not along[1])});",
+        f"        {read[along[1]]}(y[s], bs + {b_spot} * 8);",
         "      }",
         "#pragma unroll",
         "      for (int r = 0; r < WM / 16; ++r)",
         "#pragma unroll",
-        "        for (int s = 0; s < WN / 8; ++s) LMP_MMA(acc[r][s], x[r], y[s / 2] + s % 2 * 2);",
+        "        for (int s = 0; s < WN / 8; ++s)",
+        "          mma(acc[r][s], x[r], y[s / 2][s % 2 * 2], y[s / 2][s % 2 * 2 + 1]);",
         "    }",
         "  }",
-        "" if split or bias else "  const bool pairs = cn == 1 && cm % 2 == 0 && "
-        "(unsigned long long)c % 4 == 0;",
+        "  const bool pairs = n % 2 == 0;" if split else
+        "  const bool pairs = cn == 1 && cm % 2 == 0 && (unsigned long long)c % 4 == 0;",
         "#pragma unroll",
         "  for (int r = 0; r < WM / 16; ++r)",
         "#pragma unroll",
@@ -411,12 +364,10 @@ def tensor(d: dtype, t: Tile, along: tuple[bool, bool], nb: int, bias: bool, spl
         "#pragma unroll",
         "      for (int h = 0; h < 2; ++h) {",
         "        const long i = i0 + wm + r * 16 + h * 8 + lane / 4;",
-        "        long j = j0 + wn + s * 8 + lane % 4 * 2;",
-        f"        if (i < m) {{ {'' if split or bias else pair}{{",
-        f"          if (j < n) {{ {_result(bias, split, 'acc[r][s][h * 2]')} }}",
-        "          ++j;",
-        f"          if (j < n) {{ {_result(bias, split, 'acc[r][s][h * 2 + 1]')} }}",
-        "        } }",
+        "        const long j = j0 + wn + s * 8 + lane % 4 * 2;",
+        "        float v0 = acc[r][s][h * 2], v1 = acc[r][s][h * 2 + 1];", *added,
+        f"        if (i < m && pairs && j + 1 < n) {{ {both} }}",
+        f"        else if (i < m) {{ {' '.join(one)} }}",
         "      }",
         "}"])
 
