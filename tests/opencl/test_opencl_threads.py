@@ -146,6 +146,15 @@ def test_transposes_go_through_tiles(backend, shape, strides):
         check(backend, kernel, params, [memory(d, shape, s) for s in strides])
 
 
+@gpu
+def test_large_transposes_take_larger_tiles(backend):
+    shape = (1030, 1050)
+    for d in (dt.float32, dt.bfloat16):
+        kernel, params = pointwise([d], lambda x: x, d, shape, [(1050, 1), (1, 1030)])
+        assert cfamily_threads.choose(kernel, params).vector == 64
+        check(backend, kernel, params, [np.zeros(1030 * 1050, d.np), memory(d, shape, (1, 1030))])
+
+
 def shares(d, rows, cols, pitch, columns=False):
     """Three stages like softmax's: x - max, divided by the sum of |x - max| + 1."""
     p = Params()

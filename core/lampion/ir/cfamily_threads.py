@@ -22,7 +22,7 @@ from .cfamily_lanes import sizes
 from .cfamily_packed import NARROW, ThreadPrinter, fits, unit, vector_length
 from .cfamily_threads_scatter import AtomicPrinter, OrderedPrinter, features, scatter_of
 from .cfamily_threads_team import TeamPrinter
-from .cfamily_threads_tile import SIDE, TilePrinter, tile_axis
+from .cfamily_threads_tile import SIDES, TilePrinter, tile_axis
 from .cfamily_threads_vector import VectorPrinter, vectorizable
 from .expr import is_const, walk
 from .kernel import (
@@ -48,10 +48,10 @@ WARP = 32             # items that touch memory together
 
 class Variant(NamedTuple):
     """shape: one of those above; `group` is the work group size; narrow: index arithmetic in 32
-    bits; `vector` elements an access, `unroll` of them at a time; `team` items a grid point,
-    `across` columns; `kept`: rows stay in registers; `main`: a stage with the ranges that all of
-    this is about, or a tile's other axis; `shards`: groups that look through the points of an
-    ordered scatter, `team` neighbouring features each."""
+    bits; `vector` elements an access (or a tile's side), `unroll` of them at a time; `team` items a
+    grid point, `across` columns; `kept`: rows stay in registers; `main`: a stage with the ranges
+    that all of this is about, or a tile's other axis; `shards`: groups that look through the points
+    of an ordered scatter, `team` neighbouring features each."""
 
     shape: str
     group: int
@@ -87,8 +87,9 @@ def choose(kernel: Kernel, params: Sequence[int], max_group: int = 256,
 def _vector(kernel: Kernel, grid: Sequence[int], narrow: bool, max_group: int) -> Variant:
     points = lanes_schedule._product(grid)
     axis = tile_axis(kernel, grid)
-    if axis >= 0 and max_group >= SIDE:
-        return Variant("tile", min(GROUP, max_group), narrow, main=axis)
+    if axis >= 0 and max_group >= SIDES[1]:
+        side = SIDES[min(grid[axis], grid[-1]) >= SIDES[1] and points >= 8 * BUSY]
+        return Variant("tile", min(GROUP, max_group), narrow, side, main=axis)
     vector = vector_length(kernel, kernel.stages, len(grid) - 1, grid[-1], tail=len(grid) == 1)
     heavy = _cost(kernel)
     while vector > 1 and vector * heavy > COST:
@@ -127,7 +128,7 @@ def _scan(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], 
     heavy, team = _cost(kernel), 1
     if across:
         columns = min(WARP, max_group)
-        while team < 32 and team * columns * 2 <= max_group and team * 8 <= length:
+        while team * columns * 2 <= min(2 * GROUP, max_group) and team * 8 <= length:
             team *= 2
         each = 4 if 4 * heavy <= 2 * COST else 1
         return Variant("team", team * columns, item.narrow, 1, each, team, True)
@@ -174,13 +175,15 @@ def _team(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], 
     points = lanes_schedule._product(grid)
     if grid and grid[-1] > 1 and columns_together(kernel):
         columns = min(WARP, max_group)
-        largest = max_group if points < 16 * GROUP else min(2 * GROUP, max_group)
         team = 1
-        while team < 32 and team * columns * 2 <= largest and team * 8 <= length:
+        while team * columns * 2 <= min(2 * GROUP, max_group) and team * 8 <= length:
             team *= 2
         while team * columns < min(4 * WARP, max_group):
             columns *= 2
-        unroll = 4 if length >= 4 * team else 1
+        loads = [e for e in walk(expressions(kernel)) if e.op == "load"]
+        unroll = 8 if any(of(e).itemsize < 4 for e in loads) else 4
+        while unroll > 1 and length < unroll * team:
+            unroll //= 2
         return Variant("team", team * columns, narrow, 1, unroll, team, True)
     main = max(range(len(ranges)), key=lambda k: lanes_schedule._product(ranges[k] or [-1]))
     alike = [s for s in kernel.stages if s.ranges == kernel.stages[main].ranges]
@@ -239,7 +242,7 @@ def geometry(kernel: Kernel, variant: Variant, params: Sequence[int],
     if variant.shape == "vector":
         each = variant.group * variant.vector * variant.unroll
     elif variant.shape == "tile":
-        sides = [-(-n // SIDE) if k in (variant.main, len(grid) - 1) else n
+        sides = [-(-n // variant.vector) if k in (variant.main, len(grid) - 1) else n
                  for k, n in enumerate(grid)]
         return (lanes_schedule._product(sides) * variant.group, 1), (0, 0)
     elif variant.shape == "atomic":
@@ -263,7 +266,7 @@ def render(kernel: Kernel, dialect: Dialect, variant: Variant, name: str) -> str
     if v.shape == "vector":
         printer = VectorPrinter(kernel, dialect, v.narrow, v.group, v.vector, v.unroll)
     elif v.shape == "tile":
-        printer = TilePrinter(kernel, dialect, v.narrow, v.group, v.main)
+        printer = TilePrinter(kernel, dialect, v.narrow, v.group, v.main, v.vector)
     elif v.shape == "team":
         printer = TeamPrinter(kernel, dialect, v.narrow, v.group, v.team, v.vector, v.unroll,
                               v.across, v.kept, v.main)

@@ -15,7 +15,7 @@ from .cfamily_packed import ThreadPrinter, unit
 from .expr import Expr, is_const, walk
 from .kernel import Kernel, Store, coefficient, expressions
 
-SIDE = 32  # points of a tile along each of its axes
+SIDES = (32, 64)  # points of a tile along each of its axes; the larger where there are many
 
 
 def transposed(kernel: Kernel, axis: int) -> list[Expr]:
@@ -33,18 +33,19 @@ def tile_axis(kernel: Kernel, grid: Sequence[int]) -> int:
     """The axis that is tiled with the last one, or -1. `kernel` has no ranges."""
     last = len(grid) - 1
     stores = [s for stage in kernel.stages for s in stage.body if isinstance(s, Store)]
-    if last < 1 or grid[last] < SIDE // 2 or not any(unit(s.index, last) for s in stores):
+    if last < 1 or grid[last] < SIDES[0] // 2 or not any(unit(s.index, last) for s in stores):
         return -1
-    return next((k for k in range(last) if grid[k] >= SIDE // 2 and transposed(kernel, k)), -1)
+    return next((k for k in range(last) if grid[k] >= SIDES[0] // 2 and transposed(kernel, k)), -1)
 
 
 class TilePrinter(ThreadPrinter):
-    """A tile of SIDE x SIDE points a group: along `axis` and the last axis."""
+    """A tile of side x side points a group: along `axis` and the last axis."""
 
-    def __init__(self, kernel: Kernel, dialect: Dialect, narrow: bool, group: int,
-                 axis: int) -> None:
+    def __init__(self, kernel: Kernel, dialect: Dialect, narrow: bool, group: int, axis: int,
+                 side: int) -> None:
         super().__init__(kernel, dialect, narrow)
         self.group, self.axis, self.last = group, axis, len(kernel.grid) - 1
+        self.side = side
 
     def print(self) -> None:
         """Print the body."""
@@ -55,19 +56,20 @@ class TilePrinter(ThreadPrinter):
         tiles = {x: e.fresh("tile") for x in loads}
         for x, name in tiles.items():
             e.line(f"{self.dialect.local}{self.dialect.types[of(x).name]} "
-                   f"{name}[{SIDE * (SIDE + 1)}];")
+                   f"{name}[{self.side * self._pitch(x)}];")
         e.line(f"const int l = {self.local_id()};")
-        e.line(f"const int across = l % {SIDE};")
+        e.line(f"const int across = l % {self.side};")
         e.line(f"const {self.int} place = {self.group_id()};")
         counts = list(grid)
         for k in (self.axis, self.last):
-            counts[k] = f"(({grid[k]} + {SIDE - 1}) / {SIDE})"
+            counts[k] = f"(({grid[k]} + {self.side - 1}) / {self.side})"
         self.split("place", range(len(grid)), counts)
-        corner = {k: f"({e.axes[k][0]} * {SIDE})" for k in (self.axis, self.last)}
-        steps = SIDE * SIDE // self.group
+        corner = {k: f"({e.axes[k][0]} * {self.side})" for k in (self.axis, self.last)}
+        steps = self.side * self.side // self.group
         self._open(grid, corner, self.axis, self.last, steps)
         for x, name in tiles.items():
-            e.line(f"{name}[down * {SIDE + 1} + across] = b{x.value}[{e.value(x.args[0]).text}];")
+            at = e.value(x.args[0]).text
+            e.line(f"{name}[down * {self._pitch(x)} + across] = b{x.value}[{at}];")
         self._close()
         e.line(self.dialect.barrier)
         self._open(grid, corner, self.last, self.axis, steps)
@@ -79,12 +81,16 @@ class TilePrinter(ThreadPrinter):
         e.packed.clear()
         self._close()
 
+    def _pitch(self, x: Expr) -> int:
+        """Elements from row to row of a tile: one word more, so that columns spread over banks."""
+        return self.side + max(1, 4 // of(x).itemsize)
+
     def _open(self, grid: Sequence[str], corner: dict[int, str], lanes: int, rows: int,
               steps: int) -> None:
         """The loop over an item's points, neighbours along `lanes`."""
         e = self.e
         self.unrolled("k", steps)
-        e.line(f"const int down = l / {SIDE} + k * {self.group // SIDE};")
+        e.line(f"const int down = l / {self.side} + k * {self.group // self.side};")
         names = {axis: e.fresh("g") for axis in (lanes, rows)}
         e.line(f"const {self.int} {names[lanes]} = {corner[lanes]} + across;")
         e.line(f"const {self.int} {names[rows]} = {corner[rows]} + down;")
@@ -97,7 +103,7 @@ class TilePrinter(ThreadPrinter):
         self.e.close()
 
     def _read(self, x: Expr, name: str) -> Callable[[], str]:
-        text, d = f"{name}[across * {SIDE + 1} + down]", of(x)
+        text, d = f"{name}[across * {self._pitch(x)} + down]", of(x)
         if helpers.is_half(d):
             return lambda: f"{helpers._half_in(self.e, d, 1)}({text})"
         return lambda: f"({text} != 0)" if d.kind == "b" else text
