@@ -49,7 +49,7 @@ def test_storage_is_pooled_and_accounted_for(backend):
     assert pool.active == before + 1024
     view = a.view(256)
     assert (view.base, view.offset, view.nbytes, a.base) == (a, 256, 744, a)
-    assert view.view(0) is a
+    assert view.view(0) is view and (view.view(16).offset, view.view(16).base) == (272, a)
     buf = a.buf
     del a
     assert pool.active == before + 1024, "a view keeps its base alive"
