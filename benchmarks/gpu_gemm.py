@@ -4,8 +4,8 @@ Run: python benchmarks/gpu_gemm.py [--device cuda] [--tiny] [--seconds 40] [--on
 
 Each case runs as a program would call it, and is checked at a sample of rows and columns against
 float64. The time is that of one of many calls in a row, the host's share included, best of three
-rounds. "Of the best" compares with the highest rate that anybody reached for the dtype in this run.
-A case that fails leaves a line that says so; when the time is up, the rest is left out.
+rounds. Each case is printed when it is done; one that fails leaves a line that says so, and when
+the time is up the rest is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lampion.ops import registry
 # Largest error, relative to the largest result, of products of normal numbers.
 ALLOWED = {"float32": 2e-6, "tf32": 2e-3, "float64": 1e-14, "float16": 2e-3, "bfloat16": 8e-3,
            "complex64": 2e-6}
-PROVIDERS = {"cuBLASLt": {"blas": "cublas"}, "cuBLASLt, timed": {"blas": "cublas",
+PROVIDERS = {"cuBLASLt": {"blas": "cublas"}, "cuBLASLt timed": {"blas": "cublas",
              "autotune": True}, "generated": {"blas": "generated"}}
 
 
@@ -101,7 +101,7 @@ def operands(c: Case, m: Any, device: str, made: dict[str, Any]) -> list[Any]:
             try:
                 made[name] = m.from_dlpack(made[name])
             except Exception as error:
-                print(f"other numbers, because from_dlpack failed: {error}")
+                print(f"other numbers, because from_dlpack failed: {error}", file=sys.stderr)
                 made[name] = random(m, c.kind, stored, device)
         x = made[name]
         found.append(x.transpose(-1, -2) if turned else x)
@@ -216,32 +216,45 @@ def measure(c: Case, provider: str, torch: Any, device: str, budget: float,
     return Row(c, provider, spent, error, f"first call {first:.2f} s" if first > 0.5 else "")
 
 
-def report(rows: list[Row]) -> None:
-    """A table of all cases by provider."""
-    best: dict[str, float] = {}
+def allowed(c: Case) -> float:
+    """The largest error that is no bug: sums of more products are less exact."""
+    return ALLOWED[c.kind] * max(1, c.k / 4096) ** 0.5
+
+
+def lines(rows: list[Row]) -> None:
+    """Table lines of one case."""
+    theirs = next((r.seconds for r in rows if r.provider == "torch"), None)
     for r in rows:
-        best[r.case.kind] = max(best.get(r.case.kind, 0.0), r.case.flops / r.seconds)
-    print("\n| product | by | µs | TFLOP/s | of the best | time against torch | error |  |")
-    print("|---|---|--:|--:|--:|--:|--:|---|")
-    for r in rows:
-        theirs = next((t.seconds for t in rows if t.case == r.case and t.provider == "torch"), None)
         ratio = f"{r.seconds / theirs:.2f}" if theirs and r.provider != "torch" else ""
-        rate = r.case.flops / r.seconds
-        bad = "**WRONG** " if r.error > ALLOWED[r.case.kind] * max(1, r.case.k / 4096) ** 0.5 \
-            else ""
+        bad = "**WRONG** " if r.error > allowed(r.case) else ""
         error = "" if r.error != r.error else f"{bad}{r.error:.1e}"
-        part = rate / best[r.case.kind]
         print(f"| {r.case.group}: {r.case} | {r.provider} | {r.seconds * 1e6:.1f} | "
-              f"{rate / 1e12:.2f} | {part:.0%} | {ratio} | {error} | {r.note} |")
-    print("\nBest rates, TFLOP/s: "
-          + ", ".join(f"{k} {v / 1e12:.1f}" for k, v in best.items()))
-    for provider in PROVIDERS:
-        both = [(r.seconds, t.seconds) for r in rows for t in rows
-                if r.provider == provider and t.provider == "torch" and t.case == r.case]
-        if both:
-            mean = float(np.exp(np.mean([np.log(a / b) for a, b in both])))
-            print(f"{provider}: geometric mean of the time against torch {mean:.2f} "
-                  f"over {len(both)} cases")
+              f"{r.case.flops / r.seconds / 1e12:.2f} | {ratio} | {error} | {r.note} |", flush=True)
+
+
+def summary(rows: list[Row]) -> None:
+    """Best rates by dtype, and every provider against the first one that has its cases."""
+    best: dict[str, Row] = {}
+    for r in rows:
+        kind = r.case.kind
+        if kind not in best or r.case.flops / r.seconds \
+                > best[kind].case.flops / best[kind].seconds:
+            best[kind] = r
+    print("\nBest rates, TFLOP/s:")
+    for kind, top in best.items():
+        rate = top.case.flops / top.seconds
+        own = {p: max((r.case.flops / r.seconds for r in rows
+                       if r.provider == p and r.case.kind == kind), default=0) for p in PROVIDERS}
+        print(f"- {kind}: {rate / 1e12:.1f} ({top.provider}); of that "
+              + ", ".join(f"{p} {v / rate:.0%}" for p, v in own.items() if v))
+    for base in ("torch", "cuBLASLt"):
+        for provider in PROVIDERS:
+            both = [(r.seconds, t.seconds) for r in rows for t in rows if t.case == r.case
+                    and r.provider == provider != base and t.provider == base]
+            if both:
+                mean = float(np.exp(np.mean([np.log(a / b) for a, b in both])))
+                print(f"- time of {provider} against {base}: {mean:.2f}, the geometric mean of "
+                      f"{len(both)} cases")
 
 
 def tiles(device: str, tiny: bool) -> None:
@@ -280,43 +293,53 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40, help="start no case after that long")
     parser.add_argument("--only", default="", help="cases with any of these words, by commas")
     parser.add_argument("--providers", default=",".join(("torch", *PROVIDERS)).replace(
-        "cuBLASLt, timed", "timed").replace("cuBLASLt", "cublas"),
+        "cuBLASLt timed", "timed").replace("cuBLASLt", "cublas"),
         help="which to run, by commas: torch, cublas, timed, generated")
     parser.add_argument("--tiles", action="store_true", help="compare tiles of generated kernels")
     options = parser.parse_args()
-    names = {"torch": "torch", "cublas": "cuBLASLt", "timed": "cuBLASLt, timed",
+    names = {"torch": "torch", "cublas": "cuBLASLt", "timed": "cuBLASLt timed",
              "generated": "generated"}
     torch = rival()
     providers = [names[w.strip()] for w in options.providers.split(",")]
     if torch is None:
         providers = [p for p in providers if p != "torch"]
+    failures: list[str] = []
+    late = 0
     budget = 0.0005 if options.tiny else 0.02
     began, rows = time.perf_counter(), []
+    print("| product | by | µs | TFLOP/s | time against torch | error |  |")
+    print("|---|---|--:|--:|--:|--:|---|")
     words = [w for w in options.only.split(",") if w]
     for c in cases(options.tiny):
         if words and not any(w in f"{c.group} {c}" for w in words):
             continue
         made: dict[str, Any] = {}
+        done: list[Row] = []
         for provider in providers:
-            if provider == "cuBLASLt, timed" and (c.flops < 2e8 or c.group == "small") \
+            if provider == "cuBLASLt timed" and (c.flops < 2e8 or c.group == "small") \
                     and not options.tiny:
                 continue
             if time.perf_counter() - began > options.seconds:
-                print(f"left out, the time is up: {c} by {provider}")
+                late += 1
                 continue
             try:
-                rows.append(measure(c, provider, torch, options.device, budget, made))
+                done.append(measure(c, provider, torch, options.device, budget, made))
             except Exception as error:
                 text = (str(error).splitlines() or [type(error).__name__])[0][:200]
-                print(f"failed: {c} by {provider}: {type(error).__name__}: {text}", flush=True)
+                failures.append(f"failed: {c} by {provider}: {type(error).__name__}: {text}")
+        lines(done)
+        rows += done
     lampion.set_float32_matmul_precision("highest")
     use()
+    print("".join(f"\n{line}" for line in failures))
+    if late:
+        print(f"the time was up before {late} measurements")
     if rows:
-        report(rows)
+        summary(rows)
     if options.tiles:
         tiles(options.device, options.tiny)
     print(f"\n{len(rows)} measurements in {time.perf_counter() - began:.0f} s")
-    if any(r.error > ALLOWED[r.case.kind] * max(1, r.case.k / 4096) ** 0.5 for r in rows):
+    if any(r.error > allowed(r.case) for r in rows):
         sys.exit("some results are wrong")
 
 

@@ -188,9 +188,9 @@ class Plan:
             _set(set_, made, names.STRIDED_BATCH_OFFSET, ctypes.c_int64(strides[self.inner]))
         return int(made)
 
-    def description(self) -> int:
+    def description(self, alignment: int = ALIGNMENT) -> int:
         """A descriptor of the operation; with a bias vector one is needed per call in flight,
-        because it holds the vector's address."""
+        because it holds the vector's address, at first any with this alignment."""
         lt = self.lt
         made = lt.matmul_desc_create(self.types[1], self.types[2])
         weakref.finalize(self, lt.matmul_desc_destroy, made).atexit = False
@@ -199,7 +199,7 @@ class Plan:
         _set(set_, made, names.TRANSB, ctypes.c_int32(self.o.right.turned))
         if self.added == "vector":
             _set(set_, made, names.EPILOGUE, ctypes.c_uint32(int(lt.Epilogue.BIAS)))
-            _set(set_, made, names.BIAS_POINTER, ctypes.c_uint64(ALIGNMENT))
+            _set(set_, made, names.BIAS_POINTER, ctypes.c_uint64(alignment))
         return int(made)
 
     def algorithms(self, alignment: int, workspace: int, count: int) -> list[tuple[int, int]]:
@@ -207,6 +207,7 @@ class Plan:
         import numpy as np
 
         lt = self.lt
+        desc = self.desc if alignment == ALIGNMENT else self.description(alignment)
         found = np.zeros(count, lt.matmul_heuristic_result_dtype)
         number = ctypes.c_int32(0)
         preference = lt.matmul_preference_create()
@@ -219,7 +220,7 @@ class Plan:
                      ctypes.c_uint32(alignment))
             left, right, extra, result = self.layouts
             lt.matmul_algo_get_heuristic(
-                self.lib.handle, self.desc, left, right, extra, result, preference, count,
+                self.lib.handle, desc, left, right, extra, result, preference, count,
                 found.ctypes.data, ctypes.addressof(number))
         except lt.cuBLASLtError as error:
             _log.debug("cuBLASLt has no algorithm", why=str(error))

@@ -227,8 +227,8 @@ def lampion_config_schema() -> dict[str, Any]:
         "memory_fraction": config.Option(
             float, 0.95, "part of the GPU's memory that may be reserved"),
         "blas": config.Option(
-            str, "auto", "what multiplies matrices: cuBLASLt if it is there, always cuBLASLt, or "
-            "generated kernels", ("auto", "cublas", "generated")),
+            str, "auto", "what multiplies matrices: cuBLASLt if it is there, or always (its "
+            "absence is an error), or generated kernels", ("auto", "cublas", "generated")),
         "autotune": config.Option(
             bool, False, "time cuBLASLt's algorithms for a large product when it first runs"),
     }

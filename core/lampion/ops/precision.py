@@ -15,10 +15,10 @@ _LEVELS = ("highest", "high", "medium")
 def set_float32_matmul_precision(precision: str) -> None:
     """Allow devices to multiply float32 matrices with less exact units.
 
-    "highest": as exact as float32. "high": inputs may be rounded to 11 bits of mantissa (TF32).
-    "medium": they may be rounded to 8 bits (bfloat16). Sums are always of float32, and a device
-    without faster units computes the same at every level. RuntimeError unless it is a str,
-    ValueError for any other word.
+    "highest": as exact as float32. "high": inputs may be rounded to 10 bits after the point (TF32).
+    "medium": to 7 bits (bfloat16). Sums are always of float32, and a device without faster units
+    computes the same at every level. RuntimeError unless it is a str, ValueError for any other
+    word.
 
     >>> lampion.set_float32_matmul_precision("high"); lampion.get_float32_matmul_precision()
     'high'
