@@ -295,6 +295,35 @@ def test_devices_have_their_own_streams_and_memory(started):
     use_device(0)
 
 
+def test_kernels_may_not_use_other_devices_memory_unless_they_were_let(started):
+    started.set(devices=2)
+    p, pool = to_device(np.zeros(64, np.float32)), cu.DeviceGetDefaultMemPool(0)
+    s = stream()
+    q = int(cu.MemAllocFromPoolAsync(256, pool, s))
+    cu.StreamSynchronize(s)
+    use_device(1)
+    there = cu.DevicePrimaryCtxRetain(0)
+    cu.CtxEnablePeerAccess(there, 0)
+    add(p, p, 1)  # opened by that
+    add(q, p, 1)  # but pools have lists of their own
+    assert code_of(cu.CtxSynchronize) == 700 and "add got memory of another" in started.message()
+    started.reset()
+    entry = drv.CUmemAccessDesc()
+    entry.location.type = drv.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+    entry.location.id = 1
+    entry.flags = drv.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+    cu.MemPoolSetAccess(pool, [entry], 1)
+    add(q, p, 1)
+    cu.CtxSynchronize()
+    entry.flags = drv.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_NONE
+    cu.MemPoolSetAccess(pool, [entry], 1)
+    cu.CtxDisablePeerAccess(there)
+    started.set(peers=0)
+    assert int(cu.DeviceCanAccessPeer(0, 1)) == 0
+    assert code_of(cu.CtxEnablePeerAccess, there, 0) == 217
+    use_device(0)
+
+
 # -- launches and faults --------------------------------------------------------------------------
 
 

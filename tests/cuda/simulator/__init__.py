@@ -32,7 +32,7 @@ _toolchain: list[hostcc.Toolchain] = []
 # Settings of the driver with their defaults (see `Settings` in src/driver.h).
 SETTINGS = {"devices": 1, "capability": 90, "total_memory": 8 << 30, "driver_version": 13000,
             "units": 4, "init_error": 0, "fail_after_bytes": -1, "fail_launch": 0,
-            "fail_code": 719, "null_launches": 0, "deferred": 0, "seed": 0}
+            "fail_code": 719, "peers": 1, "null_launches": 0, "deferred": 0, "seed": 0}
 COUNTS = ("allocations", "bytes", "peak_bytes", "pinned", "waiting", "streams", "events",
           "modules", "graphs", "graph_execs", "pools", "launches", "graph_launches", "violations")
 

@@ -33,8 +33,8 @@ KERNEL = ("-O1", "-w", "-shared", "-ffp-contract=off", "-fno-strict-aliasing", "
 # library -> (sources, further arguments of the linker)
 LIBRARIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "libhostcuda.so": (("hostcuda.cpp",), ()),
-    "libcuda.so.1": (("driver_device.cpp", "driver_memory.cpp", "driver_stream.cpp",
-                      "driver_graph.cpp", "driver_module.cpp"),
+    "libcuda.so.1": (("driver_device.cpp", "driver_memory.cpp", "driver_copy.cpp",
+                      "driver_stream.cpp", "driver_graph.cpp", "driver_module.cpp"),
                      ("-L.", "-l:libhostcuda.so", "-ldl", "-pthread")),
     "libcublasLt.so.13": (("cublaslt.cpp",), ("-L.", "-l:libcuda.so.1")),
 }

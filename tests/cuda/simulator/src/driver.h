@@ -1,7 +1,8 @@
 // The simulated driver's state, shared by its files.
 //
 //   driver_device.cpp   start, devices, contexts, settings, look-up of functions
-//   driver_memory.cpp   device and pinned memory, pools, copies, fills
+//   driver_memory.cpp   device and pinned memory, pools
+//   driver_copy.cpp     copies, fills
 //   driver_stream.cpp   streams, events, and in which order work runs
 //   driver_graph.cpp    capture, graphs
 //   driver_module.cpp   images, kernels, launches
@@ -85,6 +86,7 @@ struct Pool {
   Kind kind = Kind::device;
   uint64_t threshold = 0, used = 0, used_high = 0, reserved = 0, reserved_high = 0;
   int reuse[4] = {1, 1, 1, 1};
+  std::set<int> readers;  // other devices that may use its memory
 };
 
 struct Block {
@@ -96,6 +98,7 @@ struct Block {
   Kind kind;
   Pool* pool;
   bool registered = false;  // the user's own memory, pinned by cuMemHostRegister
+  bool ordered = false;     // allocated in the order of a stream: the pool says who may use it
   unsigned long long id = 0;
 };
 
@@ -174,6 +177,7 @@ struct Settings {
   int64_t fail_after_bytes = -1;   // allocations beyond so many more bytes fail; -1: none
   int64_t fail_launch = 0;         // the n-th launch from now fails while it runs
   int64_t fail_code = CUDA_ERROR_LAUNCH_FAILED;
+  int64_t peers = 1;               // devices can reach each other's memory
   int64_t null_launches = 0;       // launches and graph launches do nothing
   int64_t deferred = 0;            // work waits for a synchronisation
   int64_t seed = 0;                // and then runs in this order: see driver_stream.cpp
@@ -223,6 +227,13 @@ bool step();
 // The error of a call that waits for the device, where one is being captured by this thread or, in
 // the global mode, by any: that breaks the capture.
 CUresult refuse_while_capturing();
+
+// The allocation that a pointer is in, or null.
+Block* block_at(const void* pointer);
+// Whether `size` bytes from a pointer are within one allocation, or the program's own.
+bool may_be_copied(const void* pointer, size_t size, const Block* block);
+// Whether kernels of a device may use what a pointer points to.
+bool can_reach(int device, const void* pointer);
 
 // Notes something that a correct program does not do, and prints it.
 void violation(const std::string& what);

@@ -49,7 +49,7 @@ static std::map<std::string, int64_t*> settings() {
           {"total_memory", &s.total_memory}, {"driver_version", &s.driver_version},
           {"units", &s.units}, {"init_error", &s.init_error},
           {"fail_after_bytes", &s.fail_after_bytes}, {"fail_launch", &s.fail_launch},
-          {"fail_code", &s.fail_code}, {"null_launches", &s.null_launches},
+          {"fail_code", &s.fail_code}, {"peers", &s.peers}, {"null_launches", &s.null_launches},
           {"deferred", &s.deferred}, {"seed", &s.seed}};
 }
 
@@ -197,7 +197,7 @@ API cuDeviceGetAttribute(int* value, int attribute, CUdevice device) {
 
 API cuDeviceCanAccessPeer(int* can, CUdevice a, CUdevice b) {
   ENTER NEED(is_device(a) && is_device(b), CUDA_ERROR_INVALID_DEVICE)
-  *can = a != b;
+  *can = a != b && driver().set.peers;
   return CUDA_SUCCESS;
 }
 
@@ -285,6 +285,7 @@ API cuCtxGetId(CUcontext context, unsigned long long* id) {
 
 API cuCtxEnablePeerAccess(CUcontext peer, unsigned) {
   ENTER NEED_CONTEXT NEED(peer, CUDA_ERROR_INVALID_CONTEXT)
+  NEED(driver().set.peers, CUDA_ERROR_PEER_ACCESS_UNSUPPORTED)
   const bool fresh = driver().contexts[current_device()].peers.insert(peer->device).second;
   return fresh ? CUDA_SUCCESS : CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED;
 }

@@ -1,4 +1,4 @@
-// Device memory (guarded host memory), pinned memory, pools, copies and fills.
+// Device memory (guarded host memory), pinned memory, pools.
 //
 // An allocation ends, up to 15 bytes, at a page that must not be touched: a kernel that writes
 // beyond it dies at once. The bytes between, and those in front of it, hold a pattern that is
@@ -96,6 +96,7 @@ static Block* make_block(size_t size, int device, Kind kind, Pool* pool) {
   b.device = device;
   b.kind = kind;
   b.pool = pool;
+  b.registered = b.ordered = false;
   b.user = b.start + b.mapped - rounded(size, ALIGN);
   b.id = static_cast<unsigned long long>(++driver().next_id);
   memset(b.user - front_of(b), PATTERN, front_of(b));
@@ -104,13 +105,23 @@ static Block* make_block(size_t size, int device, Kind kind, Pool* pool) {
   return &(driver().blocks[reinterpret_cast<uintptr_t>(b.user)] = b);
 }
 
-static Block* block_at(const void* pointer) {
+Block* block_at(const void* pointer) {
   const auto p = reinterpret_cast<uintptr_t>(pointer);
   auto found = driver().blocks.upper_bound(p);
   if (found == driver().blocks.begin()) return nullptr;
   --found;
   Block& b = found->second;
   return p < found->first + std::max<size_t>(b.size, 1) ? &b : nullptr;
+}
+
+// Whether [pointer, pointer + size) is memory that may be copied: within one live allocation, or
+// the program's own.
+bool may_be_copied(const void* pointer, size_t size, const Block* b) {
+  if (b) return static_cast<const char*>(pointer) + size <= b->user + b->size;
+  for (const auto& [_, blocks] : kept)
+    for (const Block& k : blocks)
+      if (pointer >= k.start && pointer < k.start + k.mapped + PAGE) return false;  // freed
+  return pointer != nullptr;
 }
 
 static uint64_t used_bytes(int device) {
@@ -184,8 +195,9 @@ API cuMemFree_v2(CUdeviceptr pointer) {
 
 static CUresult allocate_async(CUdeviceptr* out, size_t size, Pool* pool, Stream* s) {
   const int device = pool->kind == Kind::device ? pool->device : s->device;
-  const Block* b = allocate(size, device, pool);
+  Block* b = allocate(size, device, pool);
   NEED(b, CUDA_ERROR_OUT_OF_MEMORY)
+  b->ordered = true;
   *out = reinterpret_cast<CUdeviceptr>(b->user);
   if (!s->capture) return CUDA_SUCCESS;  // usable in the stream's order; poisoned until written
   s->capture->graph->memory->pointers.push_back(*out);
@@ -444,124 +456,31 @@ API cuMemPoolGetAttribute(CUmemoryPool pool, int attribute, void* value) {
   return CUDA_SUCCESS;
 }
 
-API cuMemPoolSetAccess(CUmemoryPool, const CUmemAccessDesc*, size_t) { ENTER return CUDA_SUCCESS; }
-
-API cuMemPoolGetAccess(int* flags, CUmemoryPool, CUmemLocation*) {
+API cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc* wanted, size_t count) {
   ENTER
-  *flags = 3;  // reading and writing
+  for (size_t k = 0; k < count; k++) {
+    const int device = wanted[k].location.id;
+    NEED(device != pool->device || wanted[k].flags, CUDA_ERROR_INVALID_VALUE)  // its own stays
+    NEED(device == pool->device || driver().set.peers, CUDA_ERROR_INVALID_DEVICE)
+    if (wanted[k].flags) pool->readers.insert(device);
+    if (!wanted[k].flags) pool->readers.erase(device);
+  }
   return CUDA_SUCCESS;
 }
 
-// -- copies ---------------------------------------------------------------------------------------
-
-// Whether [pointer, pointer + size) is memory that may be copied: within one live allocation, or
-// the program's own.
-static bool is_valid(const void* pointer, size_t size, const Block* b) {
-  if (b) return static_cast<const char*>(pointer) + size <= b->user + b->size;
-  for (const auto& [_, blocks] : kept)
-    for (const Block& k : blocks)
-      if (pointer >= k.start && pointer < k.start + k.mapped + PAGE) return false;  // freed
-  return pointer != nullptr;
+static bool is_reader(const Pool* pool, int device) {
+  return pool->kind == Kind::pinned || pool->device == device || pool->readers.count(device);
 }
 
-// Copies as the driver does: pageable memory is read before the call returns, and written before
-// it returns; pinned memory is read and written when the stream gets there.
-static CUresult copy(void* to, const void* from, size_t size, Stream* s) {
-  if (!size) return CUDA_SUCCESS;
-  const Block *target = block_at(to), *source = block_at(from);
-  NEED(is_valid(to, size, target) && is_valid(from, size, source), CUDA_ERROR_INVALID_VALUE)
-  if (s->capture || !driver().set.deferred) {
-    submit(s, CU_GRAPH_NODE_TYPE_MEMCPY, [=] { memmove(to, from, size); });
-    return CUDA_SUCCESS;
-  }
-  if (!source) {
-    const auto* begin = static_cast<const char*>(from);
-    const auto copied = std::make_shared<std::vector<char>>(begin, begin + size);
-    submit(s, CU_GRAPH_NODE_TYPE_MEMCPY, [=] { memcpy(to, copied->data(), size); });
-  } else {
-    if (target && target->kind == Kind::pinned && source->kind == Kind::device)
-      memset(to, POISON, size);  // whoever looks before the copy is done shall see it
-    submit(s, CU_GRAPH_NODE_TYPE_MEMCPY, [=] { memmove(to, from, size); });
-  }
-  if (!target) finish_stream(s);
-  return driver().sticky;
-}
-
-static CUresult copy_async(CUdeviceptr to, const void* from, size_t size, CUstream handle) {
-  ENTER NEED_STREAM(s, handle)
-  return copy(reinterpret_cast<void*>(to), from, size, s);
-}
-
-// On the legacy stream, waiting for the end where the host takes part.
-static CUresult copy_now(void* to, const void* from, size_t size) {
-  ENTER NEED_STREAM(s, nullptr)
-  if (const CUresult refused = refuse_while_capturing()) return refused;
-  if (const CUresult failed = copy(to, from, size, s)) return failed;
-  const Block *target = block_at(to), *source = block_at(from);
-  const bool on_device = target && source && target->kind == Kind::device &&
-                         source->kind == Kind::device;
-  if (!on_device) finish_stream(s);
-  return driver().sticky;
-}
-
-static void* pointer(CUdeviceptr p) { return reinterpret_cast<void*>(p); }
-
-API cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t n, CUstream s) {
-  return copy_async(to, pointer(from), n, s);
-}
-API cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t n, CUstream s) {
-  return copy_async(to, from, n, s);
-}
-API cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t n, CUstream s) {
-  return copy_async(reinterpret_cast<CUdeviceptr>(to), pointer(from), n, s);
-}
-API cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t n, CUstream s) {
-  return copy_async(to, pointer(from), n, s);
-}
-API cuMemcpyPeerAsync(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, size_t n,
-                      CUstream s) {
-  return copy_async(to, pointer(from), n, s);
-}
-API cuMemcpy(CUdeviceptr to, CUdeviceptr from, size_t n) {
-  return copy_now(pointer(to), pointer(from), n);
-}
-API cuMemcpyPeer(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, size_t n) {
-  return copy_now(pointer(to), pointer(from), n);
-}
-API cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t n) {
-  return copy_now(pointer(to), from, n);
-}
-API cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t n) { return copy_now(to, pointer(from), n); }
-API cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, size_t n) {
-  return copy_now(pointer(to), pointer(from), n);
-}
-
-// -- fills ----------------------------------------------------------------------------------------
-
-template <class T> static CUresult fill(CUdeviceptr to, T value, size_t count, CUstream handle) {
-  ENTER NEED_STREAM(s, handle)
-  T* const p = reinterpret_cast<T*>(to);
-  NEED(to % sizeof(T) == 0 && (!count || is_valid(p, count * sizeof(T), block_at(p))),
-       CUDA_ERROR_INVALID_VALUE)
-  if (count) submit(s, CU_GRAPH_NODE_TYPE_MEMSET, [=] { std::fill_n(p, count, value); });
+API cuMemPoolGetAccess(int* flags, CUmemoryPool pool, CUmemLocation* where) {
+  ENTER
+  *flags = is_reader(pool, where->id) ? 3 : 0;  // reading and writing, or neither
   return CUDA_SUCCESS;
 }
 
-API cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, CUstream s) {
-  return fill(to, value, count, s);
-}
-API cuMemsetD16Async(CUdeviceptr to, unsigned short value, size_t count, CUstream s) {
-  return fill(to, value, count, s);
-}
-API cuMemsetD32Async(CUdeviceptr to, unsigned value, size_t count, CUstream s) {
-  return fill(to, value, count, s);
-}
-API cuMemsetD8_v2(CUdeviceptr to, unsigned char value, size_t count) {
-  return fill(to, value, count, nullptr);
-}
-API cuMemsetD16_v2(CUdeviceptr to, unsigned short value, size_t count) {
-  return fill(to, value, count, nullptr);
-}
-API cuMemsetD32_v2(CUdeviceptr to, unsigned value, size_t count) {
-  return fill(to, value, count, nullptr);
+bool can_reach(int device, const void* pointer) {
+  const Block* b = block_at(pointer);
+  if (!b || b->kind == Kind::pinned || b->device == device) return true;
+  if (b->ordered && b->pool) return is_reader(b->pool, device);
+  return driver().contexts[device].peers.count(b->device);
 }

@@ -269,6 +269,19 @@ CUresult check_launch(const Function* f, const unsigned* grid, const unsigned* b
   return CUDA_SUCCESS;
 }
 
+// Whether a kernel is given memory of another device that its own may not use. Any argument of
+// 8 bytes may be an address; a number that happens to be one is unlikely enough.
+static bool reaches_all(const Launch& launch, int device) {
+  const hc_kernel& k = *launch.function->kernel;
+  for (int i = 0; i < k.count; i++) {
+    if (k.sizes[i] != sizeof(void*)) continue;
+    void* pointer;
+    memcpy(&pointer, launch.values.data() + launch.offsets[i], sizeof pointer);
+    if (!can_reach(device, pointer)) return false;
+  }
+  return true;
+}
+
 API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, CUstream handle, void** args, void** extra) {
   ENTER NEED_STREAM(s, handle)
@@ -279,6 +292,10 @@ API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned
   driver().launches++;
   if (driver().set.null_launches && !s->capture) return CUDA_SUCCESS;
   auto launch = make_launch(f, grid, block, shared, args);
+  if (driver().set.devices > 1 && !reaches_all(*launch, s->device)) {
+    violation(std::string(f->kernel->name) + " got memory of another device without access to it");
+    driver().sticky = CUDA_ERROR_ILLEGAL_ADDRESS;
+  }
   submit(s, CU_GRAPH_NODE_TYPE_KERNEL, [launch] { launch->run(); }, launch);
   return CUDA_SUCCESS;
 }
