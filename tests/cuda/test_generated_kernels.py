@@ -91,6 +91,27 @@ def test_scatters_in_order(orders, shape):
     agree(lambda i: lampion.bincount(i, minlength=shape[0]), index, simulator=orders)
 
 
+def test_sums_in_any_order_if_asked_for(orders):
+    """What the option backend.cuda.scatter sets; whole numbers are exact in any order."""
+    from lampion import plugins
+    from lampion_cuda.dialect import CUDAC
+
+    gpu = plugins.backend("cuda").opened(None)
+    before, variants = gpu.dialect, dict(gpu.variants)
+    index = lampion.randint(0, 30, (500,), generator=g)
+    try:
+        gpu.dialect = CUDAC(loose_sums=True)
+        gpu.variants.clear()
+        for dtype in (lampion.float32, lampion.float64):
+            agree(lambda a, i, v: a.index_add(0, i, v), numbers(30, 7).to(dtype), index,
+                  numbers(500, 7).to(dtype), simulator=orders)
+        assert any(variant.shape == "atomic" for _, variant in gpu.variants)
+    finally:
+        gpu.dialect = before
+        gpu.variants.clear()
+        gpu.variants.update(variants)
+
+
 def test_scatters_along_rows(orders):
     index = lampion.randint(0, 50, (6, 700), generator=g)
     values, start = lampion.randn(6, 700, generator=g), lampion.randn(6, 50, generator=g)

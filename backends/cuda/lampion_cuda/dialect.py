@@ -64,7 +64,8 @@ static inline float lmp_from_float16(ushort h) { return (float)as_bits<_Float16>
 
 
 class CUDAC(Dialect):
-    """CUDA C++17 of one architecture."""
+    """CUDA C++17 of one architecture. `loose_sums`: floats are added by index with atomics, in any
+    order."""
 
     name = "cuda"
     kernel = "LMP_KERNEL void"
@@ -86,6 +87,11 @@ class CUDAC(Dialect):
                               "(unsigned long long){value})" for d in ("int64", "uint64")}}
     half_to_float = {"float16": "lmp_from_float16"}
     float_to_half = {"float16": "lmp_to_float16", "bfloat16": "lmp_to_bfloat16"}
+
+    def __init__(self, *, loose_sums: bool = False) -> None:
+        if loose_sums:
+            self.atomics = {**self.atomics, ("sum", "float32"): "atomicAdd({at}, {value})",
+                            ("sum", "float64"): "atomicAdd({at}, {value})"}
 
     def bits(self, ctype: str, text: str) -> str:
         return f"as_bits<{ctype}>({text})"

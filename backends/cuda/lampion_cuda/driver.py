@@ -11,6 +11,7 @@ import os
 import threading
 from typing import Any, NamedTuple
 
+from lampion import config
 from lampion.logging import get_logger
 
 from .errors import AFTER_FORK, FORKED, NO_BINDINGS, NO_DRIVER, OLD_DRIVER, explain
@@ -141,7 +142,7 @@ class Device:
         self.activate()
         self.max_group = self.attribute("MAX_THREADS_PER_BLOCK")
         self.shared_memory = self.attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
-        self.dialect = CUDAC()
+        self.dialect = CUDAC(loose_sums=config.get("backend.cuda.scatter") == "atomic")
         self.pool = Pool(self)
         self.priorities = check(drv.cuCtxGetStreamPriorityRange(), "asking for priorities")
         self.queues: dict[int, list[Any]] = {}  # streams made by programs, by priority

@@ -231,6 +231,9 @@ def lampion_config_schema() -> dict[str, Any]:
             "absence is an error), or generated kernels", ("auto", "cublas", "generated")),
         "autotune": config.Option(
             bool, False, "time cuBLASLt's algorithms for a large product when it first runs"),
+        "scatter": config.Option(
+            str, "ordered", "how floats are added by index: in order, reproducibly, or by atomic "
+            "additions", ("ordered", "atomic")),
     }
 
 
