@@ -285,6 +285,87 @@ def test_timing_keeps_the_result(cublas, monkeypatch):
         close(a @ w.t(), array(a) @ array(w).T, "float32")
 
 
+@pytest.mark.parametrize("shape", [(6,), (9, 6)])
+def test_a_bias_that_no_algorithm_takes_is_copied(cublas, monkeypatch, shape):
+    from lampion_cuda import lt
+
+    tried = []
+    ordinary = lt.Plan.algorithms
+
+    def none_for_a_bias(self, *args):
+        tried.append(self.added)
+        return ordinary(self, *args) if self.added == "copy" else []
+
+    monkeypatch.setattr(lt.Plan, "algorithms", none_for_a_bias)
+    lt.library(opened()).launches.clear()
+    a, b, e = (tensor(s, "float32", "cuda") for s in ((9, 5), (5, 6), shape))
+    close(lampion.ops.contract.contract.fn(a, b, e), array(a) @ array(b) + array(e), "float32")
+    assert tried == ["vector" if len(shape) == 1 else "matrix", "copy"]
+    lt.library(opened()).launches.clear()
+
+
+def test_a_bias_that_is_not_aligned_is_copied(cublas, monkeypatch):
+    """The library's kernels read 16 bytes of a bias vector at once, and would fault."""
+    from lampion_cuda import lt
+
+    copies = []
+    ordinary = lt.Descriptions.aligned
+    monkeypatch.setattr(lt.Descriptions, "aligned",
+                        lambda self, e: copies.append(e.offset) or ordinary(self, e))
+    lt.library(opened()).launches.clear()
+    registry.forget_plans()
+    x, w, store = (tensor(s, "float32", "cuda") for s in ((9, 5), (6, 5), (20,)))
+    for start in (0, 4, 1, 8, 3):
+        e = store[start:start + 6]
+        close(F.linear(x, w, e), array(x) @ array(w).T + array(e), "float32")
+    assert copies == [4, 12]
+    lt.library(opened()).launches.clear()
+
+
+def test_old_plans_are_forgotten(cublas, monkeypatch):
+    from lampion_cuda import lt
+
+    monkeypatch.setattr(lt, "PLANS", 2)
+    lib = lt.library(opened())
+    lib.launches.clear()
+    for n in (3, 4, 5, 3):
+        a = tensor((n, n), "float32", "cuda")
+        close(a @ a, array(a) @ array(a), "float32")
+    assert sorted(p.m for p, *_ in lib.launches) == [4, 5]
+
+
+class Refusing:
+    """The library's bindings, of which `matmul` fails the first `times` times."""
+
+    def __init__(self, lt, times):
+        self.lt, self.times = lt, times
+
+    def __getattr__(self, name):
+        return getattr(self.lt, name)
+
+    def matmul(self, *args):
+        self.times -= 1
+        if self.times >= 0:
+            raise self.lt.cuBLASLtError(13)
+        self.lt.matmul(*args)
+
+
+def test_a_refused_call_is_tried_twice(cublas, monkeypatch):
+    from lampion_cuda import lt
+
+    lib = lt.library(opened())
+    lib.launches.clear()
+    refusing = Refusing(lib.lt, 1)
+    monkeypatch.setattr(lib, "lt", refusing)
+    a = tensor((9, 5), "float32", "cuda")
+    close(a @ a.t(), array(a) @ array(a).T, "float32")
+    refusing.times = 2
+    with pytest.raises(RuntimeError, match=r"multiply float32 \[9, 5\] x \[5, 9\] on cuda"):
+        _ = a @ a.t()
+    close(a @ a.t(), array(a) @ array(a).T, "float32")
+    lib.launches.clear()
+
+
 def test_in_a_graph(blas):
     x, w, b = (tensor(s, "float32", "cuda") for s in ((9, 40), (30, 40), (30,)))
 

@@ -27,6 +27,7 @@ from lampion.runtime.backend import Launch, OpCall
 from lampion.runtime.lowering import Nest
 from lampion.runtime.products import Problem, problem
 
+from .copies import between
 from .driver import check
 from .launch import make_native, program_launch
 from .lt_layout import Matrix, Operands, additions, arrange, operand_shape, packed, prepare
@@ -153,6 +154,7 @@ class Plan:
                  added: str, source: Matrix | None) -> None:
         self.lt = lib.lt
         self.lib, self.types, self.o, self.added = lib, types, o, added
+        self.itemsize = p.dtype.itemsize
         self._keep: list[Any] = []  # results of the heuristics: algorithms live in them
         # the largest batch dim goes to the library, the others are calls
         self.inner = max(range(len(p.batch)), key=lambda d: p.batch[d], default=-1)
@@ -188,9 +190,9 @@ class Plan:
             _set(set_, made, names.STRIDED_BATCH_OFFSET, ctypes.c_int64(strides[self.inner]))
         return int(made)
 
-    def description(self, alignment: int = ALIGNMENT) -> int:
+    def description(self) -> int:
         """A descriptor of the operation; with a bias vector one is needed per call in flight,
-        because it holds the vector's address, at first any with this alignment."""
+        because it holds the vector's address."""
         lt = self.lt
         made = lt.matmul_desc_create(self.types[1], self.types[2])
         weakref.finalize(self, lt.matmul_desc_destroy, made).atexit = False
@@ -199,7 +201,7 @@ class Plan:
         _set(set_, made, names.TRANSB, ctypes.c_int32(self.o.right.turned))
         if self.added == "vector":
             _set(set_, made, names.EPILOGUE, ctypes.c_uint32(int(lt.Epilogue.BIAS)))
-            _set(set_, made, names.BIAS_POINTER, ctypes.c_uint64(alignment))
+            _set(set_, made, names.BIAS_POINTER, ctypes.c_uint64(ALIGNMENT))
         return int(made)
 
     def algorithms(self, alignment: int, workspace: int, count: int) -> list[tuple[int, int]]:
@@ -207,7 +209,6 @@ class Plan:
         import numpy as np
 
         lt = self.lt
-        desc = self.desc if alignment == ALIGNMENT else self.description(alignment)
         found = np.zeros(count, lt.matmul_heuristic_result_dtype)
         number = ctypes.c_int32(0)
         preference = lt.matmul_preference_create()
@@ -220,7 +221,7 @@ class Plan:
                      ctypes.c_uint32(alignment))
             left, right, extra, result = self.layouts
             lt.matmul_algo_get_heuristic(
-                self.lib.handle, desc, left, right, extra, result, preference, count,
+                self.lib.handle, self.desc, left, right, extra, result, preference, count,
                 found.ctypes.data, ctypes.addressof(number))
         except lt.cuBLASLtError as error:
             _log.debug("cuBLASLt has no algorithm", why=str(error))
@@ -303,15 +304,18 @@ def _launch(lib: Library, plan: Plan, p: Problem, copied: Sequence[str], span: i
     look, extra = "x | y | d", "d"
     if plan.added in ("vector", "matrix"):
         lines.append("    z = e.buf + e.offset")
-        look += " | z"
-        extra = "z" if plan.added == "matrix" else "d"
+    if plan.added == "matrix":
+        look, extra = look + " | z", "z"
+    elif plan.added == "vector":
+        # The library is not told how a vector is aligned: its kernels read 16 bytes at once.
+        lines += ["    if z & 15:", "        e = aligned(e)", "        z = e.buf"]
     tail = f"{'w.buf' if workspace else '0'}, {workspace}, stream.handle"
     bias = "z" if plan.added == "vector" else "0"
     special = f"special((x, left, y, right, beta, {extra}, extra, d, result), {bias}, {look}, "
     lines.append(f"    algo = {special}{tail}) if ({look}) & mask else best")
     if plan.added == "vector":
         chooser = Descriptions(plan)
-        space.update(take=chooser.take, give=chooser.free.append,
+        space.update(take=chooser.take, give=chooser.free.append, aligned=chooser.aligned,
                      set_address=lib.lt.matmul_desc_set_attribute)
         lines += ["    use, address, at = taken = take()", "    address.value = z",
                   f"    set_address(use, {int(lib.lt.MatmulDescAttribute.BIAS_POINTER)}, at, 8)"]
@@ -348,6 +352,13 @@ class Descriptions:
     def _make(self, desc: int) -> tuple[int, Any, int]:
         address = ctypes.c_uint64(0)
         return desc, address, ctypes.addressof(address)
+
+    def aligned(self, vector: Any) -> Any:
+        """A copy of a bias vector in a buffer of its own."""
+        size = self.plan.o.result.rows * self.plan.itemsize
+        made = self.plan.lib.device.pool.allocate(size)
+        between(vector, made, size)
+        return made
 
     def take(self) -> tuple[int, Any, int]:
         try:

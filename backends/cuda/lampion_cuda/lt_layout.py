@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from lampion.base import dtype as dt
 from lampion.base.meta import contiguous_strides
 from lampion.runtime.products import Problem
 
@@ -114,7 +113,7 @@ def additions(q: Problem, o: Operands) -> list[tuple[str, Matrix | None]]:
     rows, columns = o.result.rows, o.result.columns
     found: list[tuple[str, Matrix | None]] = []
     if not any(q.bias[:-2]) and (column == 0 or columns == 1) and (row == 1 or rows == 1) \
-            and q.dtype in (dt.float32, dt.float16, dt.bfloat16):
+            and q.dtype.kind == "f":
         found.append(("vector", None))
     else:
         source = by_columns(rows, columns, row, column)
