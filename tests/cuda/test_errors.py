@@ -234,3 +234,69 @@ def test_the_doctor_shows_what_is_there():
     assert "Simulated GPU" in out and "driver" in out and "CUDA 13.0" in out
     for library in ("cuBLASLt", "cuDNN", "cuFFT", "cuSOLVER", "NVRTC"):
         assert library in out, out
+
+
+def test_an_index_out_of_range_is_found_late():
+    run(FAILS + """
+x = lampion.arange(10.0, device="cuda")
+weights = lampion.ones(5, 3, device="cuda", requires_grad=True)
+good, bad = (lampion.tensor(v, device="cuda") for v in ([1, 2], [1, 77]))
+before = simulator.get("pinned")
+y = x[good] + x[bad]                    # nobody waits, nothing is raised
+late = ("index 77 is out of bounds for dimension 0 with size 10", "found late", "checks =")
+fails(y.tolist, *late, kind=IndexError)
+assert y.shape == (2,) and (x[good]).tolist() == [1.0, 2.0]
+z = lampion.nn.functional.embedding(bad, weights)
+fails(lampion.cuda.synchronize, "77", "embedding", "found late", kind=IndexError)
+lampion.cuda.synchronize()
+logits = lampion.zeros(2, 4, device="cuda")
+loss = lampion.nn.functional.cross_entropy(logits, bad)
+fails(loss.item, "Target 77 is out of bounds", kind=IndexError)
+def many():
+    for _ in range(200):
+        x[bad]
+fails(many, *late, kind=IndexError)     # sooner or later
+try:
+    lampion.cuda.synchronize()
+except IndexError:
+    pass
+kept = bad.clone()
+y = x[kept]; kept.zero_()               # the culprit has gone since
+fails(y.tolist, "index out of range", kind=IndexError)
+assert simulator.get("pinned") - before <= 2
+""", environment={"LAMPION_CUDA_CHECKS": "late"})
+
+
+def test_an_index_out_of_range_in_a_graph():
+    run(FAILS + """
+from lampion import cuda
+x = lampion.arange(10.0, device="cuda")
+i = lampion.tensor([1, 2], device="cuda")
+x[i]
+g = cuda.CUDAGraph()
+with cuda.graph(g):
+    y = x[i] * 2
+g.replay()
+assert y.tolist() == [2.0, 4.0]
+i.fill_(55)
+g.replay()
+fails(y.tolist, "index 55 is out of bounds", kind=IndexError)
+i.fill_(3)
+for _ in range(3):
+    g.replay()
+assert y.tolist() == [6.0, 6.0]
+i.fill_(55); g.replay(); i.fill_(3); cuda.current_stream().query()
+def again():
+    g.replay(); g.replay(); cuda.synchronize()
+fails(again, "out of range", kind=IndexError)
+""", environment={"LAMPION_CUDA_CHECKS": "late"})
+
+
+def test_an_index_out_of_range_at_its_call():
+    for environment in ({"LAMPION_CUDA_CHECKS": "now"},
+                        {"LAMPION_CUDA_CHECKS": "late", "LAMPION_CUDA_SYNC": "1"}):
+        run(FAILS + """
+x, bad = lampion.arange(10.0, device="cuda"), lampion.tensor([1, 77], device="cuda")
+fails(lambda: x[bad], "index 77 is out of bounds", kind=IndexError)
+assert (x + 1)[0].item() == 1.0
+""", environment=environment)

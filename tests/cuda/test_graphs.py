@@ -396,3 +396,40 @@ def test_steps_that_would_repeat_are_refused(cuda, gpu):
                  lambda: lampion.optim.SGD([p], lr=0.1, momentum=0.5)):
         with pytest.raises(RuntimeError, match="Run a step before the capture"):
             captured(cuda, make().step)
+
+
+F = nn.functional
+WORK = {
+    "products": lambda x: F.linear(x, x[:5], x[0, :5]) @ lampion.ones_like(x[:5]),
+    "batched product": lambda x: lampion.bmm(x.reshape(2, 4, 8), x.reshape(2, 8, 4)),
+    "convolution": lambda x: F.conv2d(x.reshape(1, 2, 4, 8), x.reshape(4, 2, 2, 4), padding=1),
+    "attention": lambda x: F.scaled_dot_product_attention(
+        x.reshape(1, 2, 4, 8), x.reshape(1, 2, 4, 8) + 1, x.reshape(1, 2, 4, 8)),
+    "sort": lambda x: lampion.sort(x.sin(), dim=1).values,
+    "scan": lambda x: x.sin().flatten().cumsum(0),
+    "reduction": lambda x: lampion.cat([x.sum(0), x.amax(1), x.std().reshape(1)]),
+    "indexing": lambda x: x[x.argmax(0)].gather(1, x.argsort(1)),
+    "norms": lambda x: F.layer_norm(x, (8,)) + F.softmax(x, 1),
+    "transform": lambda x: lampion.fft.rfft(x).abs(),
+    "half": lambda x: (x.half() @ x.half().t()).float(),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_families_of_ops_can_be_captured(cuda, gpu, name):
+    """Forward and backward passes replay with new inputs, whichever kernels or libraries do it."""
+    def work(x):
+        x = x.detach().requires_grad_()
+        y = WORK[name](x)
+        (y.float() ** 2).sum().backward()
+        return y.detach(), x.grad
+
+    first = lampion.linspace(-2, 3, 64, device=gpu).reshape(8, 8)
+    second = (first * 7).sin() * 2
+    x = first.clone()
+    work(x)
+    g, out = captured(cuda, lambda: work(x))
+    x.copy_(second)
+    g.replay()
+    for ours, want in zip(out, work(second)):
+        np.testing.assert_allclose(ours.tolist(), want.tolist(), rtol=1e-4, atol=1e-4)

@@ -152,6 +152,7 @@ class Device:
         self.kernels: dict[str, Any] = {}   # compiled kernels by source text
         self.variants: dict[Any, Any] = {}  # and by kernel and schedule (see `compiler`)
         self.libraries: dict[str, Any] = {}  # handles of vendor libraries, by name
+        self.checks: Any = None  # of indices, when the first is made
         self.captures: list[Any] = []  # of graphs, going on
         self._peers: dict[int, bool] = {}
         _devices.append(self)
@@ -197,3 +198,9 @@ class Device:
             self.captures[-1].refuse("waiting for a GPU")
         self.activate()
         check(self.drv.cuCtxSynchronize(), f"waiting for {self.where}")
+        self.poll()
+
+    def poll(self) -> None:
+        """Raise the error of an op that has run and found one (see `checks`)."""
+        if self.checks is not None and self.checks.waiting:
+            self.checks.poll()

@@ -109,6 +109,7 @@ class Capture:
         self.others: list[tuple[int, int]] = []  # (seed, offset) drawn for other devices
         self.totals: dict[Any, int] = {}
         self.base = (0x2A5C << 48) | (os.urandom(1)[0] | 1) << 40
+        self.checks: list[Any] = []  # statuses of indices that replays leave
         self.lent: list[Any] = []  # buffers that several streams used and that were freed
         self.keep: list[Any] = []  # host memory that copies of the graph read or write
 
@@ -264,6 +265,7 @@ class CUDAGraph:
         self._patches: list[_Patch] = []
         self._totals: dict[Any, int] = {}
         self._kept: list[Any] = []
+        self._checks: list[Any] = []
 
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
         """Begin to note the current stream's work. `pool`: memory that is shared with other
@@ -313,6 +315,7 @@ class CUDAGraph:
         try:
             self._patches = capture.patches(self._graph)
             self._totals, self._kept = capture.totals, capture.keep
+            self._checks = capture.checks
             if not self._keep_graph:
                 self.instantiate()
         except BaseException:
@@ -341,6 +344,8 @@ class CUDAGraph:
         stream = gpu.current.stream
         if self._patches:
             self._draw_on()
+        if self._checks:
+            gpu.checks.again(self._checks)
         check(gpu.drv.cuGraphLaunch(self._exec, stream.cu), "replaying a graph")
         assert self._pool is not None
         self._pool.users.add(stream)

@@ -157,6 +157,7 @@ def fetch(storage: Any, target: Any, nbytes: int, wait: bool) -> bool:
         _use(block, s)
     else:
         check(gpu.drv.cuStreamSynchronize(s.cu), f"copying from {gpu.where}")
+        gpu.poll()
     return True
 
 

@@ -128,6 +128,7 @@ class CUDABackend(Backend):
             check(d.drv.cuMemcpyDtoHAsync(out.ctypes.data, storage.ptr, nbytes, s.cu),
                   f"copying from {d.where}")
             check(d.drv.cuStreamSynchronize(s.cu), f"copying from {d.where}")
+            d.poll()
         return out.data
 
     def copy(self, src: Any, dst: Any, nbytes: int) -> bool:
@@ -154,6 +155,15 @@ class CUDABackend(Backend):
             bound[key].into(*args)
 
         return run
+
+    def check_later(self, status: Any, nbytes: int, explain: Callable[..., None], call: OpCall,
+                    inputs: tuple[Any, ...]) -> None:
+        d = status.bin.pool.device
+        if d.checks is None:
+            from .checks import Checks
+
+            d.checks = Checks(d)
+        d.checks.add(status, nbytes, explain, call, inputs)
 
     def kernels(self) -> Sequence[KernelImpl]:
         return _kernels(self.open)
@@ -229,6 +239,10 @@ def lampion_config_schema() -> dict[str, Any]:
         "blas": config.Option(
             str, "auto", "what multiplies matrices: cuBLASLt if it is there, or always (its "
             "absence is an error), or generated kernels", ("auto", "cublas", "generated")),
+        "checks": config.Option(
+            str, "late", "when an index out of range is an error: when the host waits for the GPU "
+            "anyway, or at the call, which then waits", ("late", "now"),
+            ("LAMPION_CUDA_CHECKS",)),
         "autotune": config.Option(
             bool, False, "time cuBLASLt's algorithms for a large product when it first runs"),
         "scatter": config.Option(

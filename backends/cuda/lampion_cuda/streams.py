@@ -94,6 +94,7 @@ class Stream:
             self.capture.refuse("waiting for a stream")
         self.gpu.activate()
         check(self.gpu.drv.cuStreamSynchronize(self.cu), f"waiting for {self.gpu.where}")
+        self.gpu.poll()
 
     def query(self) -> bool:
         """Whether everything enqueued so far is done."""
@@ -236,6 +237,7 @@ class Event:
         if self.gpu is not None:
             self.gpu.activate()
             check(self.gpu.drv.cuEventSynchronize(self.cu), "waiting for an event")
+            self.gpu.poll()
 
     def elapsed_time(self, end_event: Event) -> float:
         """Milliseconds on the GPU from this mark to another one that was reached.

@@ -17,7 +17,7 @@ from ..base.dtype import dtype
 from ..base.errors import DtypeError, UnsupportedError
 from ..base.meta import Meta, broadcast_shapes, meta
 from ..ir import expr as E
-from ..runtime.backend import KernelImpl, Launch, OpCall
+from ..runtime.backend import Backend, KernelImpl, Launch, OpCall
 from ..runtime.host import host_launch
 from . import registry as R
 
@@ -342,6 +342,8 @@ def guarded(op: R.Op, call: OpCall, inner: Launch, backend: Any, words: int) -> 
                                          8 * words, bytes(8 * words))
     where, single, results = call.device, len(call.outputs) == 1, len(call.outputs)
     explain = op.explain
+    if type(backend).check_later is not Backend.check_later:
+        return _guarded_later(call, inner, backend, nbytes, explain)
 
     def launch(*inputs: Any) -> Any:
         outs = run(*inputs)
@@ -354,6 +356,28 @@ def guarded(op: R.Op, call: OpCall, inner: Launch, backend: Any, words: int) -> 
         run_into(*args[:results], status, *args[results:])
         if read(status, nbytes) != fine:
             explain(call, args[results:])
+
+    return Launch(launch, into, inner.kernels, inner.keep)
+
+
+def _guarded_later(call: OpCall, inner: Launch, backend: Any, nbytes: int, explain: Any) -> Launch:
+    """`guarded` for a backend that looks at the status later. Only integers are kept for then:
+    indices are what is explained."""
+    run, run_into, later = inner.launch, inner.into, backend.check_later
+    where, single, results = call.device, len(call.outputs) == 1, len(call.outputs)
+    index = [isinstance(m, Meta) and m.dtype.kind in "iu" for m in call.inputs]
+
+    def launch(*inputs: Any) -> Any:
+        outs = run(*inputs)
+        later(outs[-1], nbytes, explain, call,
+              tuple([x if kept else None for x, kept in zip(inputs, index)]))
+        return outs[0] if single else outs[:-1]
+
+    def into(*args: Any) -> None:
+        status = backend.allocate(nbytes, where)
+        run_into(*args[:results], status, *args[results:])
+        later(status, nbytes, explain, call,
+              tuple([x if kept else None for x, kept in zip(args[results:], index)]))
 
     return Launch(launch, into, inner.kernels, inner.keep)
 

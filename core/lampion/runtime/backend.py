@@ -229,6 +229,14 @@ class Backend(ABC):
         """Copy between two storages of this backend's devices. False: go through the host."""
         return False
 
+    def check_later(self, status: Any, nbytes: int, explain: Callable[..., None], call: OpCall,
+                    inputs: tuple[Any, ...]) -> None:
+        """A launch of `call` was enqueued that leaves `nbytes` of status words in a storage. When
+        they are known and not all 0, `explain(call, inputs)` must be called, which raises; where
+        `inputs` holds None it does not look. Override it on devices that run later than they are
+        called; by default the status is read at once."""
+        raise NotImplementedError
+
     def host_view(self, storage: Any) -> memoryview | None:
         """The storage's memory as a writable memoryview, or None if the host cannot see it."""
         return None
