@@ -129,7 +129,7 @@ def test_a_wheel_without_api_range_is_refused_before_import(install, program):
     status, reason, remedy = states(program(install("acme-mute"), STATES))["mute"]
     assert status == "refused"
     assert "does not say which plug-in API" in reason
-    assert '[project.entry-points."lampion.api"] mute = "v0_1"' in remedy
+    assert '[project.entry-points."lampion.api"] mute = "v0_2"' in remedy
 
 
 def test_two_wheels_of_one_name(install, program, tmp_path):
