@@ -101,7 +101,10 @@ def library(device: Device) -> Library | str:
         with device.lock:
             found = device.libraries.get("cublasLt")
             if found is None:
-                found = device.libraries["cublasLt"] = _load(device)
+                found = _load(device)
+                if isinstance(found, str) and device.current.stream.capture is not None:
+                    return found  # a capture may be why: the next call tries again
+                device.libraries["cublasLt"] = found
     return found
 
 
