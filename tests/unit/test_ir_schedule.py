@@ -168,3 +168,21 @@ def test_long_scans_in_parts(monkeypatch, op, rows, n):
                 "prod": np.cumprod}[op]
     out = run(mine, [np.zeros(rows * n, np.int64), x.ravel().copy()], 2)
     assert (out[0].reshape(rows, n) == 2 * function(x, 1)).all()
+
+
+def test_the_longest_stage_decides_along_which_axis_threads_lie():
+    """Partial results lie side by side over the grid; the rows that use them lie along a range."""
+    from lampion.ir import cfamily_threads
+
+    i = [E.index(k) for k in range(3)]
+    n, m, parts = (E.param(k) for k in range(3))
+    partial = E.load(1, typed(i[1] * n + i[0], dt.int64), dt.float32)
+    first = Stage((typed(parts, dt.int64),), (Reduce("r1", "sum", partial),))
+    at = typed(i[0] * m + i[1], dt.int64)
+    value = E.typed([E.load(2, at, dt.float32) - E.ref("r1", dt.float32)], {}, dt.float32)[0]
+    second = Stage((typed(m, dt.int64),), (Store(0, at, value),))
+    kernel = Kernel("centred", (Arg("out", dt.float32), Arg("in", dt.float32),
+                                Arg("in", dt.float32)), (typed(n, dt.int64),), (first, second), 3)
+    variant = cfamily_threads.choose(kernel, (64, 1 << 16, 4), 1024)
+    assert variant.shape == "team" and not variant.across
+    assert cfamily_threads.choose(kernel, (4096, 4, 4096), 1024).across

@@ -12,10 +12,10 @@ import warnings
 from typing import Any
 
 from ..ops.facts import examples
+from ..ops.pieces import settled
 from . import engine
 from .node import Node
 from .observe import Observer
-from .pieces import settled
 from .state import mode
 
 _LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep

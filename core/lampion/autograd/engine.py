@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ..ops.pieces import Pieces, settled
 from . import node as N
 from .node import AccumulateGrad, Node, Select
-from .pieces import Pieces, settled
 from .state import lock, mode
 
 anomaly = [False, True]  # enabled, check_nan

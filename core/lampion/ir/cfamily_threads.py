@@ -75,13 +75,14 @@ def choose(kernel: Kernel, params: Sequence[int], max_group: int = 256,
     if vectorizable(kernel):
         return _vector(kernel, grid, narrow, max_group)
     item = Variant("item", min(ITEM, max_group), narrow)
+    across = bool(grid) and columns_together(kernel, params)
     if scatter_of(kernel) is not None:
-        return _scatter(kernel, grid, ranges[0], item, max_group, dialect)
+        return _scatter(kernel, grid, ranges[0], across, item, max_group, dialect)
     if not any(stage.ranges for stage in kernel.stages) or not _divisible(kernel):
         return item
     if any(isinstance(s, Scan) for stage in kernel.stages for s in stage.body):
-        return _scan(kernel, grid, ranges, item, max_group)
-    return _team(kernel, grid, ranges, narrow, max_group)
+        return _scan(kernel, grid, ranges, across, item, max_group)
+    return _team(kernel, grid, ranges, across, narrow, max_group)
 
 
 def _vector(kernel: Kernel, grid: Sequence[int], narrow: bool, max_group: int) -> Variant:
@@ -116,12 +117,11 @@ def _cost(kernel: Kernel) -> int:
                for e in walk(expressions(kernel)) if e.args) or 1
 
 
-def _scan(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], item: Variant,
-          max_group: int) -> Variant:
+def _scan(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], across: bool,
+          item: Variant, max_group: int) -> Variant:
     length = max(lanes_schedule._product(r) for r in ranges if r)
     points = lanes_schedule._product(grid)
     uneven = any(x.op == "index" for stage in kernel.stages for x in walk(stage.ranges))
-    across = bool(grid) and columns_together(kernel)
     if length < WARP or uneven or (across and (points >= BUSY or length < 4 * WARP)):
         return item
     stages = [s for s in kernel.stages if any(isinstance(x, Scan) for x in s.body)]
@@ -146,13 +146,12 @@ def _scan(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], 
                    main=kernel.stages.index(stages[0]))
 
 
-def _scatter(kernel: Kernel, grid: Sequence[int], ranges: Sequence[int], item: Variant,
-             max_group: int, dialect: Dialect | None) -> Variant:
+def _scatter(kernel: Kernel, grid: Sequence[int], ranges: Sequence[int], across: bool,
+             item: Variant, max_group: int, dialect: Dialect | None) -> Variant:
     s = scatter_of(kernel)
     assert s is not None
     length, points = lanes_schedule._product(ranges), lanes_schedule._product(grid)
     narrow = item.narrow and length * points < NARROW
-    across = bool(grid) and columns_together(kernel)
     if dialect is not None and (s.op, kernel.args[s.slot].dtype.name) in dialect.atomics:
         return Variant("atomic", min(GROUP, max_group), narrow, across=across)
     shared = features(kernel, s)
@@ -169,11 +168,11 @@ def _scatter(kernel: Kernel, grid: Sequence[int], ranges: Sequence[int], item: V
     return Variant("ordered", group, True, 1, 4, lanes, shards=shards)
 
 
-def _team(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], narrow: bool,
-          max_group: int) -> Variant:
+def _team(kernel: Kernel, grid: Sequence[int], ranges: Sequence[Sequence[int]], across: bool,
+          narrow: bool, max_group: int) -> Variant:
     length = max(lanes_schedule._product(r) for r in ranges if r)
     points = lanes_schedule._product(grid)
-    if grid and grid[-1] > 1 and columns_together(kernel):
+    if across and grid[-1] > 1:
         columns = min(WARP, max_group)
         team = 1
         while team * columns * 2 <= min(2 * GROUP, max_group) and team * 8 <= length:

@@ -97,24 +97,31 @@ def wanted(call: KernelCall, threads: bool = False) -> bool:
         grid *= size(e, call.params)
     if grid == 0:
         return False
-    rows, single = _shape(kernel, threads)
+    rows, single = _shape(kernel, call.params, threads)
     cut = _cut_for_threads if threads else _cut
     if not any(cut(st, call.params, grid, rows, single) for st in kernel.stages if st.ranges):
         return False
     return threads or (single and not rows) or grid < (FEW_ROWS if rows else FEW_COLUMNS)
 
 
-def _shape(kernel: Kernel, threads: bool) -> tuple[bool, bool]:
+def _shape(kernel: Kernel, params: Sequence[int], threads: bool) -> tuple[bool, bool]:
     """(lanes run along a range, only one stage has ranges)."""
-    rows = not (kernel.grid and columns_together(kernel)) if threads else _rows(kernel)
+    rows = (not (kernel.grid and columns_together(kernel, params)) if threads
+            else _rows(kernel))
     return rows, sum(1 for st in kernel.stages if st.ranges) == 1
 
 
-def columns_together(kernel: Kernel) -> bool:
-    """Whether what the ranges touch lies together along the last grid axis, not along them."""
+def columns_together(kernel: Kernel, params: Sequence[int]) -> bool:
+    """Whether what the ranges touch lies together along the last grid axis, not along them.
+
+    The stages with most points decide: a short one that reads partial results side by side says
+    nothing about the long one that uses them.
+    """
     score = 0
-    for stage in kernel.stages:
-        if stage.ranges:
+    points = [_points(stage, params) if stage.ranges and not _uneven(stage) else 0
+              for stage in kernel.stages]
+    for stage, count in zip(kernel.stages, points):
+        if stage.ranges and 4 * count >= max(points):
             roots = [x for s in stage.body for x in statement_exprs(s)]
             places = {e.args[0] for e in walk(roots) if e.op == "load"}
             places |= {s.index for s in stage.body if isinstance(s, (Store, Scatter))}
@@ -122,6 +129,11 @@ def columns_together(kernel: Kernel) -> bool:
             score += sum(_unit(e, grid - 1) - _unit(e, grid + len(stage.ranges) - 1)
                          for e in places)
     return score > 0
+
+
+def _uneven(stage: Stage) -> bool:
+    """Whether a range is longer at some grid points than at others."""
+    return any(x.op == "index" for x in walk(stage.ranges))
 
 
 def _unit(e: Expr, axis: int) -> bool:
@@ -228,7 +240,7 @@ class _Splitter:
         self.slots = list(call.slots)
         self.values = list(call.params)
         self.prefix: list[Stage] = []
-        self.shape = _shape(call.kernel, threads)
+        self.shape = _shape(call.kernel, call.params, threads)
         self.rule = _cut_for_threads if threads else _cut
         self.grid = 1
         for e in self.kernel.grid:

@@ -258,7 +258,7 @@ class select:
                 at * m.strides[d] if m.numel else 0)
 
     def vjp(ctx, g):
-        from ..autograd.pieces import piece
+        from .pieces import piece
 
         m = ctx.meta("input")
         d = wrap_dim(ctx.dim, m.ndim)
@@ -280,7 +280,7 @@ class slice_dim:
 
     def vjp(ctx, g):
         if ctx.step == 1:
-            from ..autograd.pieces import piece
+            from .pieces import piece
 
             return piece(ctx, g, ctx.dim, ctx.start)
         return place_like(g, ctx.meta("input"), slice_dim.view, ctx.dim, ctx.start, ctx.stop,

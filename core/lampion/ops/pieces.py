@@ -1,9 +1,9 @@
 """Gradients of slices, put together once instead of being added up.
 
-Floor 4; imports registry. The gradient of `x[a:b]` is zero outside the slice. When x was split,
-each part's would be a whole tensor of zeros with one part filled in, and these would be added;
-instead the parts are kept as they are (`Pieces`) until the node that made x runs, and joined then:
-one `cat` where they tile the dim.
+Floor 3; imports registry and views. The gradient of `x[a:b]` is zero outside the slice. When x was
+split, each part's would be a whole tensor of zeros with one part filled in, and these would be
+added; instead the parts are kept as they are (`Pieces`) until the node that made x runs, and joined
+then: one `cat` where they tile the dim.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from ..base.meta import Meta
-from ..ops import registry as R
+from . import registry as R
 
 
 class Pieces:
@@ -56,8 +56,8 @@ class Pieces:
 
     def _alone(self, start: int, g: Any) -> Any:
         """A part inside zeros."""
-        from ..ops.region import place_like
-        from ..ops.views import slice_dim
+        from .region import place_like
+        from .views import slice_dim
 
         return place_like(g, self.m, slice_dim.view, self.dim, start,
                           start + g.meta.shape[self.dim], 1)
