@@ -436,6 +436,14 @@ def test_tiles(gpu, dtype, tile):
             close(got, array(a) @ array(b) + array(e), dtype)
 
 
+def test_a_few_columns_are_a_few_rows(gpu):
+    a, b = tensor((2, 70, 48), "bfloat16", "cuda"), tensor((2, 48, 5), "bfloat16", "cuda")
+    for e in (tensor((5,), "bfloat16", "cuda"), tensor((70, 1), "bfloat16", "cuda")):
+        got, names = generated(a, b, e, splits=1)
+        assert names == ["gemm.tensor.16x128"]
+        close(got, array(a) @ array(b) + array(e), "bfloat16")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_split_products_are_the_same_each_time(gpu, dtype):
     a, b = tensor((2, 20, 400), dtype, "cuda"), tensor((2, 400, 24), dtype, "cuda")

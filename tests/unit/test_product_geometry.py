@@ -35,3 +35,11 @@ def test_a_bias_that_differs_between_batches_keeps_them_apart():
     p = problem(of(4, 3, 2, 5), of(4, 3, 5, 6), c, (0, 6, 0, 1))
     assert (p.batch, p.bias) == ((4, 3), (0, 6, 0, 1))
     assert problem(of(4, 3, 2, 5), of(4, 3, 5, 6), c, (0, 0, 0, 1)).bias == (0, 0, 1)
+
+
+def test_the_transpose_of_a_product():
+    p = problem(of(4, 2, 5), of(4, 5, 6), of(4, 2, 6), (0, 0, 1))
+    t = p.turned()
+    assert (t.m, t.n, t.k, t.batch) == (6, 2, 5, (4,))
+    assert (t.a, t.b, t.c, t.bias) == ((30, 1, 6), (10, 1, 5), (12, 1, 6), (0, 1, 0))
+    assert t.turned() == p and problem(of(2, 5), of(5, 6), of(2, 6)).turned().bias is None

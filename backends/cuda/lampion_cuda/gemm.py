@@ -56,6 +56,9 @@ def product(device: Device, p: Problem, tile: Tile | None = None, splits: int | 
             ) -> tuple[list[Any], list[int], list[str]]:
     """(kernel calls, sizes of scratch buffers, names) of a product between the slots 0 = c, 1 = a,
     2 = b, 3 = bias. `tile` and `splits` are chosen unless given."""
+    first, second = 1, 2
+    if p.n < p.m and choose(device, p.turned()) is FLAT:
+        p, first, second = p.turned(), 2, 1  # a few columns are a few rows of the transpose
     tile = tile or choose(device, p)
     splits = splits or parts(device, p, tile)
     nb, count = len(p.batch), math.prod(p.batch)
@@ -71,7 +74,7 @@ def product(device: Device, p: Problem, tile: Tile | None = None, splits: int | 
     extra = (*p.bias[-2:], *p.bias[:nb]) if p.bias is not None else ()
     integers = (p.m, p.n, p.k, *p.a[-2:], *p.b[-2:], *p.c[-2:], tm, tn, depth, *p.batch,
                 *p.a[:nb], *p.b[:nb], *p.c[:nb], *(extra if not split else ()))
-    slots = [0, 1, 2] + ([3] if bias and not split else [])
+    slots = [0, first, second] + ([3] if bias and not split else [])
     address = ("address", None)
     names = [f"gemm.{name}.{tile.rows}x{tile.columns}"]
     bound = Bound(kernel, (tm * tn * count, splits, 1), (tile.threads, 1, 1), tile.shared, integers)
@@ -119,8 +122,6 @@ def _built(device: Device, source: str, name: str, shared: int) -> Compiled:
             kernel.function, attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared),
             f"giving {name} {shared} bytes of shared memory")
     return kernel
-
-
 
 
 __all__ = ["contract", "product"]

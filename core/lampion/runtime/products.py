@@ -45,6 +45,12 @@ class Problem(NamedTuple):
         a, b, c, e = ((*s, *r[nb:]) for s, r in zip(steps, rows))
         return self._replace(batch=tuple(batch), a=a, b=b, c=c, bias=e if self.bias else None)
 
+    def turned(self) -> Problem:
+        """The transpose of the product: b^T a^T."""
+        a, b, c, e = ((*x[:-2], x[-1], x[-2])
+                      for x in (self.b, self.a, self.c, self.bias or (0, 0)))
+        return self._replace(m=self.n, n=self.m, a=a, b=b, c=c, bias=e if self.bias else None)
+
 
 def problem(a: Meta, b: Meta, c: Meta, bias: Sequence[int] | None = None) -> Problem:
     """The geometry of a product whose operands have the batch dims of `c`.
