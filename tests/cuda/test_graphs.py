@@ -340,6 +340,25 @@ def test_pinned_copies_in_a_graph(cuda, gpu):
     assert doubled.tolist() == [14.0] * 8
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_pinned_memory_of_a_dead_graph_is_not_used_early(cuda, gpu, request, seed):
+    from conftest import REAL
+
+    if not REAL:
+        request.getfixturevalue("simulated").set(deferred=1, seed=seed)
+    target = lampion.zeros(3000, device=gpu)
+    source = lampion.full((3000,), 5.0).pin_memory()
+    g = cuda.CUDAGraph()
+    with cuda.graph(g):
+        target.copy_(source, non_blocking=True)
+    cuda.synchronize()
+    g.replay()
+    del g, source
+    gc.collect()
+    others = [lampion.full((3000,), 6.0).pin_memory() for _ in range(3)]
+    assert target.unique().tolist() == [5.0] and others[0].is_pinned()
+
+
 def test_debug_dump(cuda, gpu, tmp_path, simulated):
     g, _ = captured(cuda, lambda: lampion.ones(3, device=gpu) * 2)
     try:

@@ -74,7 +74,8 @@ class Checks:
         s = gpu.current.stream
         words, block = self._slot(nbytes)
         status = Status(words, block, explain, call, inputs)
-        gpu.activate()
+        if gpu.where.index is not None:  # one of several; else the launch's context is active
+            gpu.activate()
         check(gpu.drv.cuMemcpyDtoHAsync(ctypes.addressof(words), storage.ptr, nbytes, s.cu),
               f"checking {call.op}")
         if s.capture is not None:

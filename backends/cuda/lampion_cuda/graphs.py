@@ -363,6 +363,11 @@ class CUDAGraph:
 
     def reset(self) -> None:
         """Drop the graph and its memory; the object can capture anew."""
+        if self._pool is not None:  # replays that are under way still use its host memory
+            for block in {*self._kept, *(status.block for status in self._checks)}:
+                for user in self._pool.users:
+                    if user.capture is None:
+                        block.used(user)
         if self._exec is not None or self._graph is not None:
             self._gpu.activate()
             if self._exec is not None:
