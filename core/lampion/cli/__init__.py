@@ -22,6 +22,7 @@ COMMANDS = {
     "ops": "the operators, by kind",
     "explain": "which kernel runs an operator on a device, and why",
     "run": "run a PyTorch program: torch means lampion in it",
+    "new": "write a package to start from: a backend, or ops",
     "demo": "train a small network on real data",
     "bench": "time operators on a device",
 }
