@@ -22,11 +22,10 @@ def array(t):
 
 
 @pytest.mark.parametrize("shape, dim", [
-    ((20000,), 0), ((3, 9001), 1), ((2, 9000, 3), 1), ((9000, 5), 0), ((7, 300), 1), ((300, 7), 0)])
+    ((70000,), 0), ((2, 9001), 1), ((2, 9000, 3), 1), ((9000, 5), 0), ((7, 300), 1), ((300, 7), 0)])
 def test_sums_of_integers_are_exact(shape, dim):
     a = np.random.default_rng(1).integers(-1000, 1000, shape)
     x = torch.tensor(a, device="cuda")
-    assert chosen("cumsum", x, dim).startswith("kernel cuda.scans") == (shape[dim] > 8192)
     np.testing.assert_array_equal(array(x.cumsum(dim)), a.cumsum(dim))
     back = torch.tensor(a[::-1].copy(), device="cuda").flip(0)
     np.testing.assert_array_equal(array(back.cumsum(dim)), a.cumsum(dim))
@@ -57,7 +56,7 @@ def test_products():
 
 @pytest.mark.parametrize("name", ["float32", "int32", "uint8"])
 @pytest.mark.parametrize("op", ["cummax", "cummin"])
-@pytest.mark.parametrize("shape, dim", [((17000,), 0), ((9000, 3), 0)])
+@pytest.mark.parametrize("shape, dim", [((70000,), 0), ((70000, 2), 0)])
 def test_extremes_and_their_last_places(op, name, shape, dim):
     a = np.random.default_rng(5).integers(0, 200, shape).astype(name)
     ufunc = np.maximum if op == "cummax" else np.minimum
@@ -66,6 +65,7 @@ def test_extremes_and_their_last_places(op, name, shape, dim):
         a[-5] = np.nan
     x = torch.tensor(a, device="cuda")
     assert chosen(op, x, dim).startswith("kernel cuda.scans")
+    assert not chosen(op, x[:100], dim).startswith("kernel cuda.scans")
     got = getattr(x, op)(dim)
     want = ufunc.accumulate(a, dim)
     np.testing.assert_array_equal(array(got.values), want)
