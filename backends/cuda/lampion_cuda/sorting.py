@@ -205,19 +205,21 @@ LMP_KERNEL __launch_bounds__($THREADS, 2) void $NAME($POINTERS, const uint *coun
   const int t = threadIdx.x, lane = t & 31, w = t >> 5;
   const uint lower = (1u << lane) - 1;
   const long row = blockIdx.x / parts, part = blockIdx.x % parts;
-  const long start = part * span, end = start + span < n ? start + span : n;
+  const int start = (int)(part * span), end = (int)(start + span < n ? start + span : n);
   $OFFSETS
+  $BEGIN
   uint base = before(t < 256 ? totals[row * 256 + t] : 0, warps);  // of the digit t
   if (t < 256) base += counts[(row * 256 + t) * parts + part];
-  for (long tile = start; tile < end; tile += $ITEMS * $THREADS) {
-    const int here = end - tile < $ITEMS * $THREADS ? (int)(end - tile) : $ITEMS * $THREADS;
+  for (int tile = start; tile < end; tile += $ITEMS * $THREADS) {
+    const int here = end - tile < $ITEMS * $THREADS ? end - tile : $ITEMS * $THREADS;
     KEY key[$ITEMS];
     uint rank[$ITEMS];
+    #pragma unroll 1
     for (int k = t; k < $WARPS * 256; k += $THREADS) seen[k / 256][k % 256] = 0;
     #pragma unroll
     for (int e = 0; e < $ITEMS; e++) {
       const int p = (w * $ITEMS + e) * 32 + lane;
-      const long c = tile + p;
+      const int c = tile + p;
       key[e] = p < here ? $READ : 0;
     }
     __syncthreads();
@@ -226,7 +228,7 @@ LMP_KERNEL __launch_bounds__($THREADS, 2) void $NAME($POINTERS, const uint *coun
       const bool real = (w * $ITEMS + e) * 32 + lane < here;
       const uint digit = (uint)(key[e] >> shift) & 255;
       uint same = __ballot_sync(0xffffffffu, real);
-      #pragma unroll
+      #pragma unroll 4
       for (int bit = 0; bit < 8; bit++) {
         const bool set = digit >> bit & 1;
         const uint all = __ballot_sync(0xffffffffu, set);
@@ -241,6 +243,7 @@ LMP_KERNEL __launch_bounds__($THREADS, 2) void $NAME($POINTERS, const uint *coun
     __syncthreads();
     uint sum = 0;
     if (t < 256)
+      #pragma unroll 2
       for (int k = 0; k < $WARPS; k++) {
         const uint c = seen[k][t];
         seen[k][t] = (ushort)sum;
@@ -248,6 +251,7 @@ LMP_KERNEL __launch_bounds__($THREADS, 2) void $NAME($POINTERS, const uint *coun
       }
     const uint local = before(sum, warps);
     if (t < 256) {
+      #pragma unroll 2
       for (int k = 0; k < $WARPS; k++) seen[k][t] = (ushort)(seen[k][t] + local);
       start_of[t] = base - local;
       base += sum;
@@ -256,7 +260,7 @@ LMP_KERNEL __launch_bounds__($THREADS, 2) void $NAME($POINTERS, const uint *coun
     #pragma unroll
     for (int e = 0; e < $ITEMS; e++) {
       const int own = (w * $ITEMS + e) * 32 + lane;
-      const long c = tile + own;
+      const int c = tile + own;
       if (own < here) {
         const uint p = seen[w][(uint)(key[e] >> shift) & 255] + rank[e];
         sorted[p] = key[e];
@@ -264,20 +268,21 @@ LMP_KERNEL __launch_bounds__($THREADS, 2) void $NAME($POINTERS, const uint *coun
       }
     }
     __syncthreads();
+    #pragma unroll 2
     for (int p = t; p < here; p += $THREADS) {
       const KEY k = sorted[p];
-      const long to = (uint)(start_of[(uint)(k >> shift) & 255] + (uint)p);
-      const long own = place[p];
+      const uint to = (uint)(start_of[(uint)(k >> shift) & 255] + (uint)p);
+      const uint own = place[p];
       $WRITE
     }
     __syncthreads();
   }
 }
 """
-_WRITE_PAIR = "moved[row * n + to] = k; from_moved[row * n + to] = (uint)own;"
+_WRITE_PAIR = "moved[to] = k; from_moved[to] = own;"
 _WRITE_RESULT = """if (to < wanted) {
-        v[v_at + to * v_step] = exact(k) ? value_of(k) : x[x_at + own * x_step];
-        places[places_at + to * places_step] = own;
+        v[to * v_step] = exact(k) ? value_of(k) : x[own * x_step];
+        places[to * places_step] = own;
       }"""
 
 
@@ -333,28 +338,34 @@ def radix_calls(device: Device, lines: Lines, d: dtype, n: int, descending: bool
         calls.append(kernel(device, "k_radix_add", _ADD_UP, -(-digits // (THREADS // 32)), THREADS,
                             (counts, totals), (digits, parts)))
         slots: list[int] = []
-        pointers, names = [], []
+        pointers, names, begins = [], [], []
         if not first:
             pointers += ["const KEY *key_in", "const uint *from_in"]
             slots += [key, place]
+            begins += ["row * n"] * 2
         if first or last:
             pointers.append("const RAW *x")
             slots.append(2)
             names.append("x")
+            begins.append("x_at")
         if last:
             pointers += ["RAW *v", "long *places"]
             slots += [0, 1]
             names += ["v", "places"]
+            begins += ["v_at", "places_at"]
         else:
             pointers += ["KEY *moved", "uint *from_moved"]
             slots += [to_key, to_place]
+            begins += ["row * n"] * 2
         calls.append(kernel(
             device, f"k_radix_move{'_first' * first}{'_last' * last}", _MOVE, grid, THREADS,
             (*slots, counts, totals), (*integers, wanted, *(lines.integers if names else ())),
             **{**(of_lines if names else plain), "OFFSETS": lines.offsets(*names) if names else "",
                "POINTERS": ", ".join(pointers), "ITEMS": items,
-               "READ": "key_of(x[x_at + c * x_step])" if first else "key_in[row * n + c]",
-               "FROM": "(uint)c" if first else "from_in[row * n + c]",
+               "BEGIN": " ".join(f"{p.split('*')[-1]} += {at};" for p, at in zip(
+                   pointers, begins)),
+               "READ": "key_of(x[c * x_step])" if first else "key_in[c]",
+               "FROM": "(uint)c" if first else "from_in[c]",
                "WRITE": _WRITE_RESULT if last else _WRITE_PAIR}))
     return calls, scratch
 
