@@ -327,7 +327,10 @@ class ThreadPrinter(_Printer):
                 e.line(f"const {self.int} {g} = {rest};")
             else:
                 after = e.fresh("u")
-                e.line(f"const {self.int} {after} = {rest} / {counts[at]};")
+                text = f"{rest} / {counts[at]}"
+                if self.e.narrow:  # never negative: cheaper without a sign
+                    text = f"(int)((uint){rest} / (uint){counts[at]})"
+                e.line(f"const {self.int} {after} = {text};")
                 e.line(f"const {self.int} {g} = {rest} - {after} * {counts[at]};")
                 rest = after
             e.bind(axes[at], g)

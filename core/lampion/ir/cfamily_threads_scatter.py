@@ -22,6 +22,7 @@ from .cfamily_packed import ThreadPrinter
 from .expr import walk
 from .kernel import Kernel, Scatter, coefficient, statement_exprs
 
+BATCH = 4  # points of the list whose loads are on their way together
 GOLDEN = "2654435761u"  # odd, near 2^32 / golden ratio: the upper bits of multiples are well mixed
 
 
@@ -213,32 +214,56 @@ class OrderedPrinter(ThreadPrinter):
         e.close()
 
     def _work_off(self, wide: Sequence[str]) -> None:
-        """Every item goes through the list for what it owns. What it writes stays in a register
-        as long as the destination is the same."""
-        e, slot = self.e, self.s.slot
+        """Every item goes through the list for what it owns, `batch` entries at a time: first all
+        loads, then the updates in order. What is written stays in a register as long as the
+        destination is the same. An old value that was loaded before an entry of the same batch
+        changed it is loaded again."""
+        e, slot, batch = self.e, self.s.slot, BATCH if self.lanes > 1 else 1
+        start = f"long last = -1; {self.ctype} held = 0;"
+        store = f"if (last >= 0) {helpers.store_one(e, slot, self.d, 'last', 'held')}"
+        here = helpers.load_one(e, slot, self.d, "at[k]")
         e.open(f"if (feature < {' * '.join(wide) or '1'})")
         self.split("feature", self.shared, wide)
-        e.line("long last = -1;")
-        e.line(f"{self.ctype} held = 0;")
-        e.open("for (int m = 0; m < count; ++m)")
-        e.open(f"if (owner[m] == l / {self.lanes})")
-        e.line(f"const {self.int} r = list[m];")
+        if batch == 1:
+            e.line(start)
+        e.open(f"for (int m = 0; m < count; m += {batch})")
+        e.line(f"long at[{batch}];")
+        e.line(f"{self.ctype} fresh[{batch}]{f', old[{batch}]' if batch > 1 else ''};")
+        self.unrolled("k", batch)
+        e.line("at[k] = -1;")
+        inside = "" if batch == 1 else "m + k < count && "
+        e.open(f"if ({inside}owner[m + k] == l / {self.lanes})")
+        e.line(f"const {self.int} r = list[m + k];")
         self._ranges("r")
-        value = Val("news[m]", self.d) if self.lanes == 1 else self._value()
-        fresh = e.fresh("n")
-        e.line(f"const {self.ctype} {fresh} = {value.text};")
-        at = e.value(self.s.index).text
-        e.open(f"if ({at} != last)")
-        store = helpers.store_one(e, slot, self.d, "last", "held")
-        e.line(f"if (last >= 0) {store}")
-        e.line(f"held = {helpers.load_one(e, slot, self.d, at)};")
-        e.line(f"last = {at};")
+        e.line(f"at[k] = {e.value(self.s.index).text};")
+        if batch > 1:
+            e.line(f"old[k] = {here};")
+        value = "news[m + k]" if self.lanes == 1 else self._value().text
+        e.line(f"fresh[k] = {value};")
         e.close()
-        combined = helpers.combine(e, self.s.op, Val("held", self.d), Val(fresh, self.d))
+        e.close()
+        if batch > 1:
+            e.line(start)
+        self.unrolled("k", batch)
+        e.open("if (at[k] >= 0)")
+        e.open("if (at[k] != last)")
+        e.line(store)
+        e.line(f"held = {here if batch == 1 else 'old[k]'};")
+        if batch > 1:
+            self.unrolled("j", batch)
+            e.line(f"if (j + 1 < k && at[j] == at[k]) held = {here};")
+            e.close()
+        e.line("last = at[k];")
+        e.close()
+        combined = helpers.combine(e, self.s.op, Val("held", self.d), Val("fresh[k]", self.d))
         e.line(f"held = {combined};")
         e.close()
         e.close()
-        e.line(f"if (last >= 0) {store}")
+        if batch > 1:
+            e.line(store)
+        e.close()
+        if batch == 1:
+            e.line(store)
         e.close()
 
 
