@@ -350,8 +350,11 @@ def _scan_cut(call: KernelCall) -> _Cut | None:
     for e in kernel.grid:
         points *= size(e, call.params)
     n = size(stage.ranges[0], call.params)
-    parts = min(n // ROW_PART, ROW_STAGES // max(1, points))
-    return _even_parts(stage, [n], parts, ALIGNED) if points and parts >= 4 else None
+    if kernel.grid and columns_together(kernel, call.params):
+        parts, align = min(n // (8 * COLUMN_PART), COLUMN_THREADS // max(points, 32)), 1
+    else:
+        parts, align = min(n // ROW_PART, ROW_GROUPS // (2 * max(1, points))), ALIGNED
+    return _even_parts(stage, [n], parts, align) if points and parts >= 4 else None
 
 
 _OF_TWO = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum"}
