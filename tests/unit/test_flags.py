@@ -92,3 +92,34 @@ def test_accelerator():
 def test_constants_and_names():
     assert L.pi == pytest.approx(3.14159265) and L.newaxis is None and L.nan != L.nan
     assert L.typename(3) == "int" and L.typename(L.ones(1)).endswith("FloatTensor")
+
+
+def test_losses_in_chunks():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    x, w, b = (L.tensor(rng.normal(size=s), requires_grad=True) for s in ((7, 3), (5, 3), (5,)))
+    t, c = L.tensor([0, 4, 2, 2, 1, 3, 0]), L.tensor(rng.uniform(0.5, 2, size=5))
+    F = L.nn.functional
+    for size in (1, 2, 7, None):
+        for reduction in ("mean", "sum", "none"):
+            for extra in ({}, {"linear_bias": b, "weight": c, "ignore_index": 2}):
+                options = L.nn.LinearCrossEntropyOptions(batch_chunk_size=size)
+                got = F.linear_cross_entropy(x, w, t, reduction=reduction, options=options, **extra)
+                want = F.linear_cross_entropy(x, w, t, reduction=reduction, **extra)
+                assert L.allclose(got, want)
+                a = L.autograd.grad((got * got).sum(), (x, w), create_graph=True)
+                e = L.autograd.grad((want * want).sum(), (x, w), create_graph=True)
+                assert all(L.allclose(p, q) for p, q in zip(a, e))
+                (a,), (e,) = (L.autograd.grad((g[0] ** 2).sum(), w) for g in (a, e))
+                assert L.allclose(a, e)
+    assert L.allclose(F.linear_cross_entropy(x[0], w, t[0], options=options),
+                      F.linear_cross_entropy(x[0], w, t[0]))
+    with pytest.warns(UserWarning, match="options are ignored"):
+        F.linear_cross_entropy(x, w, t, label_smoothing=0.1, options=options)
+    for wrong in ({"acc_policy": "fast"}, {"batch_chunk_size": 0}, {"chunking_method": "rows"}):
+        with pytest.raises(ValueError):
+            L.nn.LinearCrossEntropyOptions(**wrong)
+    with pytest.raises(ValueError, match="different chunk sizes"):
+        F.linear_cross_entropy(x, w, t, options=L.nn.LinearCrossEntropyOptions(
+            batch_chunk_size=5, chunking_method="aspect_ratio:3"))

@@ -5,12 +5,13 @@ modules.
 """
 from lampion.nn import functional, init, utils
 from lampion.nn import parameter as parameter
+from lampion.nn._chunked_loss import LinearCrossEntropyOptions
 from lampion.nn.modules import *  # noqa: F403
 from lampion.nn.modules import __all__ as _layers
 from lampion.nn.parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter
 
-__all__ = ["Buffer", "Parameter", "UninitializedBuffer", "UninitializedParameter", "functional",
-           "init", "utils", *_layers]
+__all__ = ["Buffer", "LinearCrossEntropyOptions", "Parameter", "UninitializedBuffer",
+           "UninitializedParameter", "functional", "init", "utils", *_layers]
 
 
 def factory_kwargs(kwargs):

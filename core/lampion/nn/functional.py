@@ -11,6 +11,7 @@ from typing import Any
 
 from lampion.nn._activations import *  # noqa: F403
 from lampion.nn._attention import multi_head_attention_forward
+from lampion.nn._chunked_loss import linear_cross_entropy
 from lampion.nn._distances import cosine_similarity, normalize, pairwise_distance, pdist
 from lampion.nn._losses import *  # noqa: F403
 from lampion.nn._ops import find, ops
@@ -54,7 +55,7 @@ OPS = frozenset({
     "adaptive_max_pool2d", "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
     "batch_norm", "celu_", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
     "conv_transpose3d", "elu_", "fold", "gelu", "group_norm", "hardshrink", "hardtanh_",
-    "instance_norm", "interpolate", "layer_norm", "leaky_relu_", "linear", "linear_cross_entropy",
+    "instance_norm", "interpolate", "layer_norm", "leaky_relu_", "linear",
     "local_response_norm", "log_softmax", "logsigmoid", "max_pool1d", "max_pool2d",
     "max_pool3d", "one_hot", "pad", "relu_", "rms_norm", "scaled_dot_product_attention",
     "selu_", "sigmoid", "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh",
