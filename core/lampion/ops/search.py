@@ -16,7 +16,7 @@ from .join import cat
 from .registry import REGISTRY, composite, kernel_op
 from .results import named
 from .scatter import index_put_at
-from .sort import argsort, sort
+from .sort import argsort, sort, unsort
 
 
 @kernel_op("sorted_sequence: T, input: T, right, out_int32")
@@ -159,7 +159,7 @@ def runs(fresh, n, order, want_inverse, want_counts):
     inverse = counts = None
     if want_inverse:
         number = cat.fn((starts.new_zeros((1,)), fresh.to(dt.int64).cumsum(0)), 0)
-        inverse = number if order is None else number.new_zeros((n,)).scatter(0, order, number)
+        inverse = number if order is None else unsort.fn(number, order, 0)
     if want_counts:
         counts = cat.fn((starts[1:], starts.new_full((1,), n)), 0) - starts
     return starts, inverse, counts

@@ -83,8 +83,7 @@ class sort:
 
     def vjp(ctx, g, _):
         m = ctx.meta("input")
-        d = wrap_dim(ctx.dim, m.ndim)
-        return (g.new_zeros(m.shape).scatter(d, ctx.out1, g),)
+        return (unsort.fn(g, ctx.out1, wrap_dim(ctx.dim, m.ndim)) if m.ndim else g,)
 
 
 def by_counting(call, x, d, n, descending, most=None):
@@ -216,6 +215,33 @@ def take_pairs(x, values, d, n, size, slots):
     k.store(v, a())
     k.store(i, ai())
     return k.call(slots)
+
+
+@kernel_op("values: T, order: T, dim")
+class unsort:
+    """values[.., k, ..] at [.., order[.., k, ..], ..], for the indices that `sort` gives: all
+    places are different, so no order of writing matters."""
+
+    linear = ("values",)
+    where = ()
+    out = False
+    save = ("order",)
+    batch = "dim"
+
+    def meta(values, order, dim):
+        return [(values.dtype, values.shape)]
+
+    def lower(call):
+        (values, order), out, d = call.inputs, call.outputs[0], call.dim
+        n = Nest("unsort", values.shape, compute=dt.opmath(values.dtype))
+        o = n.output(out, tuple(0 if j == d else s for j, s in enumerate(out.strides)))
+        i, v = n.input(order), n.input(values)
+        n.start()
+        n.store_at(o, o.offset + i() * n.params.stride(out.strides[d]), v(), inner=False)
+        return Program((n.call((0, 2, 1)),))
+
+    def vjp(ctx, g):
+        return (g.gather(ctx.dim, ctx.order), None)
 
 
 @composite(method=True, differentiable=False, samples="""
