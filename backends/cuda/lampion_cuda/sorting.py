@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TILE = 4096       # entries that one block sorts
 TOGETHER = 1024   # short lines are sorted together in arrays of this size
 THREADS = 512     # of a block of the radix kernels
-LONGEST = 1 << 31
+LONGEST = (1 << 31) - (1 << 16)  # positions of a line, and of the tile behind it, are ints
 _MANTISSA = {dt.float16: 10, dt.bfloat16: 7, dt.float32: 23, dt.float64: 52}
 
 
