@@ -6,7 +6,6 @@ after it was freed, deadlocks, double frees.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `simulator` and the modules beside this one
 
-REAL = os.environ.get("LAMPION_CUDA_REAL", "") not in ("", "0")
+from real import REAL  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import REAL
 from programs_apart import run
+from real import REAL
 
 pytestmark = [pytest.mark.skipif(REAL, reason="faults of the simulator, in processes of their own"),
               pytest.mark.usefixtures("simulator_session")]

@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import REAL
+from real import REAL
 
 import lampion as torch
 from lampion import callpath

@@ -37,7 +37,7 @@ def agree(fn, *inputs, near=0.0, simulator=None):
 @pytest.fixture
 def orders(request):
     """The simulator, if the tests run on it."""
-    from conftest import REAL
+    from real import REAL
 
     return None if REAL else request.getfixturevalue("simulator_session")
 

@@ -247,7 +247,7 @@ def test_memory_is_asked_for_while_capturing(cuda, gpu):
 @pytest.mark.parametrize("seed", range(3))
 def test_replays_are_ordered_with_other_work(cuda, gpu, request, seed):
     """In the simulator's deferred mode, work that nobody ordered runs in any order."""
-    from conftest import REAL
+    from real import REAL
 
     if not REAL:
         request.getfixturevalue("simulated").set(deferred=1, seed=seed)
@@ -342,7 +342,7 @@ def test_pinned_copies_in_a_graph(cuda, gpu):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_pinned_memory_of_a_dead_graph_is_not_used_early(cuda, gpu, request, seed):
-    from conftest import REAL
+    from real import REAL
 
     if not REAL:
         request.getfixturevalue("simulated").set(deferred=1, seed=seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
-from conftest import REAL
+from real import REAL
 
 import lampion
 from lampion import nn

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import REAL
+from real import REAL
 
 import lampion
 
