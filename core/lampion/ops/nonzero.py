@@ -17,7 +17,7 @@ from ..runtime.lowering import Nest
 from .registry import REGISTRY, composite, kernel_op
 
 CHUNK = 4096
-MOST_CHUNKS = 256
+MOST_CHUNKS = 1024  # as many groups of threads keep the largest GPUs busy
 
 
 def chunks_of(n):
