@@ -409,7 +409,8 @@ def slow(op: R.Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     for layer in reversed(layers):
         result = layer(op, values)
         if result is not NotImplemented:
-            return result if out is None else NS["write_out"](op, out, result)
+            return result if out is None else NS["write_out"](
+                op, out, result, NS["out_rule"](op, values))
     if out is not None:
         return NS["call_out"](op, values, out)
     return call(op, values)

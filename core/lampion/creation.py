@@ -245,7 +245,7 @@ def _finish(r: Tensor, requires_grad: bool, out: Any, keep_shape: bool = False) 
 
         if keep_shape and out.meta.numel == r.meta.numel:
             r = r.view(out.meta.shape)
-        return write_out(R.REGISTRY["full"], out, r)
+        return write_out(R.REGISTRY["full"], out, r, "same")
     return r.requires_grad_() if requires_grad else r
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from . import callpath
 from .autograd.state import mode
 from .base import dtype as dt
-from .base.meta import Meta, dense_strides_like, meta
+from .base.meta import Meta, broadcast_shapes, dense_strides_like, meta
 from .callpath import NS
 from .creation import _check_layout, _finish, _named, like, sizes
 from .ops import plans as P
@@ -413,7 +413,16 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any 
             _check_std(std)
         shaped = tensors[0] if len(tensors) == 1 else tensors[0] + tensors[1]  # type: ignore
         _floating(shaped.meta, "normal")
-        r = randn_like(shaped, generator=generator) * std + mean
+        if out is not None:
+            if out.meta.dtype.kind not in "fc":
+                raise NotImplementedError("normal: not implemented for out= of dtype "
+                                          f"{out.meta.dtype.name}; give one of a floating dtype")
+            if len(tensors) == 1:  # out= takes part in broadcasting
+                shaped = shaped.expand(broadcast_shapes(shaped.meta.shape, out.meta.shape))
+        r = randn_like(shaped, generator=generator,  # type: ignore[call-arg]
+                       dtype=None if out is None else out.meta.dtype) * std + mean
+        if out is not None:
+            r = r.to(out.meta.dtype)
     return _finish(r, requires_grad, out)
 
 

@@ -91,12 +91,19 @@ def through_layers(op: Any, name: str, target: Any, values: list[Any]) -> Any:
 def call_out(op: Any, values: list[Any], out: Any) -> Any:
     """Run with out=: resized if it has another shape, then written; never recorded."""
     refuse_recorded(op, out, values)
-    if op.out_cast == "dtype" and hasattr(out, "meta"):
+    rule = out_rule(op, values)
+    if rule == "dtype" and hasattr(out, "meta"):
         values = [out.meta.dtype if p.name == "dtype" and v is None else v
                   for p, v in zip(op.params, values)]
     return write_out(op, out, callpath.call(op, values) if op.kind != "composite"
                      else op.body(*[v for p, v in zip(op.params, values) if not p.kwonly],
-                                **{p.name: v for p, v in zip(op.params, values) if p.kwonly}))
+                                **{p.name: v for p, v in zip(op.params, values) if p.kwonly}),
+                     rule)
+
+
+def out_rule(op: Any, values: Sequence[Any]) -> str:
+    """Which dtypes out= may have in the call with these arguments (see `Op.out_cast`)."""
+    return op.out_cast if isinstance(op.out_cast, str) else op.out_cast(*values)
 
 
 def refuse_recorded(op: Any, out: Any, values: Sequence[Any]) -> None:
@@ -122,8 +129,8 @@ def wrong_type(op: Any, args: Sequence[Any], kwargs: dict[str, Any],
     return error
 
 
-def write_out(op: Any, out: Any, result: Any) -> Any:
-    """Copy a result into its out= tensor(s) with PyTorch's checks."""
+def write_out(op: Any, out: Any, result: Any, rule: str) -> Any:
+    """Copy a result into its out= tensor(s), whose dtypes `rule` allows, with PyTorch's checks."""
     if isinstance(result, tuple):
         if not isinstance(out, (tuple, list)):
             raise TypeError(f"{op.qualname}(): argument 'out' must be tuple of Tensors, not "
@@ -132,7 +139,7 @@ def write_out(op: Any, out: Any, result: Any) -> Any:
             raise TypeError(f"{op.qualname}(): out must hold {len(result)} tensors, "
                             f"not {len(out)}")
         for o, r in zip(out, result):
-            write_out(op, o, r)
+            write_out(op, o, r, rule)
         return callpath.result_tuple(op, list(out))
     if not isinstance(out, NS["BaseTensor"]):
         raise TypeError(f"{op.qualname}(): argument 'out' must be Tensor, not "
@@ -146,11 +153,14 @@ def write_out(op: Any, out: Any, result: Any) -> Any:
             "tensor refers to a single memory location. Please clone() the tensor before "
             "performing the operation.")
     have, want = result.meta.dtype, out.meta.dtype
-    if have is not want and op.out_cast != "any":
-        if op.out_cast in ("same", "dtype"):
+    if have is not want and rule != "any":
+        if rule == "kind" and have.kind != want.kind:
+            raise NotImplementedError(f"{op.qualname}: not implemented for out= of dtype "
+                                      f"{want.name}; give one of dtype {have.name}")
+        if rule in ("same", "dtype"):
             raise RuntimeError(f"{op.qualname}: Expected out tensor to have dtype {have.name}, but "
                                f"got {want.name} instead")
-        if not can_cast(have, want):
+        if rule == "safe" and not can_cast(have, want):
             raise CastError(f"{op.qualname}: result type {P._word(have)} can't be cast to the "
                             f"desired output type {P._word(want)}")
     if out.meta.shape != result.meta.shape:
@@ -171,6 +181,7 @@ def write_out(op: Any, out: Any, result: Any) -> Any:
 NS["inplace_kernel"] = inplace_kernel
 NS["call_out"] = call_out
 NS["write_out"] = write_out
+NS["out_rule"] = out_rule
 NS["refuse_recorded"] = refuse_recorded
 NS["wrong_type"] = wrong_type
 NS["through_layers"] = through_layers

@@ -505,7 +505,8 @@ def _same_floats(op, operands, attrs):
                                f"{kinds[0]!r}, but got {k!r}")
 
 
-@elementwise(kinds=FLOATING, check=_same_floats)
+@elementwise(kinds=FLOATING, check=_same_floats,
+             out_cast=lambda input, end, weight: "same" if hasattr(weight, "meta") else "safe")
 def lerp(input, end, weight):
     """input + weight * (end - input), exact at both ends."""
     near = input + weight * (end - input)

@@ -263,7 +263,7 @@ _REAL_LINE = """
 """
 
 
-@composite(where=("fft",), samples=_LINE)
+@composite(out_cast="kind", where=("fft",), samples=_LINE)
 def fft_fft(input, n=None, dim=-1, norm=None):
     """The discrete Fourier transform of one dim: sum over j of x[j] exp(-2 pi i jk / n).
 
@@ -277,13 +277,13 @@ def fft_fft(input, n=None, dim=-1, norm=None):
     return _line(input, n, dim, norm, True, "fft")
 
 
-@composite(where=("fft",), samples=_LINE)
+@composite(out_cast="kind", where=("fft",), samples=_LINE)
 def fft_ifft(input, n=None, dim=-1, norm=None):
     """The inverse of `fft`: exp(+2 pi i jk / n), divided by n unless norm says otherwise."""
     return _line(input, n, dim, norm, False, "ifft")
 
 
-@composite(where=("fft",), samples=_REAL_LINE)
+@composite(out_cast="kind", where=("fft",), samples=_REAL_LINE)
 def fft_rfft(input, n=None, dim=-1, norm=None):
     """`fft` of a real tensor, of which only the first n // 2 + 1 entries are given.
 
@@ -301,7 +301,7 @@ _HALF_LINE = """
 """
 
 
-@composite(where=("fft",), samples=_HALF_LINE)
+@composite(out_cast="kind", where=("fft",), samples=_HALF_LINE)
 def fft_irfft(input, n=None, dim=-1, norm=None):
     """The inverse of `rfft`: real, with `n` entries, by default 2 (m - 1) for m given ones.
 
@@ -311,7 +311,7 @@ def fft_irfft(input, n=None, dim=-1, norm=None):
     return _line_to_real(input, n, dim, norm, False, "irfft")
 
 
-@composite(where=("fft",), samples=_HALF_LINE)
+@composite(out_cast="kind", where=("fft",), samples=_HALF_LINE)
 def fft_hfft(input, n=None, dim=-1, norm=None):
     """The real spectrum of a Hermitian signal given by its first n // 2 + 1 entries."""
     return _line_to_real(input, n, dim, norm, True, "hfft")
@@ -375,7 +375,7 @@ _HALF_DIMS = """
 """
 
 
-@composite(where=("fft",), samples=_DIMS)
+@composite(out_cast="kind", where=("fft",), samples=_DIMS)
 def fft_fftn(input, s=None, dim=None, norm=None):
     """`fft` over several dims: `dim`, or the last len(s), or all. `s` gives their sizes (-1
     keeps one). norm as in `fft`, of the number of all points.
@@ -386,27 +386,27 @@ def fft_fftn(input, s=None, dim=None, norm=None):
     return _dims(input, s, dim, norm, True)
 
 
-@composite(where=("fft",), samples=_DIMS)
+@composite(out_cast="kind", where=("fft",), samples=_DIMS)
 def fft_ifftn(input, s=None, dim=None, norm=None):
     """The inverse of `fftn`."""
     return _dims(input, s, dim, norm, False)
 
 
-@composite(where=("fft",), samples=_REAL_DIMS)
+@composite(out_cast="kind", where=("fft",), samples=_REAL_DIMS)
 def fft_rfftn(input, s=None, dim=None, norm=None):
     """`fftn` of a real tensor, of which only the first n // 2 + 1 entries of the last of the dims
     are given."""
     return _dims_from_real(input, s, dim, norm, True, "rfftn")
 
 
-@composite(where=("fft",), samples=_HALF_DIMS)
+@composite(out_cast="kind", where=("fft",), samples=_HALF_DIMS)
 def fft_irfftn(input, s=None, dim=None, norm=None):
     """The inverse of `rfftn`; s[-1] is the number of real entries of the last dim, by default
     2 (m - 1)."""
     return _dims_to_real(input, s, dim, norm, False, "irfftn")
 
 
-@composite(where=("fft",), samples=_HALF_DIMS)
+@composite(out_cast="kind", where=("fft",), samples=_HALF_DIMS)
 def fft_hfftn(input, s=None, dim=None, norm=None):
     """The real spectrum of a signal that is Hermitian in the last of the dims."""
     return _dims_to_real(input, s, dim, norm, True, "hfftn")
@@ -418,31 +418,31 @@ def fft_ihfftn(input, s=None, dim=None, norm=None):
     return _dims_from_real(input, s, dim, norm, False, "ihfftn")
 
 
-@composite(where=("fft",), samples=_DIMS)
+@composite(out_cast="kind", where=("fft",), samples=_DIMS)
 def fft_fft2(input, s=None, dim=(-2, -1), norm=None):
     """`fftn` over the last two dims."""
     return _dims(input, s, dim, norm, True)
 
 
-@composite(where=("fft",), samples=_DIMS)
+@composite(out_cast="kind", where=("fft",), samples=_DIMS)
 def fft_ifft2(input, s=None, dim=(-2, -1), norm=None):
     """`ifftn` over the last two dims."""
     return _dims(input, s, dim, norm, False)
 
 
-@composite(where=("fft",), samples=_REAL_DIMS)
+@composite(out_cast="kind", where=("fft",), samples=_REAL_DIMS)
 def fft_rfft2(input, s=None, dim=(-2, -1), norm=None):
     """`rfftn` over the last two dims."""
     return _dims_from_real(input, s, dim, norm, True, "rfftn")
 
 
-@composite(where=("fft",), samples=_HALF_DIMS)
+@composite(out_cast="kind", where=("fft",), samples=_HALF_DIMS)
 def fft_irfft2(input, s=None, dim=(-2, -1), norm=None):
     """`irfftn` over the last two dims."""
     return _dims_to_real(input, s, dim, norm, False, "irfftn")
 
 
-@composite(where=("fft",), samples=_HALF_DIMS)
+@composite(out_cast="kind", where=("fft",), samples=_HALF_DIMS)
 def fft_hfft2(input, s=None, dim=(-2, -1), norm=None):
     """`hfftn` over the last two dims."""
     return _dims_to_real(input, s, dim, norm, True, "hfftn")

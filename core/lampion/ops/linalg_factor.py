@@ -67,7 +67,7 @@ def linalg_cholesky(input, *, upper=False):
     return linalg_cholesky_ex.fn(input, upper=upper, check_errors="linalg.cholesky")[0]
 
 
-@composite(replay=True, method=True)
+@composite(out_cast="safe", replay=True, method=True)
 def cholesky(input, upper=False):
     """The Cholesky factor (the older form of `linalg.cholesky`)."""
     return linalg_cholesky_ex.fn(input, upper=upper, check_errors="cholesky")[0]
@@ -286,7 +286,7 @@ def qr(input, some=True):
     return qr_factors.fn(input, "reduced" if some else "complete")
 
 
-@kernel_op("input: T")
+@kernel_op("input: T", out_cast="safe")
 class geqrf:
     """(a, tau): R in the upper triangle, Householder reflectors below it and their factors."""
 

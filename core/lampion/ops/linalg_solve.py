@@ -104,7 +104,7 @@ def triangular_solve(b, A, upper=True, transpose=False, unitriangular=False):
     return x, A.expand(x.meta.shape[:-2] + A.meta.shape[-2:]).clone()
 
 
-@kernel_op("B: T, L: T, upper=False")
+@kernel_op("B: T, L: T, upper=False", out_cast="safe")
 class cholesky_solve:
     """X with A X = B, given the Cholesky factor of A."""
 
@@ -137,7 +137,7 @@ class cholesky_solve:
         return to_shape(gb, ctx.meta("B")) if ctx.needs("B") else None, gl
 
 
-@kernel_op("input: T, upper=False")
+@kernel_op("input: T, upper=False", out_cast="safe")
 class cholesky_inverse:
     """The inverse of A, given its Cholesky factor. LinAlgError for a 0 on the diagonal."""
 

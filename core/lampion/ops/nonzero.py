@@ -149,7 +149,14 @@ def coordinates_of(x, rows):
     return fill_nonzero.fn(x, counts, count_nonzero_host(counts), m.shape, rows)
 
 
-@composite(method=True, differentiable=False, samples="""
+def _nonzero_out(input, as_tuple):
+    if as_tuple:
+        raise TypeError("nonzero(): out= cannot be given with as_tuple=True, whose results are "
+                        "several; leave one of them out")
+    return "same"
+
+
+@composite(out_cast=_nonzero_out, method=True, differentiable=False, samples="""
     v([[0.0, 1, 0], [2, 0, nan]])
     b(3, 4).transposed
     i(2, 3, 2, low=0, high=1), as_tuple=True

@@ -97,8 +97,10 @@ class Op:
     `method`, `inplace`, `out` say which variants exist; `where` lists the public namespaces
     ("" is the top level, then "nn.functional", "special", "linalg", ...). `differentiable` is
     False only by declaration. `out_cast` says which dtypes out= may have: "same" as the result's,
-    "safe" (one that the result's can be cast to; the default of elementwise ops), "any", or
-    "dtype" (any, and it is the argument dtype where that is not given).
+    "safe" (one that the result's can be cast to; the default of elementwise ops), "kind" (of the
+    result's kind, in any width), "any", or "dtype" (any, and it is the argument dtype where that
+    is not given); a function of the call's arguments says it for each call, or raises if the call
+    has no out=.
 
     The parts of a declaration become attributes; what it does not say is said by the class. (The
     classes of ops are no dataclasses, whose generated methods would cost time at import.)
@@ -122,7 +124,7 @@ class Op:
     namespace: str = ""
     module: str  # whose import declares it, and its globals
     scope: dict[str, Any]
-    out_cast: str = ""
+    out_cast: str | Callable[..., str] = ""
     plans: dict[Any, Any]
     iplans: dict[Any, Any]
     _parts: frozenset[str]

@@ -472,7 +472,7 @@ def _family(name, first, step, shifted):
     public.__name__ = name
     public.__doc__ = (f"{name.replace('_', ' ').capitalize()} of degree n (a number or a tensor) "
                       "at each element, by its recurrence.")
-    composite(public, where=("special",), samples=samples)
+    composite(public, out_cast="safe", where=("special",), samples=samples)
 
 
 def _by_steps(input, n, degree, one_step):

@@ -96,7 +96,8 @@ def prod(input, dim=None, keepdim=False, *, dtype=None):
     return prod_dims.fn(input, dims, keepdim, dtype=dtype)
 
 
-@kernel_op("input: T, dim=None, keepdim=False, *, dtype=None", out_cast="safe")
+@kernel_op("input: T, dim=None, keepdim=False, *, dtype=None",
+           out_cast=lambda input, *_: "kind" if input.meta.dtype.kind == "f" else "safe")
 class nansum:
     """Sum with NaN as 0."""
 
@@ -130,7 +131,7 @@ class nansum:
         return REGISTRY["sum"].fn(x, dim, keepdim, dtype=dtype)
 
 
-@composite(out_cast="safe", replay=True, method=True, samples="""
+@composite(out_cast="kind", replay=True, method=True, samples="""
     f(2, 3)
     f(3, 4).transposed, 1
     f(2, 3, 4).strided, (0, -1), True
