@@ -30,6 +30,7 @@ CPU     := $(call sources,backends/cpu)
 OPENCL  := $(call sources,backends/opencl)
 CUDA    := $(call sources,backends/cuda)
 REF     := $(call sources,plugins/refdevice)
+CONFORM := $(call sources,plugins/conformance)
 
 # What `make demo DEVICE=x` needs beside the core and the CPU; a stranger's device needs its own
 # wheel in .venv.
@@ -98,9 +99,12 @@ nightly: install $(SAID)/dev $(SAID)/torch
 bench: install $(SAID)/dev $(SAID)/torch
 	$(PY) benchmarks/run.py $(SUITE) $(ARGS)
 
-# Every test of an operator and of its gradients on one device, whoever made it.
+# What a device has to pass, whoever made it: chapters, a level, a report in .venv/conformance.
+# ARGS="--quick" takes a sample.
 conformance: install $(SAID)/dev
-	LAMPION_TEST_DEVICES=$(DEVICE) $(PY) -m pytest -n auto --dist loadgroup tests/ops $(ARGS)
+	@mkdir -p $(VENV)/conformance
+	$(VENV)/bin/lampion conformance $(DEVICE) -n auto --html $(VENV)/conformance/$(DEVICE).html \
+	    --json $(VENV)/conformance/$(DEVICE).json $(ARGS)
 
 # On a machine with an NVIDIA GPU: every op test on it, the backend's own tests on the real driver,
 # and the benchmarks, which write docs/benchmarks/gpu.md (name another page with PAGE=).
@@ -115,7 +119,7 @@ lint: install $(SAID)/lint
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 
-install: $(SAID)/cpu $(SAID)/opencl $(SAID)/ref
+install: $(SAID)/cpu $(SAID)/opencl $(SAID)/ref $(SAID)/conformance
 
 clean:
 	rm -rf $(VENV) core/build backends/*/build plugins/*/build
@@ -161,6 +165,11 @@ $(SAID)/cuda-simulator: $(SAID)/cpu $(CUDA)
 $(SAID)/ref: $(SAID)/cpu $(REF)
 	@rm -rf plugins/refdevice/build
 	$(INSTALL) ./plugins/refdevice
+	@touch $@
+
+$(SAID)/conformance: $(SAID)/ref $(CONFORM)
+	@rm -rf plugins/conformance/build
+	$(INSTALL) ./plugins/conformance
 	@touch $@
 
 # The extras of a wheel that is already installed: pip only adds what is missing.

@@ -16,7 +16,6 @@ from lampion.ir import cfamily_lanes, interpret
 from lampion.ir import expr as E
 from lampion.ir.kernel import (
     Arg,
-    ArgReduce,
     Kernel,
     KernelCall,
     Params,
@@ -29,7 +28,7 @@ from lampion.ir.kernel import (
     dot,
 )
 from lampion.testing import kernel_checks
-from lampion.testing.kernel_checks import ix, same, typed
+from lampion.testing.kernel_checks import ix, many, same, spanned, typed
 
 REAL = [d for d in dt.ALL if d.kind != "c"]
 NUMBERS = [d for d in REAL if d.kind != "b"]
@@ -37,49 +36,16 @@ WHERE = device("opencl")
 rng = np.random.default_rng(0)
 
 
-def launch(backend, kernel, params, buffers):
-    """Run a kernel on copies of `buffers` and write the results back."""
-    slots = tuple(range(len(kernel.args)))
-    made = backend.program(Program((KernelCall(kernel, tuple(params), slots),)), (), WHERE)
-    args = []
-    for arg, b in zip(kernel.args, buffers):
-        if arg.kind == "scalar":
-            args.append(b)
-        else:
-            s = backend.allocate(b.nbytes, WHERE)
-            backend.copy_from_host(np.ascontiguousarray(b).view(np.uint8), s)
-            args.append(s)
-    # every buffer is an input slot here: outputs are allocated by the caller
-    made.into(*args)
-    for arg, b, s in zip(kernel.args, buffers, args):
-        if arg.kind in ("out", "inout"):
-            b[...] = np.frombuffer(backend.copy_to_host(s, b.nbytes), b.dtype).reshape(b.shape)
-
-
 sample = functools.partial(kernel_checks.sample, rng)
+reductions = functools.partial(kernel_checks.reductions, rng)
+
+
+def launch(backend, kernel, params, buffers):
+    kernel_checks.launch(backend, WHERE, kernel, params, buffers)
 
 
 def check(backend, kernel, params, buffers, ulps=0):
-    """Compare a launch with the interpreter on copies of the buffers."""
-    mine = [b.copy() if isinstance(b, np.ndarray) else b for b in buffers]
-    theirs = [b.copy() if isinstance(b, np.ndarray) else b for b in buffers]
-    launch(backend, kernel, params, mine)
-    interpret.run(kernel, params, theirs)
-    for k, arg in enumerate(kernel.args):
-        if arg.kind in ("out", "inout"):
-            same(mine[k], theirs[k], ulps, f"slot {k} of {kernel}\nparams {params}")
-
-
-def many(cases, ins):
-    """One kernel over one axis: `cases` are (function of the loads, output dtype)."""
-    first = len(cases)
-    loads = [E.load(first + k, E.index(0), d) for k, d in enumerate(ins)]
-    body, args = [], []
-    for k, (fn, out) in enumerate(cases):
-        body.append(Store(k, E.index(0), typed(fn(*loads), out)))
-        args.append(Arg("out", out))
-    args += [Arg("in", d) for d in ins]
-    return Kernel("many", tuple(args), (E.param(0),), (Stage((), tuple(body)),), 1)
+    kernel_checks.check(backend, WHERE, kernel, params, buffers, ulps)
 
 
 def run_many(backend, cases, ins, data, ulps=0):
@@ -251,7 +217,7 @@ def test_index_and_scalars_as_data(backend):
 
 
 def strided(d, shape, strides):
-    return sample(d, 1 + sum((n - 1) * s for n, s in zip(shape, strides)))
+    return sample(d, spanned(shape, strides))
 
 
 LAYOUTS = [  # shape, strides of the output, of x, of y
@@ -290,47 +256,6 @@ OPS = [("sum", dt.float32), ("sum", dt.int64), ("max", dt.float32), ("min", dt.f
        ("max", dt.int8), ("and", dt.bool_), ("or", dt.bool_), ("prod", dt.int32),
        ("max", dt.bool_), ("argmax", dt.float32), ("argmin", dt.float64), ("argmax", dt.int32),
        ("argmax", dt.bool_), ("argmin", dt.bfloat16)]
-
-
-def reductions(ops, shape, strides, inner):
-    """One kernel with all reductions of `ops`, each over its own input of the same layout."""
-    p = Params()
-    outer = [k for k in range(len(shape)) if k not in inner]
-    grid = tuple(p.of(shape[k]) for k in outer)
-    ranges = tuple(p.of(shape[k]) for k in inner)
-    axes = [None] * len(shape)
-    for at, k in enumerate(outer + list(inner)):
-        axes[k] = E.index(at)
-    source = dot(axes, [p.stride(s) for s in strides])
-    out = ix(dot([E.index(k) for k in range(len(outer))],
-                 [p.stride(int(np.prod([shape[j] for j in outer[k + 1:]], dtype=int)))
-                  for k in range(len(outer))]))
-    position = E.const(0, dt.int64)
-    for at, k in enumerate(inner):
-        position = E.op("add", E.op("mul", position, p.of(shape[k])), E.index(len(outer) + at))
-    size = int(np.prod([shape[k] for k in outer], dtype=int))
-    args, buffers, body, stores, first = [], [], [], [], 0
-    outs = sum(2 if op.startswith("arg") else 1 for op, _ in ops)
-    for k, (op, d) in enumerate(ops):
-        x = E.load(outs + k, source, d)
-        if op.startswith("arg"):
-            body.append(ArgReduce(f"r{k}", op[3:], x, ix(position)))
-            stores += [Store(first, out, E.ref(f"r{k}", dt.int64)),
-                       Store(first + 1, out, E.ref(f"r{k}_value", d))]
-            args += [Arg("out", dt.int64), Arg("out", d)]
-        else:
-            body.append(Reduce(f"r{k}", op, x))
-            stores.append(Store(first, out, E.ref(f"r{k}", d)))
-            args.append(Arg("out", d))
-        first = len(args)
-    buffers = [np.zeros(size, a.dtype.np) for a in args]
-    for op, d in ops:
-        kind = "mixed" if op.startswith("arg") or op in ("max", "min") else "small"
-        n = 1 + sum((n - 1) * s for n, s in zip(shape, strides))
-        buffers.append(sample(d, n, kind))
-        args.append(Arg("in", d))
-    stages = (Stage(ranges, tuple(body)), Stage((), tuple(stores)))
-    return Kernel("reduce", tuple(args), grid, stages, len(p.values)), p.values, buffers
 
 
 @pytest.mark.parametrize("case", REDUCED, ids=str)

@@ -1,7 +1,7 @@
 """Linear algebra that has no one right answer: factorizations by what they multiply to, gradients
 by finite differences of what does not depend on signs and phases, errors by what they say.
 
-What has one answer is in tests/ops/references/linalg.py and tested by test_derived.py.
+What has one answer is in lampion_conformance/references/linalg.py and tested by test_derived.py.
 """
 
 from __future__ import annotations

@@ -26,9 +26,8 @@ class CpuBackend(Backend):
     name = "cpu"
 
     def __init__(self) -> None:
-        from . import memory, native
+        from . import native
 
-        self.memory = memory
         self.native = native
         self._capabilities = Capabilities(
             frozenset(dt.ALL), frozenset(("kernel-ir", "host-memory", "host-functions")))
@@ -107,10 +106,10 @@ class CpuBackend(Backend):
         return kernels()
 
     def memory_stats(self, device: device) -> dict[str, int]:
-        return dict(self.memory.memory_stats())
+        return dict(self.native.memory_stats())
 
     def empty_cache(self) -> None:
-        self.memory.empty_cache()
+        self.native.empty_cache()
 
 
 def _input_kinds(program: Program, noutputs: int) -> str:

@@ -6,6 +6,7 @@ Floor 7; imports the ops, autograd and NumPy. The checks run an op on the sample
 - `check_values`: every output against a reference that computes in float64 with NumPy; dtypes and
   shapes, which `meta` foretells; the inputs are left as they were; a view shares its input's
   memory.
+- `check_same`: one call on two devices, where there is no reference for its dtype or layout.
 - `check_forms`: `out=` and the in-place form leave what the plain call returns.
 - `check_gradients`: first and second derivatives along random directions against central
   differences in float64; an op declared not differentiable returns no gradients.
@@ -145,7 +146,9 @@ def _flat(result: Any) -> list[Any]:
 
 
 def _host(t: Any) -> Any:
-    return np.asarray(t.detach().to("cpu").resolve_conj().numpy())
+    """The values as an array; bfloat16, which NumPy has not, as float32."""
+    t = t.detach().to("cpu").resolve_conj()
+    return np.asarray((t.float() if t.dtype is lampion.bfloat16 else t).numpy())
 
 
 # ---------------------------------------------------------------- values
@@ -229,10 +232,7 @@ def _compare(got: Any, want: Any, sample: S.Sample, device: str, where: str) -> 
     assert got.device == lampion.device(device), f"{where}: result on {got.device}"
     narrow = [t.dtype for t in sample.tensors() if t.dtype in ("float16", "bfloat16")]
     tolerance = max([TOLERANCE.get(n, 0) for n in (name, *narrow)]) if name in TOLERANCE else 0
-    a = _host(got)
-    if a.dtype.kind not in "biufc":  # bfloat16
-        a = a.astype(np.float32)
-    np.testing.assert_allclose(a, want, rtol=tolerance, atol=tolerance, err_msg=where)
+    np.testing.assert_allclose(_host(got), want, rtol=tolerance, atol=tolerance, err_msg=where)
 
 
 def _expected_dtype(want: Any, sample: S.Sample) -> str:
@@ -248,6 +248,45 @@ def _expected_dtype(want: Any, sample: S.Sample) -> str:
     for other in ds[1:]:
         d = lampion.promote_types(d, other)
     return (d.to_complex() if want.dtype.kind == "c" else d.to_real()).name
+
+
+# ---------------------------------------------------------------- two devices
+
+def check_same(op: Any, sample: S.Sample, device: str, other: str) -> bool:
+    """Compare one call on two devices: dtypes, shapes, strides and values, or the type of the
+    error. AssertionError where they differ; returns whether there was a result.
+
+    Integers and bools must be equal, floats within the dtype's tolerance. A draw has the same seed
+    on both.
+    """
+    buffers = [S.draw(t, generator(op, _shown(sample))) for t in sample.tensors()]
+    found = []
+    for where in (device, other):
+        rest = iter([_maker(where)(b) for b in buffers])
+        call = sample.map(lambda _, rest=rest: next(rest))
+        lampion.manual_seed(5)
+        try:
+            found.append(_flat(_call(op, call)))
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            found.append([error])
+    where = f"{op.qualname}({_shown(sample)}) on {device} and {other}"
+    assert len(found[0]) == len(found[1]), f"{where}: {len(found[0])} and {len(found[1])} results"
+    for got, want in zip(*found):
+        if not (hasattr(got, "data_") and hasattr(want, "data_")):
+            if isinstance(got, Exception) or isinstance(want, Exception):
+                assert type(got) is type(want), f"{where}: {got!r} and {want!r}"
+                return False
+            assert got == want, f"{where}: {got!r} and {want!r}"
+            continue
+        assert (got.dtype, got.shape, got.stride()) == (want.dtype, want.shape, want.stride()), (
+            f"{where}: {got.dtype}{list(got.shape)} with strides {got.stride()}, and "
+            f"{want.dtype}{list(want.shape)} with strides {want.stride()}")
+        narrow = [t.dtype for t in sample.tensors() if t.dtype in ("float16", "bfloat16")]
+        tolerance = max([TOLERANCE.get(n, 0) for n in (want.dtype.name, *narrow)]) \
+            if want.dtype.name in TOLERANCE else 0
+        np.testing.assert_allclose(_host(got), _host(want), rtol=tolerance, atol=tolerance,
+                                   err_msg=where)
+    return True
 
 
 # ---------------------------------------------------------------- forms
@@ -438,5 +477,5 @@ def _agree(got: float, want: float, tolerance: float, where: str) -> None:
         f"{where}: the derivative is {got!r}, by differences {want!r}")
 
 
-__all__ = ["check_op", "check_values", "check_forms", "check_gradients", "missing_parts",
-           "ops_of", "generator"]
+__all__ = ["check_op", "check_values", "check_same", "check_forms", "check_gradients",
+           "missing_parts", "ops_of", "generator"]

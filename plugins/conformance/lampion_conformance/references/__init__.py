@@ -1,4 +1,4 @@
-"""NumPy and SciPy definitions of the ops, by name: what tests/ops/test_derived.py compares with.
+"""NumPy and SciPy definitions of the ops, by name: what their values are compared with.
 
 A reference takes the arguments of the op, with arrays for tensors: float64 for every floating
 dtype, complex128 for complex ones; see `lampion.testing.op_checks.check_values` for what its

@@ -1,0 +1,138 @@
+"""The conformance suite as a program: exit status, reports, the xfail file, levels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "plugins" / "conformance"
+if not any((Path(p) / "lampion_conformance").is_dir() for p in sys.path if p):
+    sys.path.append(str(ROOT))
+
+from lampion_conformance import CHAPTERS  # noqa: E402
+from lampion_conformance.plugin import name_of, read_known  # noqa: E402
+from lampion_conformance.report import Report, as_html, as_json, as_markdown, badge  # noqa: E402
+
+RUN = """
+import argparse, sys
+from lampion_conformance import command
+parser = argparse.ArgumentParser()
+command.arguments(parser)
+sys.exit(command.run(parser.parse_args()))
+"""
+
+
+def conformance(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    """`lampion conformance` in a process of its own, from the wheel or from source."""
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), str(ROOT)]))
+    return subprocess.run([sys.executable, "-c", RUN, *words], capture_output=True, text=True,
+                          cwd=cwd, env={**os.environ, "PYTHONPATH": path}, timeout=240)
+
+
+def results(outcome="passed", **other):
+    """A report of a whole run in which each chapter has one test."""
+    r = Report("acme", False)
+    r.whole = True
+    for chapter in CHAPTERS:
+        r.add(f"{chapter}::test_x", other.get(chapter, outcome), 0.1, "E   wrong", {})
+    return r
+
+
+def test_a_run_writes_its_reports_and_ends_with_0(tmp_path):
+    done = conformance("ref", "--quick", "-k", "hygiene or views_of_views", "--json", "r.json",
+                       "--html", "r.html", "--markdown", "r.md", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ref: part of the suite, 100.0% of 7 tests (--quick)" in done.stdout
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert data["level"] is None and data["label"] == "part of the suite"
+    assert (data["quick"], data["whole"], data["percentage"]) == (True, False, 100.0)
+    assert data["chapters"]["hygiene"]["passed"] == 6
+    assert data["device"]["description"] == "NumPy reference device"
+    assert "contract::test_views_of_views_start_where_they_say" in [
+        t["name"] for t in data["tests"]]
+    assert "<svg" in (tmp_path / "r.html").read_text()
+    assert "| contract | L0 | 1 |" in (tmp_path / "r.md").read_text()
+
+
+def test_a_known_failure_that_passes_is_an_error(tmp_path):
+    (tmp_path / "known").write_text("contract::test_descriptions  it is shy\n")
+    done = conformance("ref", "-k", "test_descriptions", "--xfail", "known", "--json", "r.json",
+                       cwd=tmp_path)
+    assert done.returncode == 1
+    assert "XPASS(strict)" in done.stdout
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert data["chapters"]["contract"]["failed"] == 1
+
+
+def test_what_cannot_be_run_says_why(tmp_path):
+    done = conformance("nosuch", cwd=tmp_path)
+    assert done.returncode == 1 and "'nosuch'" in done.stderr and not done.stdout
+    done = conformance("ref", "-k", "nosuchtest", cwd=tmp_path)
+    assert done.returncode == 1 and "no test matches" in done.stderr
+
+
+def test_pytest_runs_it_by_name(tmp_path):
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), str(ROOT)]))
+    words = ["-p", "lampion_conformance.plugin", "--pyargs", "lampion_conformance", "-q"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "--lampion-device=ref", "-k", "test_descriptions"],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+        timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ref: part of the suite, 100.0% of 1 tests" in done.stdout
+
+
+@pytest.mark.parametrize("changed, level", [
+    ({}, 2), ({"numerics": "failed"}, 1), ({"random": "known"}, 1), ({"kernels": "failed"}, 0),
+    ({"kernels": "skipped"}, 2), ({"hygiene": "failed", "ops": "failed"}, -1),
+    ({"primitives": "skipped"}, 0)])
+def test_levels(changed, level):
+    assert results(**changed).level == level
+
+
+def test_a_level_needs_all_tests_and_the_second_no_other_device():
+    r = results()
+    r.whole = False
+    assert r.level is None
+    r = results()
+    r.results["ops::test_x"].properties["elsewhere"] = ["linalg_eigh"]
+    assert (r.level, r.elsewhere) == (1, ["linalg_eigh"])
+
+
+def test_percentages_count_what_applies():
+    r = results(ops="failed", random="known", training="skipped")
+    assert r.percentage() == pytest.approx(100 * 7 / 9)
+    assert r.percentage("ops") == 0 and r.percentage("contract") == 100
+
+
+def test_reports_escape_and_show_failures():
+    r = results(ops="failed")
+    r.results["ops::test_x"].text = "E   AssertionError: 1 < 2 & 3"
+    assert "1 &lt; 2 &amp; 3" in as_html(r) and "1 < 2 & 3" not in as_html(r)
+    assert "- `ops::test_x`: AssertionError: 1 < 2 & 3" in as_markdown(r)
+    assert json.loads(as_json(r))["level"] == 1
+    assert "L1 90%" in badge(r)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("ops::test_x\n", "a line is"), ("reason only\n", "a line is"),
+    ("ops::test_x  a\nops::test_x  b\n", "named twice")])
+def test_a_wrong_xfail_file_is_refused(tmp_path, text, words):
+    (tmp_path / "known").write_text(text)
+    with pytest.raises(pytest.UsageError, match=words):
+        read_known(str(tmp_path / "known"))
+
+
+def test_an_xfail_file_has_comments(tmp_path):
+    (tmp_path / "known").write_text("# acme 2\n\nops::test_x[a-b]   its #1 fault\n")
+    assert read_known(str(tmp_path / "known")) == {"ops::test_x[a-b]": "its #1 fault"}
+
+
+def test_other_tests_are_left_alone():
+    assert name_of("tests/ops/test_random.py::test_x") is None
+    assert name_of("lib/lampion_conformance/test_ops.py::test_x[a]") == "ops::test_x[a]"
