@@ -92,14 +92,14 @@ class _Problem:
             known[d], step = step, step * self.batch[d]
         self.strides["known"] = tuple(known)
 
-    def suits(self, shape: Callable[[int], Any], owned: int) -> bool:
+    def suits(self, shape: Callable[[int, str], Any], owned: int) -> bool:
         """Whether the kernels can do it."""
         scale = self.call.scale
         blocks = math.prod(self.batch) * max(self.queries, self.keys)
         return (self.dtype in HALVES and self.device.capability >= (8, 0) and self.width > 0
                 and 0 < scale < math.inf and 0 < blocks < _INT
                 and 0 not in (self.queries, self.keys, self.columns, self.depth)
-                and shape(self.width).shared_memory(self.width, owned, 2)
+                and shape(self.width, self.mask).shared_memory(self.width, owned, 2)
                 <= self.device.shared_memory
                 and all(s[-1] == 1 for n, s in self.strides.items() if n.startswith("out"))
                 and all(abs(x) < _INT for s in self.strides.values() for x in s[-2:]))
@@ -138,12 +138,12 @@ class _Problem:
                          self.wanted)
 
     def kernel(self, write: Callable[[text.Form], tuple[str, list[str]]], name: str,
-               shape: Callable[[int], Any], owned: int, rows: int, slots: Sequence[int],
+               shape: Callable[[int, str], Any], owned: int, rows: int, slots: Sequence[int],
                ) -> tuple[Bound, list[Any], Sequence[int]]:
         """A call of a kernel, as `make_launch` takes it; a block of threads for each block of
         `rows` of each batch."""
         source, names = write(self.form())
-        size = shape(self.width)
+        size = shape(self.width, self.mask)
         memory = size.shared_memory(self.width, owned, 2)
         batch = math.prod(self.batch[d] for d in self.kept)
         bound = Bound(build_tiled(self.device, source, name, memory),

@@ -51,20 +51,30 @@ class Shape(NamedTuple):
         return 2 * width * (owned * self.rows + 2 * walked * self.inner) + 16 * self.inner
 
 
-def forward_shape(width: int) -> Shape:
-    """Sizes of the forward kernel: as many rows a warp as the registers hold, for a tile of the
-    walked side that is read once serves them all."""
-    return Shape(2, 64) if width <= 64 else Shape(2, 48) if width <= 128 else Shape(1, 32)
+# Sizes are as large as registers allow: more rows a warp, for a tile of the walked side that is
+# read once serves them all; masks take registers too.
+
+def forward_shape(width: int, mask: str = "") -> Shape:
+    """Sizes of the forward kernel."""
+    if width <= 128:
+        return Shape(2, 64 if width <= 64 and not mask else 32)
+    return Shape(1, 16 if mask else 32)
 
 
-def queries_shape(width: int) -> Shape:
+def queries_shape(width: int, mask: str = "") -> Shape:
     """Sizes of the backward kernel by queries."""
-    return Shape(2, 32) if width <= 128 else Shape(1, 32)
+    if width <= 128:
+        return Shape(2, 16 if mask else 32)
+    return Shape(1, 16 if mask else 32)
 
 
-def keys_shape(width: int) -> Shape:
+def keys_shape(width: int, mask: str = "") -> Shape:
     """Sizes of the backward kernel by keys."""
-    return Shape(2, 32) if width <= 64 else Shape(1, 64) if width <= 128 else Shape(1, 32)
+    if width <= 64 and not mask:
+        return Shape(2, 32)
+    if width <= 128:
+        return Shape(1, 48 if mask else 64)
+    return Shape(1, 16 if mask else 32)
 
 
 def _move(dims: range, pointers: Mapping[str, str], index: str) -> str:
@@ -78,12 +88,15 @@ def _move(dims: range, pointers: Mapping[str, str], index: str) -> str:
     return "\n".join([*lines, "  }"])
 
 
-def _signature(name: str, outs: Sequence[str], ins: Sequence[str], numbers: Sequence[str]) -> str:
+def _signature(form: Form, name: str, outs: Sequence[str], ins: Sequence[str],
+               numbers: Sequence[str]) -> str:
     parts = [*(f"{t} *__restrict__ {n}" for t, n in (o.split() for o in outs)),
              *(f"const {t} *__restrict__ {n}" for t, n in (i.split() for i in ins)),
              *(f"const long {n}" for n in numbers)]
-    return (f"LMP_KERNEL __launch_bounds__({32 * WARPS}) void {name}(\n    "
-            + ",\n    ".join(parts) + ") {")
+    # Two blocks a multiprocessor, where the compiler would else spill registers to fit a third.
+    bounds = f"{32 * WARPS}, 2" if form.mask or form.width > 128 else f"{32 * WARPS}"
+    return (f"LMP_KERNEL __launch_bounds__({bounds}) void {name}(\n    " + ",\n    ".join(parts)
+            + ") {")
 
 
 def numbers(form: Form, strided: Sequence[str]) -> list[str]:
@@ -158,7 +171,7 @@ def _defines(form: Form, shape: Shape) -> str:
             f"constexpr int WT = WIDTH / 8;\n{_COMMON}")
 
 
-_ROW, _COLUMN = "row0 + 16 * m + 8 * (e >> 1)", "column0 + 8 * n + (e & 1)"
+_ROW, _COLUMN = "first_row + 16 * m + 8 * (e >> 1)", "first_column + 8 * n + (e & 1)"
 
 
 def _masking(form: Form, query: str, key: str) -> str:
@@ -171,16 +184,20 @@ def _masking(form: Form, query: str, key: str) -> str:
         for (int n = 0; n < NT; ++n)
 #pragma unroll
           for (int e = 0; e < 4; ++e) {"""
+    firsts = "      const int first_row = anew(row0), first_column = anew(column0);"
     lines = []
     if form.mask:
-        at = f"mask[(long)({query}) * mask_row + (long)({key}) * mask_column]"
+        at = f"mask[(long)({query}) * row_stride + (long)({key}) * column_stride]"
         change = (f"s = {at} ? s : -INFINITY" if form.mask == "bool" else
                   f"s = __fmaf_rn(to_float({at}), 1.44269504f, s)")
-        lines += ["    {", loops,
+        lines += ["    {", firsts,
+                  "      const int row_stride = anew((int)mask_row);",
+                  "      const int column_stride = anew((int)mask_column);",
+                  loops,
                   "            float &s = scores[m][n][e];", "            s *= scale;",
                   f"            if (({query}) < queries && ({key}) < keys) {change};",
                   "          }", "    }"]
-    lines += ["    if (edge) {", loops,
+    lines += ["    if (edge) {", firsts, loops,
               f"            if (({key}) >= keys || (causal && ({key}) > ({query})))",
               "              scores[m][n][e] = -INFINITY;", "          }", "    }"]
     return "\n".join(lines)
@@ -189,14 +206,14 @@ def _masking(form: Form, query: str, key: str) -> str:
 def forward_text(form: Form) -> tuple[str, list[str]]:
     """(text of the kernel `attention`, names of its integers): arguments are out, logsumexp, query,
     key, value and the mask, if there is one."""
-    shape = forward_shape(form.width)
+    shape = forward_shape(form.width, form.mask)
     strided = ["out", "query", "key", "value"] + (["mask"] if form.mask else [])
     names = numbers(form, strided)
     ins = ["ushort query", "ushort key", "ushort value"]
     if form.mask:
         ins.append(f"{'uchar' if form.mask == 'bool' else 'ushort'} mask")
     text = f"""{_defines(form, shape)}
-{_signature("attention", ["ushort out", "float logsumexp"], ins, names)}
+{_signature(form, "attention", ["ushort out", "float logsumexp"], ins, names)}
   LMP_DYN_SMEM(ushort, memory);
   ushort *const own = memory, *const walked = memory + ROWS * WIDTH;
   const float scale = __int_as_float((int)scale_bits);
@@ -241,7 +258,7 @@ def forward_text(form: Form) -> tuple[str, list[str]]:
     }}
     float scores[MT][NT][4];
     clear(scores);
-    rows_by_rows<MT, NT>(scores, own + warp * MT * 16 * WIDTH, k);
+    rows_by_rows<MT, NT, 4>(scores, own + warp * MT * 16 * WIDTH, k);
     const int column0 = start + 2 * (l & 3);
     const bool edge = start + INNER > keys || (causal && start + INNER - 1 > own0);
 {_masking(form, _ROW, _COLUMN)}
@@ -307,7 +324,7 @@ def sums_text(form: Form) -> tuple[str, list[str]]:
     for t in strided:
         names += [*(f"{t}_s{j}" for j in range(form.batch)), f"{t}_row", f"{t}_column"]
     text = f"""{PRELUDE}{tiles(form.dtype, 32)}constexpr int WARPS = {WARPS};
-{_signature("row_sums", ["float sums"], ["ushort grad", "ushort out"], names)}
+{_signature(form, "row_sums", ["float sums"], ["ushort grad", "ushort out"], names)}
   const long at = (long)blockIdx.x * WARPS + (threadIdx.x >> 5);
   if (at >= rows) return;
   const long batch = at / queries, row = at % queries;
@@ -327,7 +344,7 @@ def sums_text(form: Form) -> tuple[str, list[str]]:
 def queries_text(form: Form) -> tuple[str, list[str]]:
     """(text of `attention_queries`, integers): the gradient of queries, arguments out, grad, query,
     key, value, the mask if there is one, logsumexp, sums."""
-    shape = queries_shape(form.width)
+    shape = queries_shape(form.width, form.mask)
     strided = ["out", "grad", "query", "key", "value"] + (["mask"] if form.mask else [])
     names = numbers(form, strided)
     ins = ["ushort grad", "ushort query", "ushort key", "ushort value"]
@@ -335,7 +352,7 @@ def queries_text(form: Form) -> tuple[str, list[str]]:
         ins.append(f"{'uchar' if form.mask == 'bool' else 'ushort'} mask")
     ins += ["float logsumexp", "float sums"]
     text = f"""{_defines(form, shape)}
-{_signature("attention_queries", ["ushort out"], ins, names)}
+{_signature(form, "attention_queries", ["ushort out"], ins, names)}
   LMP_DYN_SMEM(ushort, memory);
   ushort *const own = memory, *const walked = memory + 2 * ROWS * WIDTH;
   const float scale = __int_as_float((int)scale_bits);
@@ -423,7 +440,7 @@ def keys_text(form: Form) -> tuple[str, list[str]]:
     The last `shared` batch dims are those that keys and values do not have: a block of threads adds
     up all of them. Scores are computed transposed, a row to a key.
     """
-    shape = keys_shape(form.width)
+    shape = keys_shape(form.width, form.mask)
     wanted = [f"out_{n}" for n, c in (("key", "k"), ("value", "v")) if c in form.wanted]
     masks = ["mask"] if form.mask else []
     strided = [*wanted, "grad", "query", "key", "value", *masks]
@@ -444,7 +461,7 @@ def keys_text(form: Form) -> tuple[str, list[str]]:
     masking = _masking(form, _COLUMN, _ROW).replace("mask[", "mask_at[")
     weight = "s - base[b]" if form.mask else "__fmaf_rn(s, scale, -base[b])"
     text = f"""{_defines(form, shape)}
-{_signature("attention_keys", [f"ushort {n}" for n in wanted], ins, names)}
+{_signature(form, "attention_keys", [f"ushort {n}" for n in wanted], ins, names)}
   LMP_DYN_SMEM(ushort, memory);
   ushort *const own = memory, *const walked = memory + 2 * ROWS * WIDTH;
   float *const known = (float *)(walked + 4 * INNER * WIDTH);  // logsumexp, sums; twice

@@ -145,7 +145,7 @@ def gather_text(form: Form) -> tuple[str, list[str]]:
         start = """  float acc[MT][4][4] = {};
   const int warp_row = warp / 4 * MT * 16, warp_column = warp % 4 * 32;"""
         multiply = """\
-    rows_by_rows<MT, 4>(acc, w_tile + warp_row * WIDTH, x_tile + warp_column * WIDTH);"""
+    rows_by_rows<MT, 4, 4>(acc, w_tile + warp_row * WIDTH, x_tile + warp_column * WIDTH);"""
         finish = f"""#pragma unroll
   for (int m = 0; m < MT; ++m)
 #pragma unroll
@@ -162,7 +162,7 @@ def gather_text(form: Form) -> tuple[str, list[str]]:
         start = """  float acc[MT][8] = {};
   // a warp's threads: 4 rows by 8 columns, so that each reads of a tile what few others read
   const int thread_row = warp / 2 * 4 + l / 8, thread_column = warp % 2 * 8 + l % 8;"""
-        multiply = """#pragma unroll 2
+        multiply = """#pragma unroll 1
     for (int k = 0; k < 8; ++k) {
       float4 a[MT];
 #pragma unroll
@@ -278,7 +278,7 @@ static __forceinline__ __device__ void columns_by_columns(float (&acc)[MT][4][4]
                                                           int a0, const ushort *b, int b0) {
   const int l = threadIdx.x & 31, ra = (l & 7) + ((l >> 4) << 3), rb = l & 15;
   const int ta = ((l >> 3) & 1) ^ turn_of(ra), tb = (l >> 4) ^ turn_of(rb);
-#pragma unroll
+#pragma unroll 2
   for (int k = 0; k < DEPTH / 16; ++k) {
     uint fa[MT][4];
 #pragma unroll

@@ -171,6 +171,14 @@ static __forceinline__ __device__ float power2(float x) {
 # Tiles: rows of WIDTH halves, whose 16-byte chunks are permuted within groups of 8 (4 if the row is
 # not a multiple of 128 bytes), so that 8 rows of one column of chunks lie in different banks.
 _TILES = """\
+// The same number, of which the compiler does not know that it is: what is computed from it is
+// computed anew in every step of a loop, where keeping it would take registers that are not there.
+static __forceinline__ __device__ int anew(int x) {
+#ifndef LMP_HOST
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
 static __forceinline__ __device__ int turn_of(int row) {
   return WIDTH % 64 ? (row >> 1) & 3 : row & 7;
 }
@@ -183,13 +191,14 @@ static __forceinline__ __device__ int turned(int fixed, int turn) {
   constexpr int GROUP = WIDTH % 64 ? 4 : 8;
   return (((fixed & (GROUP - 1)) ^ turn) << 3) + ((fixed & ~(GROUP - 1)) << 3);
 }
-// acc += a b^T: this warp's MT x 16 rows of tile a times NT x 8 rows of tile b, WIDTH long.
-template <int MT, int NT>
+// acc += a b^T: this warp's MT x 16 rows of tile a times NT x 8 rows of tile b, WIDTH long. More
+// unrolled takes more registers.
+template <int MT, int NT, int UNROLL = WIDTH <= 64 ? 2 : 4>
 static __forceinline__ __device__ void rows_by_rows(float (&acc)[MT][NT][4], const ushort *a,
                                                     const ushort *b) {
-  const int l = threadIdx.x & 31, ra = l & 15, rb = (l & 7) + ((l >> 4) << 3);
+  const int l = anew(threadIdx.x & 31), ra = l & 15, rb = (l & 7) + ((l >> 4) << 3);
   const int ta = (l >> 4) ^ turn_of(ra), tb = ((l >> 3) & 1) ^ turn_of(rb);
-#pragma unroll
+#pragma unroll UNROLL
   for (int k = 0; k < WIDTH / 16; ++k) {
     uint fa[MT][4];
 #pragma unroll
@@ -211,7 +220,7 @@ static __forceinline__ __device__ void rows_by_rows(float (&acc)[MT][NT][4], con
 template <int MT, int NT, int KT>
 static __forceinline__ __device__ void by_columns(float (&acc)[MT][NT][4],
                                                   const uint (&fa)[KT][MT][4], const ushort *b) {
-  const int l = threadIdx.x & 31, row = l & 15, tb = (l >> 4) ^ turn_of(row);
+  const int l = anew(threadIdx.x & 31), row = l & 15, tb = (l >> 4) ^ turn_of(row);
 #pragma unroll
   for (int k = 0; k < KT; ++k) {
 #pragma unroll
@@ -253,7 +262,7 @@ static __forceinline__ __device__ void load_tile(ushort *tile, const ushort *fro
   constexpr int CHUNKS = WIDTH / 8;
   // Not unrolled: the addresses of all steps would be kept in registers.
 #pragma unroll 1
-  for (int at = threadIdx.x; at < ROWS * CHUNKS; at += THREADS) {
+  for (int at = anew(threadIdx.x); at < ROWS * CHUNKS; at += THREADS) {
     const int row = at / CHUNKS, chunk = at % CHUNKS;
     ushort *to = tile + place(row, chunk);
     const bool there = row < rows && 8 * chunk < width;
