@@ -19,6 +19,7 @@ from . import plugins
 from .base.errors import OutOfMemoryError
 
 _PACKAGE = __package__
+also_named: set[str] = set()  # devices that programs may name although nothing here provides them
 _busy: set[str] = set()  # names that are being looked for: the look-up itself imports
 
 
@@ -30,7 +31,8 @@ def find(name: str) -> Any:
     try:
         records = [r for r in plugins.records("lampion.backends") if r.name == name]
         if not records:
-            return DeviceNamespace(name) if name in plugins.offered() else None
+            known = name in also_named or name in plugins.offered()
+            return DeviceNamespace(name) if known else None
         record = plugins.load(next((r for r in records if r.usable), records[0]))
         made = plugins.call(record, "lampion_namespace", once=False)
         if made is None:
@@ -234,7 +236,8 @@ def is_on(name: str) -> property:
 
 def device_names() -> set[str]:
     """The devices of installed plug-ins, usable or not, and those that could be installed."""
-    return {r.name for r in plugins.records("lampion.backends")} | set(plugins.offered())
+    return ({r.name for r in plugins.records("lampion.backends")} | set(plugins.offered())
+            | also_named)
 
 
 def module_method(name: str) -> Callable[..., Any] | None:
@@ -245,9 +248,8 @@ def module_method(name: str) -> Callable[..., Any] | None:
 _attached: set[str] = set()
 
 
-def attach() -> None:
-    """Give tensors the methods of all devices. Called after each backend that is made, which is
-    before its first tensor."""
+def attach_names() -> None:
+    """Give tensors `NAME()` and `is_NAME` for all devices that are known by now."""
     from .tensor import Tensor
 
     for name in device_names() - _attached:
@@ -256,6 +258,14 @@ def attach() -> None:
             for attribute, value in ((name, mover(name)), (f"is_{name}", is_on(name))):
                 if not hasattr(Tensor, attribute):
                     setattr(Tensor, attribute, value)
+
+
+def attach() -> None:
+    """Give tensors the methods of all devices. Called after each backend that is made, which is
+    before its first tensor."""
+    from .tensor import Tensor
+
+    attach_names()
     for record in plugins.records("lampion.backends"):
         given = plugins.call(record, "lampion_tensor_attributes")
         for attribute, value in (given or {}).items():

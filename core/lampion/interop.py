@@ -8,7 +8,9 @@ DLPack is in `dlpack.py`.
 from __future__ import annotations
 
 import ctypes
+import os
 import warnings
+import weakref
 from typing import Any
 
 import numpy as np
@@ -190,8 +192,8 @@ class UntypedStorage:
         return self.tobytes()[k]
 
     def is_shared(self) -> bool:
-        """Whether other processes see this memory (never for ordinary storages)."""
-        return False
+        """Whether other processes see this memory."""
+        return getattr(self.base, "ptr", 0) in _blocks
 
 
 def untyped_storage(self: Tensor) -> UntypedStorage:
@@ -252,24 +254,70 @@ def resize_as_(self: Tensor, other: Tensor) -> Tensor:
     return resize_(self, other.meta.shape)
 
 
+# ---------------------------------------------------------------- memory that processes share
+
+class _Block:
+    """A piece of shared memory, known by its name. Who made it removes it with its last tensor."""
+
+    def __init__(self, nbytes: int = 0, name: str | None = None) -> None:
+        from multiprocessing import shared_memory
+
+        self.memory = shared_memory.SharedMemory(name, create=name is None, size=nbytes)
+        self.array = np.ndarray(self.memory.size, np.uint8, self.memory.buf)
+        self.pointer = int(self.array.__array_interface__["data"][0])
+        self.name, self.maker = self.memory.name, os.getpid() if name is None else 0
+
+    def storage(self, device: Any) -> Any:
+        """A Storage over it, which keeps it; RuntimeError where the device has other memory."""
+        made = P.backend_of(device).wrap_host(self.pointer, self.memory.size, self, device)
+        if made is None:
+            raise RuntimeError(f"share_memory_: the device '{device}' has no memory that processes "
+                               "share; move the tensor to the host")
+        _blocks[self.pointer] = self
+        return made
+
+    def __del__(self) -> None:
+        if getattr(self, "maker", 0) == os.getpid():
+            self.memory.unlink()
+        if hasattr(self, "array"):
+            del self.array  # or the memory could not be closed
+
+
+_blocks: weakref.WeakValueDictionary[int, _Block] = weakref.WeakValueDictionary()
+
+
+def shared_name(t: Tensor) -> str | None:
+    """The name of the shared memory that a tensor lies in, or None."""
+    block = _blocks.get(getattr(t.data_.base, "ptr", 0))
+    return None if block is None else block.name
+
+
+def from_shared(name: str, dtype: Any, shape: Any, strides: Any, offset: int, requires_grad: bool,
+                kind: type = Tensor) -> Tensor:
+    """The tensor that another process has in the shared memory of this name."""
+    from .creation import empty
+
+    block = next((b for b in list(_blocks.values()) if b.name == name), None) or _Block(name=name)
+    host = empty(0, dtype=dtype, device="cpu")
+    base = UntypedStorage(block.storage(host.meta.device), host.meta.device)
+    made = set_(host, base, offset, shape, strides).requires_grad_(requires_grad)
+    return made if kind is Tensor else made.as_subclass(kind)
+
+
 def is_shared(self: Tensor) -> bool:
     """Whether other processes see this memory."""
-    return False
+    return shared_name(self) is not None
 
 
 def share_memory_(self: Tensor) -> Tensor:
     """Move the values to memory that forked and spawned processes share."""
-    from multiprocessing import shared_memory
-
+    if is_shared(self):
+        return self
     m = self.meta
-    block = shared_memory.SharedMemory(create=True, size=max(m.nbytes, 1))
-    array = np.ndarray(m.shape, m.dtype.np, block.buf)
-    array[...] = self.detach().host()
-    pointer = array.__array_interface__["data"][0]
-    shared = meta(m.dtype, m.shape, None, m.device)
-    self.data_ = P.backend_of(m.device).wrap_host(pointer, max(m.nbytes, 1), (block, array),
-                                                  m.device)
-    self.meta = shared
+    block = _Block(max(m.nbytes, 1))
+    np.ndarray(m.shape, m.dtype.np, block.memory.buf)[...] = self.detach().host()
+    self.data_ = block.storage(m.device)
+    self.meta = meta(m.dtype, m.shape, None, m.device)
     return self
 
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from .logging import get_logger
 from .nn import Module
@@ -133,7 +133,6 @@ class ScriptFunction:
     """No function is one."""
 
 
-Final = Any
 Attribute = annotate
 RecursiveScriptModule = ScriptModule
 __all__ = ["Attribute", "Final", "RecursiveScriptModule", "ScriptFunction", "ScriptModule",

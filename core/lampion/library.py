@@ -21,7 +21,8 @@ if not any(isinstance(op, _families.Awaited) for op in _registry.REGISTRY.values
 MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func",
             "config", "plugins", "ops", "testing", "random", "serialization",
             "overrides", "printing", "cli", "demos", "return_types", "masked", "signal",
-            "amp", "compat", "compiler", "jit", "backends", "accelerator")
+            "amp", "compat", "compiler", "jit", "backends", "accelerator", "distributed",
+           "multiprocessing", "profiler", "hub", "types", "storage")
 
 # Functions of the top level whose module is only imported when one of them is used.
 FUNCTIONS = {
@@ -49,7 +50,11 @@ FUNCTIONS = {
          "is_signed", "is_storage", "kl_div", "lstm_cell", "margin_ranking_loss",
          "max_pool1d_with_indices", "norm_except_dim", "nuclear_norm", "pairwise_distance",
          "poisson_nll_loss", "resize_as_", "rnn_relu_cell", "rnn_tanh_cell", "rrelu", "rrelu_",
-         "triplet_margin_loss", "zero_"), "native_functions")}
+         "triplet_margin_loss", "zero_"), "native_functions"),
+    **dict.fromkeys(
+        ("BFloat16Storage", "BoolStorage", "ByteStorage", "CharStorage", "ComplexDoubleStorage",
+         "ComplexFloatStorage", "DoubleStorage", "FloatStorage", "HalfStorage", "IntStorage",
+         "LongStorage", "ShortStorage", "TypedStorage", "UntypedStorage"), "storage")}
 
 
 def lookup(module: str, name: str) -> Any:
@@ -93,7 +98,7 @@ def public(where: str) -> dict[str, Any]:
 
 
 # attach Tensor methods
-for _module in ("conversion", "interop", "dlpack", "pinning", "overrides"):
+for _module in ("conversion", "interop", "dlpack", "pinning", "overrides", "older_methods"):
     importlib.import_module(f".{_module}", __package__)
 importlib.import_module(".updating", __package__)
 importlib.import_module(".restriding", __package__)

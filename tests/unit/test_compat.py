@@ -157,3 +157,62 @@ print("all")
 """)
     assert out == "all"
     assert len(surface.modules()) > 80
+
+
+def test_devices_that_are_not_here_are_answered_truthfully(tmp_path):
+    out = run(tmp_path, """
+import torch
+x = torch.ones(1)
+print(x.is_mps, x.is_xpu, torch.xpu.is_available(), torch.xpu.device_count())
+try:
+    x.xpu()
+except RuntimeError as error:
+    print("xpu" in str(error))
+""")
+    assert out == "False False False 0\nTrue"
+
+
+def test_spawned_processes_are_ours_too(tmp_path):
+    out = run(tmp_path, """
+import torch
+import torch.multiprocessing as mp
+
+def work(rank, x, queue):
+    x[rank] += 1
+    queue.put((rank, type(x).__module__.partition(".")[0]))
+
+if __name__ == "__main__":
+    for method in ("spawn", "forkserver"):
+        x = torch.zeros(2).share_memory_()
+        queue = mp.get_context(method).SimpleQueue()
+        mp.start_processes(work, (x, queue), nprocs=2, start_method=method)
+        print(x.tolist(), sorted(queue.get() for _ in range(2)))
+""")
+    line = "[1.0, 1.0] [(0, 'lampion'), (1, 'lampion')]"
+    assert out.splitlines() == [line, line]
+
+
+def test_what_packages_import_is_there(tmp_path):
+    out = run(tmp_path, """
+import torch
+import torch._dynamo
+import torch.distributed as dist
+import torch.utils.model_zoo
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.fx import wrap
+from torch.nn.attention import SDPBackend
+from torch.types import Device, Number
+from torch.utils.hooks import RemovableHandle
+
+@torch._dynamo.disable
+def double(x):
+    return x * 2
+
+parts = [torch.ones(2), torch.zeros(1, 3)]
+flat = _flatten_dense_tensors(parts)
+print(double(flat).tolist(), [p.shape == q.shape for p, q in
+                              zip(_unflatten_dense_tensors(flat, parts), parts)])
+print(torch._C.Generator is torch.Generator, torch.functional.einsum is torch.einsum)
+print(torch.__config__.show().startswith("lampion"), dist.is_initialized())
+""")
+    assert out == "[2.0, 2.0, 0.0, 0.0, 0.0] [True, True]\nTrue True\nTrue False"

@@ -19,9 +19,9 @@ from .modes import (
     set_grad_enabled,
 )
 
-_MODULES = ("anomaly", "forward_ad", "function", "functional", "graph")
+_MODULES = ("anomaly", "forward_ad", "function", "functional", "graph", "variable", "profiler")
 _LATE = {"Function": "function", "once_differentiable": "function", "detect_anomaly": "anomaly",
-         "set_detect_anomaly": "anomaly"}
+         "set_detect_anomaly": "anomaly", "Variable": "variable"}
 
 __all__ = ["forward_ad", "functional", "graph", "Function", "once_differentiable", "detect_anomaly",
            "set_detect_anomaly",

@@ -22,8 +22,9 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from .. import config
+from .. import config, device_namespaces
 from ..base import device as _device
+from . import children, surface
 from .absent import Absent
 from .finder import Finder
 from .surface import VERSION
@@ -50,6 +51,9 @@ def install() -> Any:
     if Finder not in sys.meta_path:
         sys.meta_path.insert(0, Finder)
     _device.aliases.update(config.get("compat"))
+    device_namespaces.also_named.update(surface.devices())
+    device_namespaces.attach_names()
+    children.install()
     return import_module("torch")
 
 
@@ -61,6 +65,8 @@ def uninstall() -> None:
         if getattr(sys.modules[name], "_is_lampion", False):
             del sys.modules[name]
     _device.aliases.clear()
+    device_namespaces.also_named.clear()
+    children.uninstall()
 
 
 def installed() -> bool:

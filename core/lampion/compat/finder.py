@@ -35,9 +35,9 @@ class Mirror(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name in ("__file__", "__all__"):
             return getattr(self._ours, name)
-        if name.startswith("__"):
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         full = f"{self.__name__}.{name}"
+        if name.startswith("__") and not surface.is_module(full):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         try:
             found = getattr(self._ours, name)
         except AttributeError:
@@ -61,9 +61,13 @@ def _mirrored(module: ModuleType) -> bool:
     return module.__name__.partition(".")[0] == "lampion"
 
 
+# Modules of PyTorch whose names are those of the top level.
+_TOP = ("torch._C", "torch._VF", "torch._tensor", "torch.functional")
+
+
 def _ours(fullname: str) -> ModuleType | None:
     """lampion's module for the name of one of PyTorch's, or None."""
-    name = "lampion" + fullname.removeprefix("torch")
+    name = "lampion" + ("" if fullname in _TOP else fullname.removeprefix("torch"))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

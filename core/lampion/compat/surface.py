@@ -20,6 +20,11 @@ def _read() -> tuple[frozenset[str], dict[str, frozenset[str]]]:
             {module: frozenset(names.split()) for module, names in data["names"].items()})
 
 
+def devices() -> list[str]:
+    """The kinds of device that PyTorch's programs ask for by name."""
+    return list(json.loads(_FILE.read_text(encoding="utf-8"))["devices"])
+
+
 def is_module(name: str) -> bool:
     """Whether PyTorch has a module of this full name.
 

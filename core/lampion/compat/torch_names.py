@@ -6,6 +6,7 @@ libraries that are not used here.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -86,9 +87,81 @@ def _threads() -> int:
     return int(lampion.get_num_threads())
 
 
+def _dynamo() -> dict[str, Any]:
+    """What asks for eager running of a function is what all functions do here."""
+    from lampion import compiler
+
+    same = {n: getattr(compiler, n) for n in (
+        "allow_in_graph", "assume_constant_result", "disable", "is_compiling", "list_backends",
+        "reset", "substitute_in_graph")}
+    nothing = dict.fromkeys(("mark_dynamic", "maybe_mark_dynamic", "mark_static",
+                             "mark_static_address", "graph_break", "set_recursion_limit"),
+                            lambda *args, **kwargs: None)
+    passed_on = dict.fromkeys(("disallow_in_graph", "forbid_in_graph", "run",
+                               "disable_nested_graph_breaks", "nonstrict_trace",
+                               "dont_skip_tracing"), compiler._same)
+    return {**same, **nothing, **passed_on, "config": module("torch._dynamo.config"),
+            "set_stance": compiler.set_stance}
+
+
+def _fx() -> dict[str, Any]:
+    def wrap(fn_or_name: Any) -> Any:
+        """The function as it is: nothing traces into it."""
+        return fn_or_name
+
+    return {"wrap": wrap}
+
+
+def _utils() -> dict[str, Any]:
+    def try_import(name: str) -> Any:
+        """The module, or None if there is none."""
+        import importlib
+
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            return None
+
+    class classproperty:
+        """A property of a class."""
+
+        def __init__(self, fget: Any) -> None:
+            self.fget = fget
+
+        def __get__(self, instance: Any, owner: Any) -> Any:
+            return self.fget(owner)
+
+    return {"is_compiling": lambda: False, "try_import": try_import,
+            "classproperty": classproperty, "cpu_count": os.cpu_count,
+            "_flatten_dense_tensors": _flatten, "_unflatten_dense_tensors": _unflatten}
+
+
+def _flatten(tensors: Any) -> Any:
+    """All elements of some tensors, as one tensor."""
+    import lampion
+
+    return lampion.cat([t.reshape(-1) for t in tensors])
+
+
+def _unflatten(flat: Any, tensors: Any) -> Any:
+    """Parts of one tensor in the shapes of others."""
+    parts = flat.split([t.numel() for t in tensors])
+    return tuple(p.view(t.shape) for p, t in zip(parts, tensors, strict=True))
+
+
+def _c() -> dict[str, Any]:
+    """Questions that packages ask PyTorch's extension module."""
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        """None: nothing is traced or counted."""
+
+    return {"_get_tracing_state": nothing, "_log_api_usage_once": nothing,
+            "_is_tracing": lambda: False}
+
+
 EXTRA: dict[str, Callable[[], dict[str, Any]]] = {
     "torch": _torch, "torch.version": _version, "torch.torch_version": _torch_version,
-    "torch.__config__": _config,
+    "torch.__config__": _config, "torch._dynamo": _dynamo, "torch.fx": _fx, "torch._utils": _utils,
+    "torch._C": _c,
 }
 
 

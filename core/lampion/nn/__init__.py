@@ -3,15 +3,17 @@
 Floor 7: imports the public tensor API and below; nothing imports it but programs and other public
 modules.
 """
-from lampion.nn import functional, init, utils
+from lampion.nn import attention, functional, init, parallel, utils
 from lampion.nn import parameter as parameter
 from lampion.nn._chunked_loss import LinearCrossEntropyOptions
 from lampion.nn.modules import *  # noqa: F403
 from lampion.nn.modules import __all__ as _layers
+from lampion.nn.parallel import DataParallel
 from lampion.nn.parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter
 
-__all__ = ["Buffer", "LinearCrossEntropyOptions", "Parameter", "UninitializedBuffer",
-           "UninitializedParameter", "functional", "init", "utils", *_layers]
+__all__ = ["Buffer", "DataParallel", "LinearCrossEntropyOptions", "Parameter",
+           "UninitializedBuffer", "UninitializedParameter", "attention", "functional", "init",
+           "parallel", "utils", *_layers]
 
 
 def factory_kwargs(kwargs):

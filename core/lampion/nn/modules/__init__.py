@@ -38,6 +38,7 @@ from lampion.nn.modules.batchnorm import (
     LazyBatchNorm1d,
     LazyBatchNorm2d,
     LazyBatchNorm3d,
+    SyncBatchNorm,
 )
 from lampion.nn.modules.channelshuffle import ChannelShuffle
 from lampion.nn.modules.container import (

@@ -179,6 +179,42 @@ class _LazyNormBase(LazyModuleMixin, _NormBase):
         self.reset_parameters()
 
 
+class SyncBatchNorm(_BatchNorm):
+    """Normalize each channel of (N, C, ...) over the batch of all processes of a group.
+
+    A group has one process so far, whose batch is all there is.
+
+    >>> nn.SyncBatchNorm(3)(lampion.randn(2, 3, 4)).shape
+    lampion.Size([2, 3, 4])
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1,
+                 affine: bool = True, track_running_stats: bool = True, process_group: Any = None,
+                 device: Any = None, dtype: Any = None) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        self.process_group = process_group
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Module, process_group: Any = None) -> Module:
+        """The module with every batch norm in it replaced by one of these, which has its
+        parameters and statistics."""
+        made = module
+        if isinstance(module, _BatchNorm):
+            new = cls(module.num_features, module.eps, module.momentum, module.affine,
+                      module.track_running_stats, process_group)
+            for table in ("_parameters", "_buffers"):
+                getattr(new, table).update(getattr(module, table))
+            new.training = module.training
+            made = new
+        for name, child in module.named_children():
+            made.add_module(name, cls.convert_sync_batchnorm(child, process_group))
+        return made
+
+
 class LazyBatchNorm1d(_LazyNormBase, _BatchNorm):
     """BatchNorm1d without num_features: they come from the first input."""
 
