@@ -723,7 +723,9 @@ def _composite_with_out(op: R.Op) -> Any:
             if out is None:
                 return body(*args, **kwargs)
             NS["refuse_recorded"](op, out, (*args, *kwargs.values()))
-            rule = NS["out_rule"](op, op.bind(args, kwargs))
+            rule = op.out_cast
+            if not isinstance(rule, str):
+                rule = NS["out_rule"](op, op.bind(args, kwargs))
             return NS["write_out"](op, out, body(*args, **kwargs), rule)
         except AttributeError as e:
             raise NS["wrong_type"](op, args, kwargs, e) from None
