@@ -38,7 +38,7 @@ NEEDS_opencl := $(SAID)/opencl
 NEEDS_cuda   := $(SAID)/cuda
 NEEDS_ref    := $(SAID)/ref
 
-.PHONY: demo test opencl cuda cuda-kernels parity parity-tests parity-full nightly bench conformance gpu lint install clean help
+.PHONY: demo test opencl cuda cuda-kernels parity parity-tests parity-full nightly bench conformance conformance-faults gpu lint install clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -105,6 +105,10 @@ conformance: install $(SAID)/dev
 	@mkdir -p $(VENV)/conformance
 	$(VENV)/bin/lampion conformance $(DEVICE) -n auto --html $(VENV)/conformance/$(DEVICE).html \
 	    --json $(VENV)/conformance/$(DEVICE).json $(ARGS)
+
+# The suite itself: a backend with one of forty faults must not pass, healthy ones must.
+conformance-faults: install $(SAID)/dev
+	$(PY) -m pytest -n auto tests/conformance $(ARGS)
 
 # On a machine with an NVIDIA GPU: every op test on it, the backend's own tests on the real driver,
 # and the benchmarks, which write docs/benchmarks/gpu.md (name another page with PAGE=).

@@ -90,8 +90,8 @@ def test_a_view_keeps_the_memory_alive(backend, where, rng):
 
 
 def test_freed_memory_comes_back(backend, where):
-    """Forty times 16 MiB, one after the other, do not add up."""
-    data = np.ones(1 << 24, np.uint8)
+    """Forty times 4 MiB, one after the other, do not add up."""
+    data = np.ones(1 << 22, np.uint8)
 
     def used() -> int:
         return int(backend.memory_stats(where).get("allocated", 0))
@@ -108,8 +108,8 @@ def test_freed_memory_comes_back(backend, where):
         filled(backend, where, data)
     gc.collect()
     backend.synchronize(where)
-    assert used() - before[0] < 8 * data.nbytes, "the device's count of bytes in use grows"
-    assert resident() - before[1] < 8 * data.nbytes, "the process grows"
+    assert used() - before[0] < 16 * data.nbytes, "the device's count of bytes in use grows"
+    assert resident() - before[1] < 16 * data.nbytes, "the process grows"
 
 
 def test_out_of_memory_is_an_error_of_its_own_and_not_the_end(backend, where, device, rng):

@@ -89,6 +89,7 @@ def test_arithmetic(check_many, rng, d):
         names = ["add", "mul", "maximum"]
     a = sample(rng, d, 150)
     b = np.where(rng.random(150) < 0.3, a, rng.permutation(sample(rng, d, 150)))
+    b[:3] = a[:3]  # NaN and the infinities each with itself
     cases = [(lambda x, y, n=n: E.op(n, x, y), d) for n in names]
     cases += [(lambda x, y, n=n: E.op(n, x), d) for n in one]
     cases += [(lambda x, y, n=n: E.op(n, x, y), dt.bool_)
