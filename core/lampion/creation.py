@@ -33,6 +33,7 @@ from .ops import registry as R
 from .runtime.devices import _default as _chosen
 from .runtime.devices import lasting, resolve
 from .tensor import Size, Tensor, empty_meta, make_tensor
+from .wholes import one_by_one
 
 __all__ = [
     "tensor", "as_tensor", "asarray", "scalar_tensor", "frombuffer", "empty", "zeros",
@@ -541,6 +542,7 @@ def _steps(name: str, steps: Any) -> int:
     return int(steps)
 
 
+@one_by_one
 def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = None,
              device: Any = None, requires_grad: bool = False, layout: Any = None,
              pin_memory: bool = False) -> Tensor:
@@ -552,6 +554,8 @@ def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = 
         d = dtype or dt._default.to_complex()
         r = upload(np.linspace(start, end, steps), d, device)
         return _finish(r, requires_grad, out, True)
+    if d.kind in "ui":
+        start, end = int(start), int(end)
     step = (end - start) / (steps - 1) if steps > 1 else 0.0
     if steps == 1:
         end = start
@@ -569,6 +573,7 @@ def _host_linspace(start: Any, end: Any, step: float, steps: int) -> Any:
     return np.trunc(np.where(i < steps // 2, start + step * i, end - step * (steps - 1 - i)))
 
 
+@one_by_one
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any = None,
              dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """base ** linspace(start, end, steps)."""

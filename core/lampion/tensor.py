@@ -581,8 +581,10 @@ def build_function(op: R.Op) -> Any:
     if op.kind != "composite":
         return callpath.build(op, callpath.function_source(op, op.name), op.name)
     fn = op.body  # type: ignore[attr-defined]
+    if op.one_by_one:  # type: ignore[attr-defined]
+        fn = wholes.one_by_one(fn)
     if op.out and not any(p.kind == "**" for p in op.params):
-        fn = _composite_with_out(op)
+        fn = _composite_with_out(op, fn)
     elif any(p.kind == "*" for p in op.params[1:]):
         fn = _spelled_star(op)
     if op.replay:  # type: ignore[attr-defined]
@@ -664,8 +666,9 @@ def _reflected(fn: Callable[[Any, Any], Any], name: str) -> Callable[[Any, Any],
     """A binary operator with its sides exchanged; a tensor is on the right."""
     def operator(self: Any, other: Any) -> Any:
         if not isinstance(self, Tensor):  # only where called by name: Tensor.__radd__(2, x)
-            raise TypeError(f"descriptor '{name}' requires a 'Tensor' object but received a "
-                            f"'{type(self).__name__}'")
+            wrong = AttributeError if name in ("__rdiv__", "__rtruediv__") else TypeError
+            raise wrong(f"descriptor '{name}' requires a 'Tensor' object but received a "
+                        f"'{type(self).__name__}'")
         return fn(other, self)
 
     return _with_operand(operator)
@@ -708,11 +711,11 @@ def _spelled_star(op: R.Op) -> Any:
     return fn
 
 
-def _composite_with_out(op: R.Op) -> Any:
-    """A composite with an out= argument: run, then write."""
+def _composite_with_out(op: R.Op, plain: Any) -> Any:
+    """A composite with an out= argument: run `plain`, then write."""
     import functools
 
-    plain = body = op.body  # type: ignore[attr-defined]
+    body = plain
     if op.returns:
         def body(*args: Any, **kwargs: Any) -> Any:
             return callpath.result_tuple(op, plain(*args, **kwargs))

@@ -1,6 +1,7 @@
-"""Composites that layers see as one op, before any of the ops they are made of runs.
+"""Composites that layers or transforms see as one op, before any of the ops they are made of runs.
 
-Floor 5; imports callpath. Autocast decides about `cross_entropy` as a whole, for example.
+Floor 5; imports callpath. Autocast decides about `cross_entropy` as a whole, for example, and vmap
+runs `bincount` on one example at a time.
 """
 
 from __future__ import annotations
@@ -53,3 +54,18 @@ def seen_whole(body: Callable[..., Any]) -> Callable[..., Any]:
     scope: dict[str, Any] = {}
     exec(compile("\n".join(lines), f"<lampion op {body.__name__}>", "exec"), NS, scope)
     return functools.update_wrapper(scope["make"](**local), body)
+
+
+def one_by_one(body: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that reads values on the host: vmap runs it on one example at a time."""
+    @functools.wraps(body)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if NS["levels"]:
+            from .transforms.examples import each_example
+
+            result = each_example(run, args, kwargs)
+            if result is not NotImplemented:
+                return result
+        return body(*args, **kwargs)
+
+    return run

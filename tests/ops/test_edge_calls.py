@@ -151,6 +151,28 @@ def test_second_derivative_of_logaddexp():
     assert h.tolist() == [0.25, 0]
 
 
+def test_logaddexp_of_complex_numbers_neither_overflows_nor_wraps():
+    inf = float("inf")
+    a = L.tensor([1 + 3j, 500 + 1j, 1 + 9j, complex(-inf, 1), complex(-inf, 0)])
+    b = L.tensor([0.5 + 3.1j, 500 + 2j, 1 - 9j, complex(-inf, 2), 3 + 9j])
+    got = L.logaddexp(a, b).tolist()
+    for x, want in zip(got, [1.4729 + 3.0377j, 500.5626 + 1.5j, 1.6001 + 9.4248j,
+                             complex(-inf, 2), 3 + 9j]):
+        assert x.real == pytest.approx(want.real, abs=1e-4)
+        assert x.imag == pytest.approx(want.imag, abs=1e-4)
+
+
+def test_ends_of_whole_steps_are_whole():
+    assert L.linspace(4.9, 2, 4, dtype=L.int64).tolist() == [4, 3, 2, 2]
+    assert L.linspace(4.3, L.tensor(-3), 8, dtype=L.int64).tolist() == [4, 3, 2, 1, 0, -1, -2, -3]
+
+
+def test_sums_of_bools_with_factors_are_bools():
+    x = L.tensor([True, False])
+    assert L.addr(x, x, x, beta=3, alpha=2).tolist() == [[True, False], [True, False]]
+    assert L.addr(x, x, x, beta=3, alpha=2).dtype is L.bool
+
+
 def test_float_power_in_place_keeps_double_precision():
     assert L.full((2,), 3.0, dtype=L.float64).float_power_(2).tolist() == [9, 9]
     with pytest.raises(RuntimeError, match="requires dtype"):

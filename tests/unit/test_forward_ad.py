@@ -406,3 +406,15 @@ def test_hooks_and_modes_see_dual_calls():
             y = x.exp()
         close(fw.unpack_dual(y).tangent, fw.unpack_dual(y).primal)
     assert names == ["exp"]
+
+
+def test_scatter_moves_with_the_value_that_stays():
+    x, v = rand(4), rand(4)
+    index = lampion.tensor([1, 0, 1, 0])
+    out, t = jvp(lambda x: lampion.zeros(3, dtype=x.dtype).scatter(0, index, x), x, v)
+    assert out.tolist() == [x[3].item(), x[2].item(), 0]
+    assert t.tolist() == [v[3].item(), v[2].item(), 0]
+    _, t = jvp(lambda x: x.scatter_reduce(0, index, x, "prod"), x, v)
+    step = 1e-6
+    far, near = ((x + s * v).scatter_reduce(0, index, x + s * v, "prod") for s in (step, -step))
+    assert abs(t - (far - near) / (2 * step)).max() < 1e-6

@@ -457,6 +457,50 @@ def test_custom_functions():
         vmap(lambda x: Neither.apply(x, 2.0))(x)
 
 
+# ---------------------------------------------------------------- one example at a time
+
+def test_values_that_the_host_reads():
+    x = lampion.tensor([[0, 1, 1], [2, 1, 0]])
+    assert vmap(lambda x: lampion.bincount(x, minlength=4))(x).tolist() == [[1, 2, 0, 0],
+                                                                          [1, 1, 1, 0]]
+    assert vmap(vmap(lampion.bincount))(x.expand(2, 2, 3)[:, :1]).tolist() == [[[1, 2]]] * 2
+    ends = vmap(lambda a, b: lampion.linspace(a, b, 3))(lampion.tensor([0.0, 1]),
+                                                        lampion.tensor([1.0, 4]))
+    assert ends.tolist() == [[0, 0.5, 1], [1, 2.5, 4]]
+    hist, edges = vmap(lambda x: lampion.histogram(x, 2))(lampion.tensor([[0.0, 1, 2], [0, 4, 4]]))
+    assert hist.tolist() == [[1, 2], [1, 2]] and edges.tolist() == [[0, 1, 2], [0, 2, 4]]
+    with pytest.raises(RuntimeError, match=r"differ in shape: \[2\], \[5\]"):
+        vmap(lampion.bincount)(lampion.tensor([[0, 1], [4, 0]]))
+    with pytest.raises(RuntimeError, match="empty batch"):
+        vmap(lampion.bincount)(x[:0])
+
+
+def test_gradients_of_examples_that_the_host_reads():
+    weight, index = rand(2, 5, 3), lampion.tensor([[0, 1, 2], [4, 1, 4]])
+    starts = lampion.tensor([[0, 1], [0, 2]])
+
+    def loss(weight, index, starts):
+        return (F.embedding_bag(index, weight, starts) ** 3).sum()
+
+    def slope(weight, index, starts):
+        return grad(loss)(weight, index, starts).pow(2).sum()
+
+    for f in (loss, slope):  # order 1, order 2
+        got = vmap(grad(f))(weight, index, starts)
+        close(got, lampion.stack([grad(f)(weight[k], index[k], starts[k]) for k in (0, 1)]))
+    shared = vmap(grad(loss), in_dims=(None, 0, 0))(weight[0], index, starts)
+    close(shared, lampion.stack([grad(loss)(weight[0], index[k], starts[k]) for k in (0, 1)]))
+    w = weight.clone().requires_grad_()
+    vmap(loss)(w, index, starts).sum().backward()
+    close(w.grad, vmap(grad(loss))(weight, index, starts))
+
+
+def test_cov_with_weights_of_each_example():
+    x, w = rand(2, 3, 5), rand(2, 5).abs()
+    got = vmap(lambda x, w: lampion.cov(x, aweights=w))(x, w)
+    close(got, lampion.stack([lampion.cov(x[k], aweights=w[k]) for k in (0, 1)]))
+
+
 # ---------------------------------------------------------------- in autograd
 
 def test_batched_grad():

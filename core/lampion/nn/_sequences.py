@@ -11,11 +11,13 @@ import lampion
 from lampion.nn._ops import ops
 from lampion.replay import replayed
 from lampion.tensor import Tensor
+from lampion.wholes import one_by_one
 
 _NEVER = -1e30  # log of zero that keeps gradients finite
 
 
 @replayed
+@one_by_one
 def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any,
              blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> Tensor:
     """-log of the summed probability of all alignments of `targets` to the inputs.
@@ -187,6 +189,7 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None,
 
 
 @replayed
+@one_by_one
 def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
                   max_norm: float | None = None, norm_type: float = 2,
                   scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False,

@@ -7,6 +7,7 @@ view's arguments and an `out=`.
 from __future__ import annotations
 
 from . import memory
+from .checks import IndexRangeError
 from .registry import ATTR, REGISTRY, CompositeOp, composite, register
 
 
@@ -15,7 +16,10 @@ def copying(name, view, samples):
     op = REGISTRY[view]
 
     def body(*args, **kwargs):
-        made = op.fn(*args, **kwargs)
+        try:
+            made = op.fn(*args, **kwargs)
+        except IndexError as e:
+            raise IndexRangeError(f"{name}: {e}") from None
         if type(made) is tuple:
             return tuple([memory.duplicate.fn(v, contiguous=True) for v in made])
         return memory.duplicate.fn(made, contiguous=True)

@@ -146,6 +146,6 @@ def linalg_lstsq(input, b, rcond=None, *, driver=None):
     x, rest, rank, s = least_squares.fn(input, b.unsqueeze(-1) if vector else b, rcond, driver)
     tall = m > n and driver != "gelsy" and (driver == "gels" or bool((examples(rank) == n).all()))
     none = input.detach().new_empty((0,))
-    return (x.squeeze(-1) if vector else x, rest if tall else none.to(A.dtype.to_real()),
+    return (x.squeeze(-1) if vector else x, rest if tall else rest.reshape((-1,))[:0],
             none.to(dt.int64) if driver == "gels" else rank,
             s if driver in ("gelsd", "gelss") else none.to(A.dtype.to_real()))

@@ -116,7 +116,7 @@ def running_store(n, o, before, hit, one, values, across=0, step=1):
         where = (before + r - 1) * n.params.stride(step)
         if k:
             where = where + n.of(k * across)
-        body.append(Store(o.slot, n._index(where), n.typed(v), hit))
+        body.append(Store(o.slot, n._index(where), n._into(o, v), hit))
     n.stage(*body)
 
 
@@ -277,6 +277,8 @@ def masked_pick(input, mask):
     f(2, 1), b(3)
     i(0), b(0)
     f(), v(True)
+    f(3, 4, dtype=float16), b(3, 4)
+    f(6, dtype=float16).strided, b(6)
 """)
 def masked_select(input, mask):
     """The elements of input where mask (broadcast) is True, as a vector."""

@@ -26,6 +26,8 @@ def blended(name, input, result, beta, alpha):
                            f"and {r.dtype!r}")
     if r.dtype.kind in "ui":
         beta, alpha = int(beta), int(alpha)
+    elif r.dtype.kind == "b":
+        beta, alpha = bool(beta), bool(alpha)
     if beta == 0:
         return result if alpha == 1 else result * alpha
     if beta != 1:

@@ -468,7 +468,7 @@ def tile(input, *args, dims=None):
     return repeat.fn(input, (1,) * (input.meta.ndim - len(counts)) + counts)
 
 
-@composite(replay=True, method=True, out=False, samples="""
+@composite(one_by_one=True, replay=True, method=True, out=False, samples="""
     f(2, 3), 2
     f(2, 3).transposed, 3, 1
     f(3, 2), v([1, 0, 2]), 0

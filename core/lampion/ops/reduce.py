@@ -196,6 +196,8 @@ MOMENTS = """
     f(2, 3), True
     f(3, 130), 1, correction=2
     f(4, 1).fixed, 1, correction=0
+    c(3, 4)
+    c(2, 3, 2).transposed, (0, -1), correction=0, keepdim=True
 """
 
 
@@ -486,32 +488,51 @@ def _dims_and_correction(input, dim, unbiased, correction):
     return wrap_dims(dim, input.meta.ndim), correction
 
 
+def _variance(input, dims, correction, keepdim):
+    """The variance; that of complex numbers is the sum of their parts' variances."""
+    if input.meta.dtype.kind != "c":
+        return variance.fn(input, dims, correction, keepdim)
+    real, imag = (variance.fn(REGISTRY[part].fn(input), dims, correction, keepdim)
+                  for part in ("real", "imag"))
+    return real + imag
+
+
+def _deviation(input, dims, correction, keepdim):
+    """The standard deviation; where it is 0 so is its gradient."""
+    if input.meta.dtype.kind != "c":
+        return deviation.fn(input, dims, correction, keepdim)
+    v = _variance(input, dims, correction, keepdim)
+    where = REGISTRY["where"].fn
+    return where(v == 0, 0.0, where(v == 0, 1.0, v).sqrt())
+
+
 @composite(out_cast="safe", method=True, samples=MOMENTS)
 def var(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
-    """Variance over `dim`, with n - correction degrees of freedom (default 1)."""
+    """Variance over `dim`, with n - correction degrees of freedom (default 1). That of complex
+    numbers is real: the mean squared distance from their mean."""
     dims, c = _dims_and_correction(input, dim, unbiased, correction)
-    return variance.fn(input, dims, c, keepdim)
+    return _variance(input, dims, c, keepdim)
 
 
 @composite(out_cast="safe", method=True, samples=MOMENTS)
 def std(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
     """Standard deviation over `dim` (see `var`)."""
     dims, c = _dims_and_correction(input, dim, unbiased, correction)
-    return deviation.fn(input, dims, c, keepdim)
+    return _deviation(input, dims, c, keepdim)
 
 
 @composite(samples=MOMENTS)
 def var_mean(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
     """(variance, mean) over `dim`."""
     dims, c = _dims_and_correction(input, dim, unbiased, correction)
-    return variance.fn(input, dims, c, keepdim), mean.fn(input, dims, keepdim)
+    return _variance(input, dims, c, keepdim), mean.fn(input, dims, keepdim)
 
 
 @composite(samples=MOMENTS)
 def std_mean(input, dim=None, unbiased=None, keepdim=False, *, correction=None):
     """(standard deviation, mean) over `dim`."""
     dims, c = _dims_and_correction(input, dim, unbiased, correction)
-    return deviation.fn(input, dims, c, keepdim), mean.fn(input, dims, keepdim)
+    return _deviation(input, dims, c, keepdim), mean.fn(input, dims, keepdim)
 
 
 @kernel_op("input: T, dim, keepdim=False", out_cast="safe")

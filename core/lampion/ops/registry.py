@@ -474,9 +474,11 @@ class ViewOp(Op):
 
 class CompositeOp(Op):
     """An op that is Python over other ops. `replay` promises that what it calls depends only on
-    the metas of its tensors and on its other arguments, never on values (see `replay.py`)."""
+    the metas of its tensors and on its other arguments, never on values (see `replay.py`).
+    `one_by_one`: it reads values on the host, and vmap runs it on one example at a time."""
 
     replay: bool = False
+    one_by_one: bool = False
     body: Callable[..., Any]
 
 

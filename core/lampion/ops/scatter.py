@@ -185,6 +185,15 @@ class scatter_at:
     def vjp(ctx, g):
         return scatter_vjp(ctx, g)
 
+    def jvp(ctx, moved, _, src_moved):
+        """Of several values for one place, the tangent is that of the value which stays."""
+        if ctx.combine not in ("set", "sum"):
+            return NotImplemented
+        if moved is None:
+            moved = ctx.input.new_zeros(ctx.input.meta.shape)
+        return scatter_at.fn(moved, ctx.dim, ctx.index, ctx.combine,
+                             0 if src_moved is None else src_moved)
+
 
 def scatter_call(call, careful=False):
     """The kernel call that combines src into the output slot, line by line; `careful` as in

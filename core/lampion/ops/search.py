@@ -248,7 +248,7 @@ def unique_slices(x, dim, want_inverse, want_counts, in_order):
 
 # ---- counting  ---------------------------------------------------------------------------------
 
-@composite(method=True, out=False, differentiable=False, samples="""
+@composite(one_by_one=True, method=True, out=False, differentiable=False, samples="""
     v([0, 2, 2, 5])
     v([1, 1, 3]), f(3)
     v([1, 1]), minlength=6
@@ -300,7 +300,7 @@ def bounds_of(x, low, high, name):
     return (low - 1, high + 1) if low == high else (low, high)
 
 
-@composite(replay=True, method=True, differentiable=False, samples="""
+@composite(one_by_one=True, replay=True, method=True, differentiable=False, samples="""
     f(20), 5
     f(4, 5).transposed, 4, -1, 1
     v([1.0, 1]), 3
@@ -349,7 +349,7 @@ histogram_result = named("histogram", ("hist", "bin_edges"))
 histogramdd_result = named("histogramdd", ("hist", "bin_edges"))
 
 
-@composite(method=True, differentiable=False, samples="""
+@composite(one_by_one=True, method=True, differentiable=False, samples="""
     f(20), 5
     f(4, 5).transposed, 4, range=(-1.0, 1.0)
     f(9), v([-1.0, 0, 0.5, 2]), weight=f(9, low=0)
@@ -367,7 +367,7 @@ def histogram(input, bins, *, range=None, weight=None, density=False):
     return histogram_result(hist, edges)
 
 
-@composite(out=False, differentiable=False, samples="""
+@composite(one_by_one=True, out=False, differentiable=False, samples="""
     f(9, 2), 3
     f(2, 5, 3).transposed, [2, 3, 1], density=True
     f(9, 2), [2, 4], range=[-1.0, 1.0, 0.0, 2.0], weight=f(9, low=0.0)

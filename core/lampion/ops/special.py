@@ -490,7 +490,7 @@ def _by_steps(input, n, degree, one_step):
     if n.meta.dtype.kind == "f":
         d = dt.promote_types(p.meta.dtype, n.meta.dtype)
         q, p = q.to(d), p.to(d)
-    whole = n.trunc()
+    whole = n.to(dt.int64) if n.meta.dtype.kind == "b" else n.trunc()
     found = where(whole <= 0, where(whole == 0, q, 0.0), p)
     top = int(examples(whole).max().item()) if whole.meta.numel else 0
     for k in range(1, top):

@@ -407,10 +407,10 @@ def cov(input, *, correction=1, fweights=None, aweights=None):
         freedom = total - correction * (w * matter).sum() / total
     else:
         freedom = total - correction
-    if freedom <= 0:
+    if bool((examples(freedom) <= 0).any()) if hasattr(freedom, "meta") else freedom <= 0:
         warnings.warn("cov(): degrees of freedom is <= 0. Correction should be strictly less than "
                       "the number of observations.", stacklevel=2)
-        freedom = 0
+        freedom = freedom.clamp(min=0) if hasattr(freedom, "meta") else 0
     x = x - mean.unsqueeze(1)
     c = x @ conj((x if w is None else x * w).t())
     return (c / freedom).squeeze()

@@ -82,21 +82,32 @@ def log1p(input):
 @elementwise(tensors=("input", "other"), kinds=FLOATING)
 def logaddexp(input, other):
     """log(e**input + e**other) without overflow."""
-    return _log_sum(input, other, E.exp, E.log1p, E.log)
+    return _log_sum(input, other, E.exp, E.log1p)
 
 
 @elementwise(tensors=("input", "other"), kinds="f")
 def logaddexp2(input, other):
     """log2(2**input + 2**other) without overflow."""
-    return _log_sum(input, other, E.exp2, lambda x: E.log1p(x) * (1 / math.log(2)), E.log2)
+    return _log_sum(input, other, E.exp2, lambda x: E.log1p(x) * (1 / math.log(2)))
 
 
-def _log_sum(a, b, power, log_one_plus, log_of):
+def _complex_log_sum(a, b):
+    """The larger plus log(1 + e**(smaller - larger)), by real parts: without overflow, and on the
+    branch that PyTorch's is on, whose imaginary part may lie beyond pi."""
+    ra, rb = E.real(a), E.real(b)
+    less = ra < rb
+    low, high = select(less, a, b), select(less, b, a)
+    endless = E.eq(ra, rb) & E.eq(E.abs_(ra), math.inf)
+    limit = select(ra < 0.0, low, E.log(E.exp(a) + E.exp(b)))
+    return select(endless, limit, high + E.log1p(E.exp(select(endless, 0.0, low - high))))
+
+
+def _log_sum(a, b, power, log_one_plus):
     high = E.maximum(a, b)
     same = E.eq(a, b)  # also where both are the same infinity
     distance = select(same, 0.0, -E.abs_(a - b))
     real = high + log_one_plus(power(distance))
-    return by_type(c=log_of(power(a) + power(b)), other=real)
+    return by_type(c=_complex_log_sum(a, b), other=real)
 
 
 @logaddexp.grad

@@ -196,14 +196,17 @@ def tangents_of(op: Any, primals: Sequence[Any], args: Sequence[Any],
         found: Sequence[Any] = _elementwise(op, args, outs)
     elif op.kind == "view":
         found = [_view(op, args)]
-    elif op.jvp is not None:
-        got = op.jvp(Context(op, primals, outs), *[_tangent(v) for p, v in zip(op.params, args)
-                                                   if p in op.tensors])
-        found = got if isinstance(got, tuple) else (got,)
-    elif op.linear:
-        found = _linear(op, primals, args, outs)
     else:
-        found = _transposed_twice(op, primals, args, outs)
+        got: Any = NotImplemented
+        if op.jvp is not None:
+            got = op.jvp(Context(op, primals, outs), *[
+                _tangent(v) for p, v in zip(op.params, args) if p in op.tensors])
+        if got is not NotImplemented:
+            found = got if isinstance(got, tuple) else (got,)
+        elif op.linear:
+            found = _linear(op, primals, args, outs)
+        else:
+            found = _transposed_twice(op, primals, args, outs)
     return [*found, *[None] * (len(outs) - len(found))]
 
 

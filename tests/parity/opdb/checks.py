@@ -154,7 +154,7 @@ def compare_call(job: Job, fn: Callable[..., Any], sample: Any, want: Any) -> No
         got = lampion.where(convert.Converter(job.device)(mask), got,
                             lampion.zeros((), dtype=got.dtype, device=got.device))
     process = getattr(sample, "output_process_fn_grad", None)
-    if _ambiguous(job.op, process):
+    if ambiguous(job.op, process):
         c = convert.function(process)
         got, want = c(got), process(want)
         return compare.same(want, got, exact_of(job.op, sample, job.dtype, process))
@@ -173,7 +173,8 @@ def is_random(op: Any, sample: Any) -> bool:
 AMBIGUOUS = frozenset("""linalg.svd svd linalg.eig linalg.eigh""".split())
 
 
-def _ambiguous(op: Any, process: Any) -> bool:
+def ambiguous(op: Any, process: Any) -> bool:
+    """Whether results are to be compared after the sample's `process`."""
     return op.name in AMBIGUOUS and process is not None
 
 

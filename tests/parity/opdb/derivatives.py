@@ -13,7 +13,7 @@ import torch
 import lampion
 
 from . import compare, convert, entries, names
-from .checks import Call, Job, fresh, is_random, masked_out
+from .checks import Call, Job, ambiguous, exact_of, fresh, is_random, masked_out
 from .outcome import Outcome
 
 
@@ -208,28 +208,45 @@ def vmap(job: Job) -> Outcome:
         flat = convert.tensors([call.input, list(call.args), call.kwargs])
         if not flat:
             continue
+        theirs, ours = job.op.op, fn
+        process = getattr(sample, "output_process_fn_grad", None)
+        if ambiguous(job.op, process):
+            theirs, ours = _after(process, theirs), _after(convert.function(process), ours)
+        exact = exact_of(job.op, sample, job.dtype, _twice if theirs is job.op.op else
+                         lambda r, p=process: _twice(p(r)))
         for dim in (0, -1):
             try:
-                want = _batched(torch, job.op.op, call, flat, dim)
+                want = _batched(torch, theirs, call, flat, dim)
             except Exception:  # PyTorch cannot
                 continue
 
-            def body(call: Any = call, dim: int = dim, want: Any = want) -> None:
+            def body(call: Any = call, dim: int = dim, want: Any = want, ours: Any = ours,
+                     exact: Any = exact) -> None:
                 c = convert.Converter(job.device)
                 args = Call(c(call.input), [c(a) for a in call.args],
                             {n: c(v) for n, v in call.kwargs.items()})
                 tensors = convert.tensors([args.input, list(args.args), args.kwargs],
                                           lampion.Tensor)
-                got = _batched(lampion, fn, args, tensors, dim)
+                got = _batched(lampion, ours, args, tensors, dim)
                 mask = masked_out(job.op, call)
                 if mask is not None:
                     want = torch.where(mask, want, torch.zeros((), dtype=want.dtype))
                     got = lampion.where(c(mask), got, lampion.zeros((), dtype=got.dtype,
                                                                      device=got.device))
-                compare.same(want, got)
+                compare.same(want, got, exact)
 
             out.attempt(f"{k}/{dim}", body)
     return out
+
+
+def _after(process: Any, fn: Any) -> Any:
+    return lambda *args, **kwargs: process(fn(*args, **kwargs))
+
+
+def _twice(result: Any) -> Any:
+    """The batch of two equal results."""
+    return convert.map_tensors(lambda t: torch.stack([t, t]),
+                               tuple(result) if isinstance(result, tuple) else result)
 
 
 def _batched(lib: Any, fn: Any, call: Call, flat: list[Any], dim: int) -> Any:
