@@ -418,7 +418,8 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any 
                 raise NotImplementedError("normal: not implemented for out= of dtype "
                                           f"{out.meta.dtype.name}; give one of a floating dtype")
             if len(tensors) == 1:  # out= takes part in broadcasting
-                shaped = shaped.expand(broadcast_shapes(shaped.meta.shape, out.meta.shape))
+                shaped = shaped.expand(  # type: ignore[union-attr]
+                    broadcast_shapes(shaped.meta.shape, out.meta.shape))
         r = randn_like(shaped, generator=generator,  # type: ignore[call-arg]
                        dtype=None if out is None else out.meta.dtype) * std + mean
         if out is not None:
@@ -483,8 +484,7 @@ def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any
     mean, std = float(mean), float(std)
     if self.meta.dtype.kind == "c":
         parts = R.REGISTRY["view_as_real"].fn(self.detach())
-        normal_(parts, 0.0, std * math.sqrt(0.5), generator=generator)
-        parts.select(-1, 0).add_(mean)
+        normal_(parts, mean, std * math.sqrt(0.5), generator=generator)
         return self
     _floating(self.meta, "normal_")
     return refill(self, NORMAL, generator, mean, std)

@@ -162,6 +162,27 @@ def test_logaddexp_of_complex_numbers_neither_overflows_nor_wraps():
         assert x.imag == pytest.approx(want.imag, abs=1e-4)
 
 
+def test_addbmm_in_place_resizes_what_broadcasts():
+    x, a, b = L.ones(1), L.ones(2, 3, 4), L.ones(2, 4, 5)
+    assert x.addbmm_(a, b, beta=2) is x
+    assert x.tolist() == [[10.0] * 5] * 3
+
+
+def test_losses_and_norms_of_other_dtypes():
+    a, b = L.tensor([1.0, 2.0]), L.tensor([1 + 1j, 2 - 3j])
+    assert F.l1_loss(a, b, reduction="none").tolist() == [1, 3]
+    x = L.tensor([3 + 4j, 0j], dtype=L.complex128, requires_grad=True)
+    assert F.softsign(x).tolist() == [0.5 + 2j / 3, 0j]
+    assert L.autograd.gradcheck(F.softsign, (x[:1].detach().requires_grad_(),))
+    assert L.autograd.gradgradcheck(F.softsign, (x[:1].detach().requires_grad_(),))
+    whole = F.local_response_norm(L.tensor([[[1], [2], [4]]]), 2, alpha=1.0, beta=1.0)
+    assert whole[0, :, 0].tolist() == pytest.approx([1, 2 / 3, 4 / 11])  # means 0, 2, 10
+    x = L.full((1, 1, 1), 1.0, dtype=L.float16)
+    mean, var = L.tensor([0.1], dtype=L.float16), L.tensor([1e-5], dtype=L.float16)
+    want = (1.0 - float(mean)) / (float(var) + 1e-5) ** 0.5
+    assert F.batch_norm(x, mean, var).item() == pytest.approx(want, rel=1e-3)
+
+
 def test_ends_of_whole_steps_are_whole():
     assert L.linspace(4.9, 2, 4, dtype=L.int64).tolist() == [4, 3, 2, 2]
     assert L.linspace(4.3, L.tensor(-3), 8, dtype=L.int64).tolist() == [4, 3, 2, 1, 0, -1, -2, -3]

@@ -9,7 +9,7 @@ import math
 
 from ..ir import expr as E
 from ..ir.expr import by_type, select
-from .arithmetic import conj, kind_of
+from .arithmetic import conj, kind_of, sign_of
 from .registry import Attr, Detour, Scalar, composite, elementwise
 
 NN = ("nn.functional",)
@@ -198,7 +198,7 @@ def _logsigmoid_grad(g, out, input):
     return g * logistic(-input)
 
 
-@elementwise(where=NN, method=False, inplace=False, kinds="buif", promote="float")
+@elementwise(where=NN, method=False, inplace=False, promote="float")
 def softsign(input):
     """x / (1 + |x|)."""
     return input / (1.0 + E.abs_(input))
@@ -207,7 +207,8 @@ def softsign(input):
 @softsign.grad
 def _softsign_grad(g, out, input):
     size = 1.0 + E.abs_(input)
-    return g / (size * size)
+    turned = E.real(g * conj(input)) / (size * size)  # what |x| adds for complex numbers
+    return by_type(c=g / size - sign_of(input) * turned, other=g / (size * size))
 
 
 @elementwise(where=NN, method=False, inplace=False, kinds="uifc", promote="float")

@@ -148,7 +148,8 @@ def mse_loss(input, target, *, reduction="mean"):
 """)
 def l1_loss(input, target, *, reduction="mean"):
     """Absolute error."""
-    return reduced(absolute_error.fn(input, target) if input.meta.dtype.kind == "f"
+    kinds = (input.meta.dtype.kind, target.meta.dtype.kind)
+    return reduced(absolute_error.fn(input, target) if kinds == ("f", "f")
                    else (input - target).abs(), reduction)
 
 

@@ -415,6 +415,8 @@ def batch_norm(input, running_mean, running_var, weight=None, bias=None, trainin
         raise RuntimeError("Expected running_mean and running_var to be defined when "
                            "training=False")
     shape = (1, -1) + (1,) * (m.ndim - 2)
+    if running_var.meta.dtype.itemsize < 4:  # as precise as the statistics allow
+        running_var = running_var.to(dt.float32)
     scale = (running_var + eps).rsqrt()
     if weight is not None:
         scale = scale * weight
@@ -500,8 +502,10 @@ def local_response_norm(input, size, alpha=1e-4, beta=0.75, k=1.0):
     """x / (k + alpha * mean of squares over `size` neighbouring channels) ** beta."""
     m = input.meta
     if m.ndim < 3:
-        raise ValueError("Expected 3D or higher dimensionality input (got {m.ndim} dimensions)")
+        raise ValueError("Expected 3D or higher dimensionality input "
+                         f"(got {m.ndim} dimensions)")
     squares = (input * input).movedim(1, -1)
     padded = REGISTRY["pad"].fn(squares, (size // 2, (size - 1) // 2))
-    window = padded.unfold(-1, size, 1).mean(-1).movedim(-1, 1)
-    return input / (window * alpha + k) ** beta
+    window = padded.unfold(-1, size, 1)
+    mean = window.sum(-1) // size if m.dtype.kind in "ui" else window.mean(-1)
+    return input / (mean.movedim(-1, 1) * alpha + k) ** beta

@@ -69,7 +69,7 @@ def baddbmm(input, batch1, batch2, *, beta=1, alpha=1):
     return blended("baddbmm", input, bmm.fn(batch1, batch2), beta, alpha)
 
 
-@composite(method=True, inplace=True, replay=True, samples="""
+@composite(method=True, replay=True, samples="""
     f(3, 4), f(2, 3, 2), f(2, 2, 4)
     f(4), f(2, 3, 2).transposed, f(2, 2, 4), beta=0.5, alpha=2
 """)
@@ -81,6 +81,17 @@ def addbmm(input, batch1, batch2, *, beta=1, alpha=1):
     wide = batch1.transpose(0, 1).reshape(a.shape[1], a.shape[0] * a.shape[2])
     tall = batch2.reshape(b.shape[0] * b.shape[1], b.shape[2])
     return blended("addbmm", input, mm.fn(wide, tall), beta, alpha)
+
+
+@composite(method=True, out=False, name="addbmm_", where=(), samples="""
+    f(3, 4), f(2, 3, 2), f(2, 2, 4), beta=0.5, alpha=2
+""")
+def addbmm_inplace(input, batch1, batch2, *, beta=1, alpha=1):
+    """In-place addbmm; an input that broadcasts is resized to the product."""
+    result = addbmm.fn(input, batch1, batch2, beta=beta, alpha=alpha)
+    if input.meta.shape != result.meta.shape:
+        input.resize_(result.meta.shape)
+    return input.copy_(result)
 
 
 @composite(out_cast="safe", method=True, inplace=True, replay=True, samples="""

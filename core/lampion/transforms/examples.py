@@ -7,6 +7,7 @@ in the graph of the level, each as the gradient of the other.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def _recorded(level: BatchLevel, cls: Any, k: int, args: list[Any], out: Any) ->
     own = own_tensors(level, tuple(args))
     if not recording(own) or out.meta.dtype.kind not in "fc":
         return out
-    ctx = FunctionCtx()
+    ctx: Any = FunctionCtx()
     ctx.level, ctx.k = level, k
     return recorded(cls, ctx, own, at_level(level, [out]))[0]
 
@@ -81,9 +82,13 @@ def each_example(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
                            "result depends on the values of an example")
     rows = []
     for k in range(level.size):
-        one = L.each(values, lambda t, k=k: example(level, t, k))
+        one = L.each(values, functools.partial(_numbered, level, k))
         rows.append(fn(*one[:len(args)], **dict(zip(kwargs, one[len(args):]))))
     return _gathered(level, rows)
+
+
+def _numbered(level: BatchLevel, k: int, t: Any) -> Any:
+    return example(level, t, k)
 
 
 def _gathered(level: BatchLevel, rows: list[Any]) -> Any:
