@@ -176,6 +176,48 @@ def binomial(count: Any, prob: Any, generator: Any = None) -> Any:
                                               large=not mean < 10.0)
 
 
+# ---- gamma and Dirichlet ------------------------------------------------------------
+
+def log_gamma_draws(shape: Any, generator: Any = None) -> Any:
+    """Logarithms of gamma-distributed numbers of the shapes in a floating tensor, with their
+    derivative by these: exact also where the numbers themselves would be 0."""
+    return _gamma(shape, generator, "_standard_gamma", True)
+
+
+def _gamma(input: Any, generator: Any, name: str, log: bool) -> Any:
+    generator = _generator(generator, name)
+    _floating(input.meta, name)
+    with _unrecorded():
+        shape = input.detach().contiguous()
+        if NS["modes"] and NS["levels"]:
+            shape = NS["transformed_spread"](shape)
+        m = shape.meta.plain
+        g = generator or generator_of(m.device)
+        counters = m.numel * streams.GAMMA_TRIES * streams.GAMMA_COUNTERS
+        drawn = R.REGISTRY["draw_gamma"].fn(shape, g.key, g.advance(counters), log=log)
+    return R.REGISTRY["gamma_path"].fn(drawn, input, log=log)
+
+
+@R.composite(out=False)
+def _standard_gamma(input: Any, generator: Any = None) -> Any:
+    """Gamma-distributed numbers of rate 1, of the shapes (concentrations) in the floating tensor
+    `input`; NaN for negative ones. Differentiable by `input`, as `random_gamma.log_slope` says."""
+    return _gamma(input, generator, "_standard_gamma", False)
+
+
+@R.composite(out=False)
+def _standard_gamma_grad(input: Any, output: Any) -> Any:
+    """The derivative of the gamma numbers `output` by their shapes `input`."""
+    return R.REGISTRY["gamma_path_slope"].fn(input, output)
+
+
+@R.composite(out=False)
+def _sample_dirichlet(input: Any, generator: Any = None) -> Any:
+    """Dirichlet-distributed vectors along the last dim, of the concentrations in `input`: gamma
+    numbers over their sum, by their logarithms. Differentiable by `input`."""
+    return log_gamma_draws(input, generator).softmax(-1)
+
+
 # ---- dropout -----------------------------------------------------------------
 
 def _rate(p: Any, name: str) -> None:

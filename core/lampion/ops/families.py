@@ -27,7 +27,7 @@ from typing import Any
 FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special", "facts",
             "reduce", "scan", "softmax", "statistics", "norm", "loss", "views", "movement",
             "region", "gather", "scatter", "masked", "nonzero", "join", "copies", "rearrange",
-            "pad", "sort", "search", "create", "random", "contract", "conv", "windows", "pool",
+            "pad", "sort", "search", "create", "random", "random_gamma", "contract", "conv", "windows", "pool",
             "attention", "linalg_solve", "linalg_lstsq", "linalg_factor", "linalg_eigen",
             "linalg_norms", "linalg_functions", "products", "einsum", "fold", "resample",
             "masked_reduce", "segments", "native", "fourier", "stft", "distances")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..base import dtype as dt
 
 TRIES = 24  # of a rejection that accepts three of four: all fail once in 10**14
+GAMMA_TRIES, GAMMA_COUNTERS = 12, 2  # of a rejection that accepts 95 of 100; counters of each
 
 _DOUBLES = {"draw_uniform", "draw_between", "draw_normal", "draw_log_normal", "draw_exponential",
             "draw_cauchy", "draw_bernoulli_each"}

@@ -48,7 +48,7 @@ _HOST = {
             "flow. We don't support that yet: lampion.where() chooses by values.",
 }
 _DYNAMIC = frozenset(("count_chunks", "fill_nonzero", "pick_true", "place_true"))
-_RANDOM = frozenset(("draw_bernoulli_each", "draw_poisson", "drop_elements"))
+_RANDOM = frozenset(("draw_bernoulli_each", "draw_gamma", "draw_poisson", "drop_elements"))
 
 
 class BatchLevel(Level):

@@ -35,7 +35,8 @@ EXCLUDED = {
     **dict.fromkeys(FACTORED.split(), FACTORS),
     **dict.fromkeys(("bernoulli", "binomial", "multinomial", "poisson", "dropout",
                      "feature_dropout", "alpha_dropout", "feature_alpha_dropout",
-                     "native_dropout"), DRAWS),
+                     "native_dropout", "_standard_gamma", "_standard_gamma_grad",
+                     "_sample_dirichlet"), DRAWS),
     "can_cast": FACT, "result_type": FACT,
 }
 # Ops whose kernels stand for those of all others, where not everything can be run.
