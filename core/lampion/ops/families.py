@@ -27,10 +27,10 @@ from typing import Any
 FAMILIES = ("memory", "arithmetic", "compare", "unary", "activation", "special", "facts",
             "reduce", "scan", "softmax", "statistics", "norm", "loss", "views", "movement",
             "region", "gather", "scatter", "masked", "nonzero", "join", "copies", "rearrange",
-            "pad", "sort", "search", "create", "random", "random_gamma", "contract", "conv", "windows", "pool",
-            "attention", "linalg_solve", "linalg_lstsq", "linalg_factor", "linalg_eigen",
-            "linalg_norms", "linalg_functions", "products", "einsum", "fold", "resample",
-            "masked_reduce", "segments", "native", "fourier", "stft", "distances")
+            "pad", "sort", "search", "create", "random", "random_gamma", "contract", "conv",
+            "windows", "pool", "attention", "linalg_solve", "linalg_lstsq", "linalg_factor",
+            "linalg_eigen", "linalg_norms", "linalg_functions", "products", "einsum", "fold",
+            "resample", "masked_reduce", "segments", "native", "fourier", "stft", "distances")
 
 FACE = ("name", "kind", "module", "namespace", "where", "aliases", "method", "inplace", "returns",
         "result_name")
