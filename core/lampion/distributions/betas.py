@@ -178,6 +178,13 @@ class Kumaraswamy(TransformedDistribution):
                          [PowerTransform(1 / self.concentration0), AffineTransform(1.0, -1.0),
                           PowerTransform(1 / self.concentration1)], validate_args=validate_args)
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        a, b = self.concentration1, self.concentration0
+        return (a.log() + b.log() + lampion.xlogy(a - 1, value)
+                + lampion.special.xlog1py(b - 1, -value.pow(a)))
+
     def _moment(self, n: int) -> Tensor:
         """The mean of x**n: b B(1 + n / a, b)."""
         a, b = 1 + n / self.concentration1, self.concentration0

@@ -403,12 +403,12 @@ class LKJCholesky(Distribution):
                              f"dim={dim}.")
         self.dim = dim
         self.concentration, = broadcast_all(concentration)
-        # squared lengths of the rows below the diagonal
+        # squared lengths of the rows below the diagonal: Beta(k / 2, c + (dim - 1 - k) / 2) of k
         c = self.concentration
         k = lampion.arange(dim, dtype=c.dtype, device=c.device)
         before = (k - 1).clamp(min=0)
         first = (c + 0.5 * (dim - 2)).unsqueeze(-1)
-        self._beta = Beta(before + 0.5, first - 0.5 * before, validate_args=False)
+        self._beta = Beta(0.5 + 0.5 * before, first - 0.5 * before, validate_args=False)
         super().__init__(c.shape, (dim, dim), validate_args=validate_args)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:

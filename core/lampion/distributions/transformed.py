@@ -289,7 +289,7 @@ class MixtureSameFamily(Distribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with lampion.no_grad():
             n = self._event_ndims
-            chosen = self._mixture_distribution.sample(sample_shape)
+            chosen = self._mixture_distribution.expand(self._batch_shape).sample(sample_shape)
             drawn = self._component_distribution.sample(sample_shape)
             dim = drawn.dim() - n - 1
             chosen = chosen.reshape((*chosen.shape, *[1] * (n + 1)))
