@@ -80,6 +80,8 @@ class Storage:
         if byte_offset == 0:
             return self
         base, at = self.base, self.offset + byte_offset
+        if not 0 <= at <= base.nbytes:
+            raise IndexError(f"byte {at} is outside a storage of {base.nbytes} bytes")
         return Storage(self.buf, base.nbytes - at, self.bin, at, base)
 
     def __del__(self) -> None:
