@@ -569,7 +569,6 @@ def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = 
 
 def _host_linspace(start: Any, end: Any, step: float, steps: int) -> Any:
     i = np.arange(steps)
-    step = np.float32(step)
     return np.trunc(np.where(i < steps // 2, start + step * i, end - step * (steps - 1 - i)))
 
 

@@ -183,6 +183,15 @@ def test_losses_and_norms_of_other_dtypes():
     assert F.batch_norm(x, mean, var).item() == pytest.approx(want, rel=1e-3)
 
 
+def test_norms_of_nothing():
+    nothing = L.empty(0)
+    assert F.batch_norm(nothing, nothing, nothing).shape == (0,)
+    with pytest.raises(ValueError, match="2D"):
+        F.batch_norm(L.ones(1), L.ones(1), L.ones(1))
+    whole = L.empty(0, 3, 2, dtype=L.int64)
+    assert F.local_response_norm(whole, 2) is whole
+
+
 def test_ends_of_whole_steps_are_whole():
     assert L.linspace(4.9, 2, 4, dtype=L.int64).tolist() == [4, 3, 2, 2]
     assert L.linspace(4.3, L.tensor(-3), 8, dtype=L.int64).tolist() == [4, 3, 2, 1, 0, -1, -2, -3]

@@ -398,6 +398,8 @@ def batch_norm(input, running_mean, running_var, weight=None, bias=None, trainin
     """Normalise per channel (dim 1) with the batch's statistics, or with the running ones if not
     `training`. Running statistics are updated in place, with the unbiased variance."""
     m = input.meta
+    if m.shape == (0,):  # the one vector there is a result for
+        return input.clone()
     _channels(m, "batch_norm")
     _check_channels(m, running_mean, running_var, weight, bias)
     if training:
@@ -504,6 +506,8 @@ def local_response_norm(input, size, alpha=1e-4, beta=0.75, k=1.0):
     if m.ndim < 3:
         raise ValueError("Expected 3D or higher dimensionality input "
                          f"(got {m.ndim} dimensions)")
+    if not m.numel:
+        return input
     squares = (input * input).movedim(1, -1)
     padded = REGISTRY["pad"].fn(squares, (size // 2, (size - 1) // 2))
     window = padded.unfold(-1, size, 1)
