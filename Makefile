@@ -5,6 +5,7 @@
 #   make bench [SUITE=opdb|...]        # timings
 #   make parity-full [ARGS="--seed 1"]  make conformance DEVICE=...  make lint  make clean
 #   make gpu                           # tests and benchmarks on an NVIDIA GPU
+#   make programs PROGRAMS=/path     # public PyTorch programs, from checkouts in this folder
 #   make nightly                       # 20,000 random programs against NumPy and PyTorch
 #
 # The environment is .venv; what is installed there is remembered by stamp files and installed
@@ -16,6 +17,7 @@ DEMO   ?= digits
 DEVICE ?= cpu
 SUITE  ?=
 ARGS   ?=
+PROGRAMS ?=
 
 PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip --disable-pip-version-check --no-input
@@ -38,11 +40,11 @@ NEEDS_opencl := $(SAID)/opencl
 NEEDS_cuda   := $(SAID)/cuda
 NEEDS_ref    := $(SAID)/ref
 
-.PHONY: demo test opencl cuda cuda-kernels parity parity-tests parity-full nightly bench conformance conformance-faults gpu lint install clean help
+.PHONY: demo test programs opencl cuda cuda-kernels parity parity-tests parity-full nightly bench conformance conformance-faults gpu lint install clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,12s/^# \{0,1\}//p' Makefile
+	@sed -n '3,13s/^# \{0,1\}//p' Makefile
 
 demo: $(SAID)/demo $(NEEDS_$(firstword $(subst :, ,$(DEVICE))))
 	@$(VENV)/bin/lampion demo $(DEMO) --device $(DEVICE) $(ARGS)
@@ -90,6 +92,11 @@ parity-full: install $(SAID)/dev $(SAID)/torch
 	    $(PY) tests/parity/opdb --device $$device --check all --dtypes all --samples 0 --quiet \
 	        --timeout 1800 --json $(VENV)/opdb/$$device-full.json $(ARGS) || true; done
 	$(PY) tests/parity/opdb --read $(VENV)/opdb/*-full.json --report docs/support.md --quiet
+
+# Public PyTorch programs, unmodified: their checkouts lie in PROGRAMS under the names of the
+# repositories (pytorch/examples as examples, jcjohnson/pytorch-examples as jc-examples).
+programs: install $(SAID)/dev $(SAID)/torch
+	LAMPION_PROGRAMS=$(abspath $(PROGRAMS)) $(PY) -m pytest tests/torch_programs $(ARGS)
 
 # Random programs of ops, views and writes: as many as a night allows.
 nightly: install $(SAID)/dev $(SAID)/torch

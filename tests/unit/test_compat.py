@@ -216,3 +216,29 @@ print(torch._C.Generator is torch.Generator, torch.functional.einsum is torch.ei
 print(torch.__config__.show().startswith("lampion"), dist.is_initialized())
 """)
     assert out == "[2.0, 2.0, 0.0, 0.0, 0.0] [True, True]\nTrue True\nTrue False"
+
+
+def test_a_decorator_that_is_missing_fails_when_it_is_used(tmp_path):
+    (tmp_path / "package.py").write_text("""
+import torch.onnx
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+@torch.onnx.export("x")
+def exported():
+    return 1
+
+def call():
+    return exported()
+""")
+    out = run(tmp_path, """
+import torch
+import package
+print(isinstance(1, package._BaseDataLoaderIter), hasattr(torch.utils.data.dataloader, "_none"))
+for use in (package.call, lambda: torch.onnx.export("x")):
+    try:
+        use()
+    except NotImplementedError as error:
+        print("torch.onnx.export" in str(error))
+print(torch.ops.aten.add.Tensor(torch.ones(1), 1).item())
+""")
+    assert out == "False False\nTrue\nTrue\n2.0"

@@ -1,11 +1,14 @@
 """Stand-ins for what PyTorch has and lampion lacks: they can be imported, and say so when used.
 
-Imports the standard library and this package's surface.
+A package may even call one while it is imported, as a decorator; the error comes when what that
+gave is used. Imports the standard library and this package's surface.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
+import sys
+from inspect import CO_OPTIMIZED
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from . import surface
@@ -20,11 +23,20 @@ def _fail(name: str) -> NoReturn:
                       "docs/compat.md")
 
 
+def _imports(frame: FrameType) -> bool:
+    """Whether a package is being imported there: the body of a module or class runs, which is not
+    the program's own. What it calls, such as a decorator, is only needed when it is used."""
+    return (not frame.f_code.co_flags & CO_OPTIMIZED
+            and frame.f_globals.get("__name__") != "__main__")
+
+
 class _AbsentMeta(type):
     """Classes that cannot be used: calling one, or asking it for an attribute, raises. A subclass
     of one can be defined, and tested for with isinstance, because packages do both on import."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls.__absent__ and _imports(sys._getframe(1)):
+            return make(f"{cls.__qualname__}(...)")
         _fail(cls.__qualname__ if cls.__absent__ else f"{cls.__mro__[1].__qualname__} (the base of "
               f"{cls.__qualname__})")
 
@@ -35,6 +47,11 @@ class _AbsentMeta(type):
 
     def __getitem__(cls, item: Any) -> Any:
         return cls
+
+    def __iter__(cls) -> Any:  # or __getitem__ would make an endless sequence
+        if cls.__absent__ and _imports(sys._getframe(1)):
+            return iter(())
+        _fail(cls.__qualname__)
 
     def __repr__(cls) -> str:
         return f"<{cls.__qualname__}, which lampion lacks>"
@@ -70,7 +87,7 @@ class AbsentModule(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         known = surface.names(self.__name__)
-        if name.startswith("__") or (known and name not in known):
+        if name.startswith("__") or (known and not surface.stands_in(self.__name__, name)):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         found = make(f"{self.__name__}.{name}")
         setattr(self, name, found)

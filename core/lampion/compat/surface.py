@@ -44,7 +44,13 @@ def names(module: str) -> frozenset[str]:
     return _read()[1].get(module, frozenset())
 
 
+@lru_cache(maxsize=1)
+def _private() -> dict[str, str]:
+    return dict(json.loads(_FILE.read_text(encoding="utf-8"))["private"])
+
+
 def stands_in(module: str, name: str) -> bool:
-    """Whether `module.name` is PyTorch's: a public name, or one of the internals that are visible
-    in `torch` itself."""
-    return name in names(module) or (module == "torch" and name in names("torch._C"))
+    """Whether `module.name` is PyTorch's: a public name, one of the internals that are visible in
+    `torch` itself, or a function or class of the module's own that packages may import."""
+    return (name in names(module) or (module == "torch" and name in names("torch._C"))
+            or (name.startswith("_") and name in _private().get(module, "").split()))

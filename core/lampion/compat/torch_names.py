@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from . import surface
+from .absent import make
 
 
 class TorchVersion(str):
@@ -149,19 +150,121 @@ def _unflatten(flat: Any, tensors: Any) -> Any:
     return tuple(p.view(t.shape) for p, t in zip(parts, tensors, strict=True))
 
 
+class Overloads:
+    """An op of `torch.ops.aten`: the function of that name, under every name of an overload."""
+
+    def __init__(self, name: str, fn: Any, overload: str = "") -> None:
+        self.__name__, self._fn, self._overload = name, fn, overload
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._fn(*args, **kwargs)
+
+    def __getattr__(self, overload: str) -> Any:
+        if overload.startswith("_") or self._overload:
+            raise AttributeError(overload)
+        made = Overloads(self.__name__, self._fn, overload)
+        setattr(self, overload, made)
+        return made
+
+    def __repr__(self) -> str:
+        return f"aten.{self.__name__}" + (f".{self._overload}" if self._overload else "")
+
+
+class Aten(ModuleType):
+    """`torch.ops.aten`: the functions of the top level, of nn.functional and tensors' methods."""
+
+    def __getattr__(self, name: str) -> Any:
+        import lampion
+
+        for owner in (lampion, lampion.nn.functional, lampion.Tensor):
+            fn = getattr(owner, name, None)
+            if callable(fn):
+                made = Overloads(name, fn)
+                break
+        else:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            made = Overloads(name, make(f"torch.ops.aten.{name}"))
+        setattr(self, name, made)
+        return made
+
+
+def _ops() -> dict[str, Any]:
+    def load_library(path: Any) -> None:
+        """OSError: compiled ops of PyTorch cannot be loaded."""
+        raise OSError(f"{path}: lampion loads no libraries that are compiled for PyTorch")
+
+    return {"aten": Aten("torch.ops.aten"), "load_library": load_library,
+            "loaded_libraries": set()}
+
+
+def _jit() -> dict[str, Any]:
+    from lampion import jit
+
+    def overload(fn: Any) -> Any:
+        """The function as it is: Python needs no signatures."""
+        return fn
+
+    return {"_script_if_tracing": jit.script_if_tracing, "_overload": overload,
+            "_overload_method": overload}
+
+
+def _library() -> dict[str, Any]:
+    from lampion import custom_ops
+
+    return {n: getattr(custom_ops, n) for n in custom_ops.__all__}
+
+
+class _KeyNames(type):
+    """Any key by its name."""
+
+    def __getattr__(cls, name: str) -> str:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return name
+
+
+class DispatchKey(metaclass=_KeyNames):
+    """Names of the layers that PyTorch's dispatcher has; here they are names only."""
+
+
+class DispatchKeySet(frozenset):
+    """A set of names of layers."""
+
+    def __new__(cls, *keys: Any) -> DispatchKeySet:
+        names = [k for given in keys for k in ([given] if isinstance(given, str) else given)]
+        return super().__new__(cls, names)
+
+    def has(self, key: str) -> bool:
+        """Whether the name is in the set."""
+        return key in self
+
+
+def _disabled(func: Any, types: Any = (), args: Any = (), kwargs: Any = None) -> Any:
+    """For `__torch_function__`: results are plain tensors."""
+    from lampion import overrides
+
+    with overrides.DisableTorchFunctionSubclass():
+        return func(*args, **(kwargs or {}))
+
+
 def _c() -> dict[str, Any]:
     """Questions that packages ask PyTorch's extension module."""
     def nothing(*args: Any, **kwargs: Any) -> None:
         """None: nothing is traced or counted."""
 
+    import lampion
+
     return {"_get_tracing_state": nothing, "_log_api_usage_once": nothing,
-            "_is_tracing": lambda: False}
+            "_is_tracing": lambda: False, "DispatchKey": DispatchKey,
+            "DispatchKeySet": DispatchKeySet, "_TensorMeta": type(lampion.Tensor),
+            "_disabled_torch_function_impl": _disabled}
 
 
 EXTRA: dict[str, Callable[[], dict[str, Any]]] = {
     "torch": _torch, "torch.version": _version, "torch.torch_version": _torch_version,
     "torch.__config__": _config, "torch._dynamo": _dynamo, "torch.fx": _fx, "torch._utils": _utils,
-    "torch._C": _c,
+    "torch._C": _c, "torch.ops": _ops, "torch.jit": _jit, "torch.library": _library,
 }
 
 

@@ -10,6 +10,8 @@ import importlib
 from importlib.machinery import PathFinder
 from typing import Any
 
+PROGRAMS: dict[str, Any] = {}  # programs' own ops (see custom_ops), by namespace::name
+
 
 def is_module(name: str) -> bool:
     """Whether a module of this package has the name, which then can be no namespace."""
@@ -25,7 +27,10 @@ class Namespace:
     def __getattr__(self, name: str) -> Any:
         from .registry import REGISTRY
 
-        op = REGISTRY.get(f"{self._name}::{name}")
+        full = f"{self._name}::{name}"
+        op = REGISTRY.get(full)
+        if op is None and full in PROGRAMS:
+            return PROGRAMS[full]
         if op is None:
             raise AttributeError(f"there is no op {name!r} in lampion.ops.{self._name}; it has: "
                                  f"{', '.join(dir(self))}")
@@ -35,7 +40,7 @@ class Namespace:
         from .registry import REGISTRY
 
         head = f"{self._name}::"
-        return sorted(n[len(head):] for n in REGISTRY if n.startswith(head))
+        return sorted(n[len(head):] for n in (*REGISTRY, *PROGRAMS) if n.startswith(head))
 
 
 def __getattr__(name: str) -> Any:
