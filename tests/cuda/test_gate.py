@@ -57,6 +57,8 @@ def test_generated_kernels_compile_and_do_not_spill(gpu, simulated):
     touch_many_kernels(gpu)
     texts = simulated.toolchain().texts
     assert len(texts) > len(before) or len(texts) > 100, "kernels were generated"
+    # those of the schedule (k_...): hand-written ones have gates of their own, by form
+    texts = {text: name for text, name in texts.items() if name.startswith("k_")}
     usages = gate.gate(texts)
     assert not gate.failures(usages)
     assert len(usages) == len(texts) * len(gate.ARCHITECTURES)
