@@ -20,6 +20,7 @@ tensors of a device and as NumPy arrays, with the same values and the same strid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -172,7 +173,8 @@ def _random(d: dtype, size: int, low: float, high: float, rng: np.random.Generat
         return rng.random(size) < 0.5
     if d.kind in "ui":
         low = max(low, 0) if d.kind == "u" else low
-        return rng.integers(int(low), int(high), size, endpoint=True).astype(d.np)
+        least = math.ceil(low)  # a range that leaves out 0 does so for integers, too
+        return rng.integers(least, max(least, math.floor(high)), size, endpoint=True).astype(d.np)
     real = rng.uniform(low, high, size)
     if d.kind == "c":
         real = real + 1j * rng.uniform(low, high, size)
