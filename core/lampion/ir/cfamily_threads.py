@@ -82,6 +82,9 @@ def choose(kernel: Kernel, params: Sequence[int], max_group: int = 256,
         return item
     if any(isinstance(s, Scan) for stage in kernel.stages for s in stage.body):
         return _scan(kernel, grid, ranges, across, item, max_group)
+    if (any(isinstance(s, ArgReduce) for stage in kernel.stages for s in stage.body)
+            and max(lanes_schedule._product(r) for r in ranges if r) < WARP):
+        return item  # the first of a few tries, as draws by rejection take it: in order
     return _team(kernel, grid, ranges, across, narrow, max_group)
 
 
