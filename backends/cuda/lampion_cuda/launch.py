@@ -12,11 +12,13 @@ import ctypes
 import os
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lampion.base import dtype as dt
 from lampion.ir.kernel import KernelCall, Program
 from lampion.ir.schedule import split
+from lampion.runtime.arguments import input_kinds, refuse, whole
 from lampion.runtime.backend import Launch
 
 from .compiler import Bound, bind
@@ -27,28 +29,6 @@ if TYPE_CHECKING:
     from .driver import Device
 
 SYNC = os.environ.get("LAMPION_CUDA_SYNC", "") not in ("", "0")
-
-
-def whole(value: Any) -> int:
-    """An integer argument as the signed 64-bit number with its bits."""
-    if not isinstance(value, int):
-        if not hasattr(value, "__index__"):
-            raise TypeError(f"expected an integer, not {type(value).__name__} {value!r}")
-        value = value.__index__()
-    if -(1 << 63) <= value < 1 << 63:
-        return int(value)
-    if 0 <= value < 1 << 64:
-        return int(value) - (1 << 64)
-    raise OverflowError(f"{value} does not fit into 64 bits")
-
-
-def refuse(values: Sequence[Any], kinds: str) -> None:
-    """Raise the TypeError for arguments of the wrong kind."""
-    for k, (v, kind) in enumerate(zip(values, kinds)):
-        if kind == "s" and type(v) is not Storage:
-            raise TypeError(f"argument {k} must be a storage of this backend, "
-                            f"not {type(v).__name__}")
-    raise TypeError("wrong arguments")
 
 
 def program_launch(device: Device, program: Program, outputs: Sequence[int]) -> Launch:
@@ -64,17 +44,6 @@ def kernel_call(device: Device, c: KernelCall) -> tuple[Bound, list[Any], tuple[
     """A generated kernel as `make_launch` takes it."""
     args = [("scalar" if a.kind == "scalar" else "buffer", a.dtype) for a in c.kernel.args]
     return bind(device, c.kernel, c.params), args, c.slots
-
-
-def input_kinds(program: Program, noutputs: int) -> str:
-    """One letter per input slot: s storage, f floating number, i integer."""
-    kinds: dict[int, str] = {}
-    for call in program.calls:
-        for arg, slot in zip(call.kernel.args, call.slots):
-            kinds[slot] = "s" if arg.kind != "scalar" else (
-                "f" if arg.dtype.kind == "f" else "i")
-    count = max(kinds, default=-1) + 1 - len(program.scratch)
-    return "".join(kinds.get(k, "s") for k in range(noutputs, count))
 
 
 class Block:
@@ -160,7 +129,8 @@ def _frame(device: Device, kinds: str, outputs: Sequence[int], scratch: Sequence
     space: dict[str, Any] = {
         "Storage": Storage, "pool": device.pool, "grow": device.pool.grow, "dev": device,
         "local": device.current, "cu_launch": device.drv.cuLaunchKernel, "whole": whole,
-        "refuse": refuse, "failed": failed, "sync": synchronized, "names": tuple(names)}
+        "refuse": partial(refuse, Storage), "failed": failed, "sync": synchronized,
+        "names": tuple(names)}
     return outs + inputs + temps, space, inputs, outs, temps
 
 

@@ -2,7 +2,7 @@
 
 Buffers come from the driver's pool (`cuMemAllocFromPoolAsync`), which other libraries in the
 process share. A freed buffer goes to a bin of its stream and is used again without asking the
-driver; `empty_cache` gives bins back. Imports lampion's floor 0 and this package's driver.
+driver; `empty_cache` gives bins back. Imports lampion's floors 0-2 and this package's driver.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from lampion import config
+from lampion.runtime.arguments import human
 
 from .driver import check
 from .errors import OUT_OF_MEMORY, explain
@@ -292,17 +293,3 @@ class Pool:
                 "peak_reserved": self.peak_reserved, "limit": self.limit,
                 "allocations": self.allocations, "retries": self.retries,
                 "failures": self.failures}
-
-
-def human(n: int) -> str:
-    """A size in readable units.
-
-    >>> human(1536)
-    '1.5 KiB'
-    """
-    value, unit = float(n), "bytes"
-    for bigger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, bigger
-    return f"{value:.4g} {unit}"

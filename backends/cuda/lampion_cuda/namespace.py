@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lampion import plugins
 from lampion.base.device import device as _device_type
 from lampion.base.errors import OutOfMemoryError
+from lampion.runtime.arguments import human
 
 from . import nvtx
 from .driver import _devices, check
@@ -23,7 +24,6 @@ from .graphs import (
     is_current_stream_capturing,
     make_graphed_callables,
 )
-from .memory import human
 from .streams import Event, Stream, opened
 
 __all__ = [

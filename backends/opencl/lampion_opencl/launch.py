@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyopencl as cl
@@ -17,6 +18,7 @@ from pyopencl import _cl
 from lampion.base import dtype as dt
 from lampion.ir.kernel import KernelCall, Program
 from lampion.ir.schedule import split
+from lampion.runtime.arguments import input_kinds, refuse, whole
 from lampion.runtime.backend import Launch
 
 from .compiler import Bound, bind
@@ -27,31 +29,9 @@ if TYPE_CHECKING:
     from .runtime import Device
 
 
-def whole(value: Any) -> int:
-    """An integer argument as the signed 64-bit number with its bits."""
-    if not isinstance(value, int):
-        if not hasattr(value, "__index__"):
-            raise TypeError(f"expected an integer, not {type(value).__name__} {value!r}")
-        value = value.__index__()
-    if -(1 << 63) <= value < 1 << 63:
-        return int(value)
-    if 0 <= value < 1 << 64:
-        return int(value) - (1 << 64)
-    raise OverflowError(f"{value} does not fit into 64 bits")
-
-
 def real(value: Any) -> float:
     """A floating argument."""
     return float(value)
-
-
-def refuse(values: Sequence[Any], kinds: str) -> None:
-    """Raise the TypeError for arguments of the wrong kind."""
-    for k, (v, kind) in enumerate(zip(values, kinds)):
-        if kind == "s" and type(v) is not Storage:
-            raise TypeError(f"argument {k} must be a storage of this backend, "
-                            f"not {type(v).__name__}")
-    raise TypeError("wrong arguments")
 
 
 def program_launch(device: "Device", program: Program, outputs: Sequence[int]) -> Launch:
@@ -69,17 +49,6 @@ def kernel_call(device: "Device", c: KernelCall) -> tuple[Bound, list[Any], tupl
     return bind(device, c.kernel, c.params), args, c.slots
 
 
-def input_kinds(program: Program, noutputs: int) -> str:
-    """One letter per input slot: s storage, f floating number, i integer."""
-    kinds: dict[int, str] = {}
-    for call in program.calls:
-        for arg, slot in zip(call.kernel.args, call.slots):
-            kinds[slot] = "s" if arg.kind != "scalar" else (
-                "f" if arg.dtype.kind == "f" else "i")
-    count = max(kinds, default=-1) + 1 - len(program.scratch)
-    return "".join(kinds.get(k, "s") for k in range(noutputs, count))
-
-
 def make_launch(device: "Device", calls: Sequence[tuple[Bound, Sequence[Any], Sequence[int]]],
                 kinds: str, outputs: Sequence[int], scratch: Sequence[int],
                 names: Sequence[str]) -> Launch:
@@ -90,7 +59,8 @@ def make_launch(device: "Device", calls: Sequence[tuple[Bound, Sequence[Any], Se
     pool = device.pool
     space: dict[str, Any] = {
         "Storage": Storage, "table": device._local, "queue": device.commands, "pool": pool,
-        "enqueue": _cl.enqueue_nd_range_kernel, "whole": whole, "real": real, "refuse": refuse,
+        "enqueue": _cl.enqueue_nd_range_kernel, "whole": whole, "real": real,
+        "refuse": partial(refuse, Storage),
         "failure": lambda e: explain(e, f"running {', '.join(names)}", pool.holders()),
         "ClError": cl.Error, "kinds": kinds, "gate": device.gate}
     inputs = [f"i{k}" for k in range(len(kinds))]

@@ -2,7 +2,7 @@
 
 Drivers accept more memory than there is and fail later, so the pool keeps count and refuses
 first. A freed buffer goes back to its bin at once: the device's queue runs in order, so whatever
-is enqueued next comes after the work that still reads it. Imports pyopencl, lampion's floor 0.
+is enqueued next comes after the work that still reads it. Imports pyopencl, lampion's floors 0-2.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import pyopencl as cl
 
 from lampion.base.errors import OutOfMemoryError
+from lampion.runtime.arguments import human
 
 from .errors import explain
 
@@ -185,17 +186,3 @@ class Pool:
         """Bytes by name."""
         return {"allocated": self.active, "peak": self.peak, "reserved": self.reserved,
                 "limit": self.limit, "allocations": self.allocations}
-
-
-def human(n: int) -> str:
-    """A size in readable units.
-
-    >>> human(1536)
-    '1.5 KiB'
-    """
-    value, unit = float(n), "bytes"
-    for bigger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, bigger
-    return f"{value:.4g} {unit}"
