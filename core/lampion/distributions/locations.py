@@ -13,9 +13,9 @@ from lampion.tensor import Tensor
 
 from . import constraints
 from .distribution import Distribution
-from .transformed import TransformedDistribution
-from .transforms import AbsTransform, AffineTransform, ExpTransform
-from .utils import broadcast_all, euler_constant, folded_log_prob, lazy_property
+from .transformed import Folded, TransformedDistribution
+from .transforms import AffineTransform, ExpTransform
+from .utils import broadcast_all, euler_constant, lazy_property
 
 __all__ = ["Cauchy", "Gumbel", "HalfCauchy", "Laplace", "Uniform", "VonMises"]
 
@@ -190,53 +190,23 @@ class Cauchy(Distribution):
         return math.log(4 * math.pi) + self.scale.log()
 
 
-class HalfCauchy(TransformedDistribution):
+class HalfCauchy(Folded):
     """|x| of a Cauchy number x with loc 0 and `scale`.
 
     >>> HalfCauchy(1.0).cdf(lampion.tensor(1.0))
     tensor(0.5000)
     """
 
-    arg_constraints = {"scale": constraints.positive}
-    support = constraints.nonnegative
-    has_rsample = True
-
     def __init__(self, scale: Any, validate_args: bool | None = None) -> None:
-        super().__init__(Cauchy(0, scale, validate_args=False), AbsTransform(),
-                         validate_args=validate_args)
-
-    @property
-    def scale(self) -> Tensor:
-        """The scale of x."""
-        return self.base_dist.scale
+        super().__init__(Cauchy(0, scale, validate_args=False), validate_args)
 
     @property
     def mean(self) -> Tensor:
         return lampion.full_like(self.scale, lampion.inf)
 
     @property
-    def mode(self) -> Tensor:
-        return lampion.zeros_like(self.scale)
-
-    @property
     def variance(self) -> Tensor:
         return self.base_dist.variance
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return folded_log_prob(self.base_dist, value)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return 2 * self.base_dist.cdf(value) - 1
-
-    def icdf(self, value: Tensor) -> Tensor:
-        return self.base_dist.icdf((value + 1) / 2)
-
-    def entropy(self) -> Tensor:
-        return self.base_dist.entropy() - math.log(2)
 
 
 class Gumbel(TransformedDistribution):

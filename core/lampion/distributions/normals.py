@@ -13,9 +13,8 @@ from lampion.tensor import Size, Tensor
 
 from . import constraints
 from .exp_family import ExponentialFamily
-from .transformed import TransformedDistribution
-from .transforms import AbsTransform, ExpTransform, StickBreakingTransform
-from .utils import folded_log_prob
+from .transformed import Folded, TransformedDistribution
+from .transforms import ExpTransform, StickBreakingTransform
 
 __all__ = ["HalfNormal", "LogNormal", "LogisticNormal", "Normal"]
 
@@ -93,53 +92,23 @@ class Normal(ExponentialFamily):
         return -0.25 * x * x / y + 0.5 * (-math.pi / y).log()
 
 
-class HalfNormal(TransformedDistribution):
+class HalfNormal(Folded):
     """|x| of a normal x with mean 0 and standard deviation `scale`.
 
     >>> HalfNormal(1.0).mean
     tensor(0.7979)
     """
 
-    arg_constraints = {"scale": constraints.positive}
-    support = constraints.nonnegative
-    has_rsample = True
-
     def __init__(self, scale: Any, validate_args: bool | None = None) -> None:
-        super().__init__(Normal(0, scale, validate_args=False), AbsTransform(),
-                         validate_args=validate_args)
-
-    @property
-    def scale(self) -> Tensor:
-        """The standard deviation of x."""
-        return self.base_dist.scale
+        super().__init__(Normal(0, scale, validate_args=False), validate_args)
 
     @property
     def mean(self) -> Tensor:
         return self.scale * math.sqrt(2 / math.pi)
 
     @property
-    def mode(self) -> Tensor:
-        return lampion.zeros_like(self.scale)
-
-    @property
     def variance(self) -> Tensor:
         return self.scale.square() * (1 - 2 / math.pi)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return folded_log_prob(self.base_dist, value)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return 2 * self.base_dist.cdf(value) - 1
-
-    def icdf(self, value: Tensor) -> Tensor:
-        return self.base_dist.icdf((value + 1) / 2)
-
-    def entropy(self) -> Tensor:
-        return self.base_dist.entropy() - math.log(2)
 
 
 class LogNormal(TransformedDistribution):

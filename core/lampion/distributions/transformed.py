@@ -5,6 +5,7 @@ Floor 7; imports distribution, transforms, constraints and utils of this package
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from lampion.tensor import Size, Tensor
 
 from . import constraints
 from .distribution import Distribution
-from .transforms import ComposeTransform, Transform
+from .transforms import AbsTransform, ComposeTransform, Transform
 from .utils import sum_rightmost
 
 __all__ = ["Independent", "MixtureSameFamily", "TransformedDistribution"]
@@ -199,6 +200,44 @@ class TransformedDistribution(Distribution):
 
     def icdf(self, value: Tensor) -> Tensor:
         return self._forth(self.base_dist.icdf(self._turned(value)))
+
+
+class Folded(TransformedDistribution):
+    """|x| of a number x of `base`, a distribution symmetric about 0 with a `scale`: twice its
+    density from 0 on, and none below. What the half distributions share.
+    """
+
+    arg_constraints = {"scale": constraints.positive}
+    support = constraints.nonnegative
+    has_rsample = True
+
+    def __init__(self, base: Distribution, validate_args: bool | None = None) -> None:
+        super().__init__(base, AbsTransform(), validate_args=validate_args)
+
+    @property
+    def scale(self) -> Tensor:
+        """The scale of x."""
+        return self.base_dist.scale
+
+    @property
+    def mode(self) -> Tensor:
+        return lampion.zeros_like(self.scale)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return lampion.where(value >= 0, self.base_dist.log_prob(value) + math.log(2), -math.inf)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return 2 * self.base_dist.cdf(value) - 1
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self.base_dist.icdf((value + 1) / 2)
+
+    def entropy(self) -> Tensor:
+        return self.base_dist.entropy() - math.log(2)
 
 
 class MixtureSameFamily(Distribution):

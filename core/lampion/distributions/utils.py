@@ -109,11 +109,6 @@ def binary_loss(logits: Tensor, value: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, value, reduction="none")
 
 
-def folded_log_prob(base: Any, value: Tensor) -> Tensor:
-    """The log-density of |x| for x of a symmetric distribution: twice its own, and 0 below 0."""
-    return lampion.where(value >= 0, base.log_prob(value) + math.log(2), -math.inf)
-
-
 def or_infinite(never: Tensor, value: Tensor) -> Tensor:
     """A divergence, infinite where p has values that q never has."""
     return lampion.where(never, math.inf, value)
