@@ -73,7 +73,7 @@ class fft_r2c:
 
     def meta(input, dim, norm, forward):
         d = dim[-1]
-        half = input.shape[d] // 2 + 1
+        half = points(input.shape[d], "r2c") // 2 + 1
         return [(input.dtype.to_complex(), input.shape[:d] + (half,) + input.shape[d + 1:])]
 
     def lower(call):
@@ -103,6 +103,7 @@ class fft_c2r:
 
     def meta(input, dim, norm, size, forward):
         d = dim[-1]
+        points(input.shape[d], "c2r")
         return [(input.dtype.to_real(), input.shape[:d] + (size,) + input.shape[d + 1:])]
 
     def lower(call):
