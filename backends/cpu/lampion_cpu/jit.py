@@ -10,6 +10,7 @@ llvmlite is imported on first use. May import: the standard library, llvmlite.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import logging
@@ -29,6 +30,7 @@ __all__ = [
     "host_cpu",
     "host_features",
     "host_vector_bits",
+    "parameters",
     "pin",
     "statistics",
 ]
@@ -189,6 +191,26 @@ def compile_ir(
         if key not in _loaded:
             _loaded[key] = _build(host, digest, text, exports, symbols)
         return dict(_loaded[key])
+
+
+@functools.lru_cache(256)
+def parameters(text: str, name: str) -> tuple[str, ...]:
+    """The types of the parameters of a function that LLVM IR `text` defines.
+
+    RuntimeError with LLVM's message for text that does not parse, or that lacks the function.
+
+    >>> parameters("define i64 @twice(i64 %x) { ret i64 %x }", "twice")
+    ('i64',)
+    """
+    llvm = _get_host().llvm
+    module = llvm.parse_assembly(text, context=llvm.create_context())
+    try:
+        function = module.get_function(name)
+    except NameError:
+        function = None
+    if function is None or function.is_declaration:
+        raise RuntimeError(f"the text does not define a function @{name}")
+    return tuple([str(a.type) for a in function.arguments])
 
 
 def _build(

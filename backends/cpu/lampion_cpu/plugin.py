@@ -14,7 +14,14 @@ from lampion.base import dtype as dt
 from lampion.base.device import device
 from lampion.base.errors import OutOfMemoryError
 from lampion.ir.kernel import Program
-from lampion.runtime.backend import Backend, Capabilities, DeviceInfo, KernelImpl, Launch
+from lampion.runtime.backend import (
+    Backend,
+    Capabilities,
+    DeviceInfo,
+    KernelImpl,
+    Launch,
+    TextKernel,
+)
 
 NOGIL_WORK = 200_000.0  # kernels with more work than this release the GIL
 _KINDS = {dt.float64: "f", dt.int64: "i", dt.uint64: "i"}
@@ -99,6 +106,14 @@ class CpuBackend(Backend):
         made = make_program(steps, inputs, tuple(outputs), program.scratch,
                             nogil=asks or codegen.work_of(steps) > NOGIL_WORK)
         return Launch(made.launch, made.into, [c.kernel.name for c in program.calls], made)
+
+    def languages(self) -> Sequence[str]:
+        return ("LLVM IR",)
+
+    def text_program(self, text: TextKernel, outputs: Sequence[int], device: device) -> Launch:
+        from .text import text_program
+
+        return text_program(text, outputs)
 
     def kernels(self) -> Sequence[KernelImpl]:
         from .kernels import kernels

@@ -19,9 +19,9 @@ from lampion.base import dtype as dt
 from lampion.ir.kernel import KernelCall, Program
 from lampion.ir.schedule import split
 from lampion.runtime.arguments import input_kinds, refuse, whole
-from lampion.runtime.backend import Launch
+from lampion.runtime.backend import Launch, TextKernel
 
-from .compiler import Bound, bind
+from .compiler import Bound, bind, build
 from .errors import INVALID_CONTEXT, INVALID_HANDLE, explain
 from .memory import Storage, round_size
 
@@ -59,9 +59,9 @@ class Block:
         self.table = ctypes.addressof(self._pointers)
 
 
-def argument_layout(letters: str) -> tuple[struct.Struct, list[int]]:
-    """The packed layout of 8-byte arguments (struct letters) and the offset of each."""
-    return struct.Struct("=" + letters), [8 * k for k in range(len(letters))]
+def argument_layout(letters: Sequence[str]) -> tuple[struct.Struct, list[int]]:
+    """The packed layout of arguments (struct letters, 8 bytes each) and the offset of each."""
+    return struct.Struct("=" + "".join(letters)), [8 * k for k in range(len(letters))]
 
 
 def failed(device: Device, code: Any, bound: Bound, block: Block, names: Sequence[str]) -> None:
@@ -90,6 +90,30 @@ def synchronized(device: Device, names: Sequence[str]) -> None:
         raise explain(code, f"running {', '.join(names)} on {device.where}")
 
 
+# How numbers are packed, by dtype: 8 bytes each.
+_LETTERS = {"float32": "f4x", "float64": "d", "int8": "b7x", "int16": "h6x", "int32": "i4x",
+            "int64": "q", "uint8": "B7x", "uint16": "H6x", "uint32": "I4x", "uint64": "q"}
+
+
+def text_program(device: Device, text: TextKernel, outputs: Sequence[int]) -> Launch:
+    """The Launch of a kernel in CUDA C: `extern "C" __global__ void entry(results..., arguments...,
+    long long sizes...)`, run for every point of the grid, and beyond it to the end of a block.
+
+    RuntimeError with the compiler's message if it does not build.
+    """
+    # kernels are kept by their text, and a text may hold several
+    compiled = build(device, f"{text.source}\n// {text.entry}\n", text.entry)
+    group = text.group or ((256,), (16, 16), (8, 8, 4))[len(text.grid) - 1]
+    blocks = [-(-n // g) for n, g in zip(text.grid, group)]
+    rest = (1,) * (3 - len(blocks))
+    bound = Bound(compiled if 0 not in blocks else None, (*blocks, *rest), (*group, *rest), 0,
+                  text.sizes)
+    kinds = "".join("s" if kind == "memory" else "f" if d.kind == "f" else "i"
+                    for kind, d in text.args[len(outputs):])
+    return make_launch(device, [(bound, text.args, range(len(text.args)))], kinds, outputs, (),
+                       [text.entry])
+
+
 def make_launch(device: Device, calls: Sequence[tuple[Bound, Sequence[Any], Sequence[int]]],
                 kinds: str, outputs: Sequence[int], scratch: Sequence[int],
                 names: Sequence[str]) -> Launch:
@@ -97,7 +121,8 @@ def make_launch(device: Device, calls: Sequence[tuple[Bound, Sequence[Any], Sequ
 
     Each call is (bound kernel, [("buffer" | "address" | "scalar", dtype)] per argument, program
     slots). Generated kernels take address and byte offset of a "buffer"; hand-written ones take
-    one address, offset included, of an "address". Numbers are passed as 8 bytes.
+    one address, offset included, of an "address" or "memory". Numbers are passed as 8 bytes, a
+    "number" in the size of its dtype.
     """
     slots, space, inputs, outs, temps = _frame(device, kinds, outputs, scratch, names)
     body = _run_lines(calls, slots, space)
@@ -182,19 +207,20 @@ def _run_lines(calls: Sequence[Any], slots: Sequence[str], space: dict[str, Any]
     for n, (bound, args, where) in enumerate(calls):
         if bound.compiled is None:
             continue
-        letters, values = "", []
+        letters: list[str] = []
+        values = []
         for (kind, d), slot in zip(args, where):
             name = slots[slot]
             if kind == "buffer":
-                letters += "qq"
+                letters += ["q", "q"]
                 values += [f"{name}.buf", f"{name}.offset"]
-            elif kind == "address":
-                letters += "q"
+            elif kind in ("address", "memory"):
+                letters.append("q")
                 values.append(f"{name}.buf + {name}.offset")
             else:
-                letters += _letter(d)
+                letters.append(_LETTERS[d.name] if kind == "number" else _letter(d))
                 values.append(name)
-        letters += "q" * len(bound.integers)
+        letters += ["q"] * len(bound.integers)
         values += [str(v) for v in bound.integers]
         layout, offsets = argument_layout(letters)
         space[f"free{n}"] = free = [Block(layout, offsets)]

@@ -14,7 +14,15 @@ from lampion import config
 from lampion.base import dtype as dt
 from lampion.base.device import device
 from lampion.ir.kernel import Kernel, KernelCall, Program
-from lampion.runtime.backend import Backend, Capabilities, DeviceInfo, KernelImpl, Launch, OpCall
+from lampion.runtime.backend import (
+    Backend,
+    Capabilities,
+    DeviceInfo,
+    KernelImpl,
+    Launch,
+    OpCall,
+    TextKernel,
+)
 
 # "host-functions": what has no kernel here, such as LAPACK where cuSOLVER is not installed, may run
 # on the host's processor, with copies; a plan's `chosen` says so.
@@ -164,6 +172,14 @@ class CUDABackend(Backend):
 
             d.checks = Checks(d)
         d.checks.add(status, nbytes, explain, call, inputs)
+
+    def languages(self) -> Sequence[str]:
+        return ("CUDA C",)
+
+    def text_program(self, text: TextKernel, outputs: Sequence[int], device: device) -> Launch:
+        from .launch import text_program
+
+        return text_program(self.open(device.index), text, outputs)
 
     def kernels(self) -> Sequence[KernelImpl]:
         return _kernels(self.open)

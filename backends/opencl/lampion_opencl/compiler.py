@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 class Bound(NamedTuple):
     """A program with everything that does not depend on the call: sizes and integer arguments
-    (kernel parameters, then the schedule's). `items` is () when there is nothing to do."""
+    (kernel parameters, then the schedule's). `items` is () when there is nothing to do; without a
+    `group` the driver chooses."""
 
     compiled: "Compiled | None"
     items: tuple[int, ...]
-    group: tuple[int, ...]
+    group: tuple[int, ...] | None
     integers: tuple[int, ...]
 
 

@@ -19,7 +19,7 @@ from lampion.base import dtype as dt
 from lampion.ir.kernel import KernelCall, Program
 from lampion.ir.schedule import split
 from lampion.runtime.arguments import input_kinds, refuse, whole
-from lampion.runtime.backend import Launch
+from lampion.runtime.backend import Launch, TextKernel
 
 from .compiler import Bound, bind
 from .errors import explain
@@ -27,6 +27,11 @@ from .memory import Storage
 
 if TYPE_CHECKING:
     from .runtime import Device
+
+
+# How numbers are packed, by dtype.
+_LETTERS = {"float32": "f", "float64": "d", "int8": "b", "int16": "h", "int32": "i", "int64": "l",
+            "uint8": "B", "uint16": "H", "uint32": "I", "uint64": "l"}
 
 
 def real(value: Any) -> float:
@@ -49,18 +54,66 @@ def kernel_call(device: "Device", c: KernelCall) -> tuple[Bound, list[Any], tupl
     return bind(device, c.kernel, c.params), args, c.slots
 
 
+def text_program(device: "Device", text: TextKernel, outputs: Sequence[int]) -> Launch:
+    """The Launch of a kernel in OpenCL C: `__kernel void entry(__global results..., arguments...,
+    long sizes...)`, run for every point of the grid, and beyond it where a group reaches so far.
+
+    RuntimeError with the compiler's message, or if it takes another number of arguments.
+    """
+    # programs are kept by their text, and a text may hold several kernels
+    compiled = device.build(f"{text.source}\n// {text.entry}\n", text.entry)
+    takes, given = compiled.kernel().num_args, len(text.args) + len(text.sizes)
+    if takes != given:
+        raise RuntimeError(
+            f"the kernel {text.entry!r} takes {takes} arguments, and its schema hands over "
+            f"{given}: {', '.join(f'{d.name} {kind}' for kind, d in text.args)}"
+            + f", {len(text.sizes)} sizes" * bool(text.sizes))
+    group = text.group or (1,) * len(text.grid)
+    items = tuple([-(-n // g) * g for n, g in zip(text.grid, group)])
+    bound = Bound(compiled if 0 not in items else None, items, text.group or None, text.sizes)
+    kinds = "".join("s" if kind == "memory" else "f" if d.kind == "f" else "i"
+                    for kind, d in text.args[len(outputs):])
+    made = make_launch(device, [(bound, text.args, range(len(text.args)))], kinds, outputs, (),
+                       [text.entry])
+
+    def into(*args: Any) -> None:
+        """Results may lie anywhere in their memory: they are copied there."""
+        results = made.launch(*args[len(outputs):])
+        for target, result, n in zip(args, results if len(outputs) > 1 else (results,), outputs):
+            copied(device, result, target, n)
+
+    return Launch(made.launch, into, made.kernels, made.keep)
+
+
+def compact(device: "Device", storage: Storage) -> Storage:
+    """The bytes of a view in memory of their own."""
+    made = device.pool.allocate(storage.nbytes)
+    copied(device, storage, made, storage.nbytes)
+    return made
+
+
+def copied(device: "Device", source: Storage, target: Storage, nbytes: int) -> None:
+    """Enqueue a copy."""
+    if nbytes:
+        cl.enqueue_copy(device.queue, target.buf, source.buf, byte_count=nbytes,
+                        src_offset=source.offset, dst_offset=target.offset)
+
+
 def make_launch(device: "Device", calls: Sequence[tuple[Bound, Sequence[Any], Sequence[int]]],
                 kinds: str, outputs: Sequence[int], scratch: Sequence[int],
                 names: Sequence[str]) -> Launch:
     """Generate `launch` and `into` for kernel calls.
 
-    Each call is (bound program, [("buffer" | "scalar", dtype)] per argument, program slots).
+    Each call is (bound program, [(kind, dtype)] per argument, program slots). Generated kernels
+    take memory and byte offset of a "buffer", and a "scalar" as 8 bytes; those of other people the
+    "memory" alone, which then must begin where the buffer does, and a "number" of its own size.
     """
     pool = device.pool
     space: dict[str, Any] = {
         "Storage": Storage, "table": device._local, "queue": device.commands, "pool": pool,
         "enqueue": _cl.enqueue_nd_range_kernel, "whole": whole, "real": real,
         "refuse": partial(refuse, Storage),
+        "compact": partial(compact, device),
         "failure": lambda e: explain(e, f"running {', '.join(names)}", pool.holders()),
         "ClError": cl.Error, "kinds": kinds, "gate": device.gate}
     inputs = [f"i{k}" for k in range(len(kinds))]
@@ -126,6 +179,13 @@ def _run_lines(calls: Sequence[Any], slots: Sequence[str], space: dict[str, Any]
                 buffers.append(f"{at}, {name}.buf")
                 numbers.append(f"{at + 1}, b'l', {name}.offset")
                 at += 2
+            elif kind == "memory":
+                lines += [f"    if {name}.offset:", f"        {name} = compact({name})"]
+                buffers.append(f"{at}, {name}.buf")
+                at += 1
+            elif kind == "number":
+                numbers.append(f"{at}, b'{_LETTERS[d.name]}', {name}")
+                at += 1
             else:
                 numbers.append(f"{at}, {_letter(bound, d)}, {name}")
                 at += 1
@@ -145,7 +205,8 @@ def _run_lines(calls: Sequence[Any], slots: Sequence[str], space: dict[str, Any]
 def _gated(calls: Sequence[Any], body: list[str]) -> list[str]:
     """`body` around which the gate holds small launches and lets the others go."""
     bounds = [bound for bound, _, _ in calls if bound.compiled is not None]
-    if any(math.prod(b.items) > math.prod(b.group) for b in bounds):  # more than one group
+    if any(b.group is None or math.prod(b.items) > math.prod(b.group) for b in bounds):
+        # more than one group
         return [*body, "    if gate.event is not None:", "        gate.release()"]
     return ["    room = gate.room", f"    gate.room = room - {len(bounds)}", "    if room <= 0:",
             "        gate.turn()", *body]

@@ -14,7 +14,15 @@ from lampion import config
 from lampion.base import dtype as dt
 from lampion.base.device import device
 from lampion.ir.kernel import Kernel, Program
-from lampion.runtime.backend import Backend, Capabilities, DeviceInfo, KernelImpl, Launch, OpCall
+from lampion.runtime.backend import (
+    Backend,
+    Capabilities,
+    DeviceInfo,
+    KernelImpl,
+    Launch,
+    OpCall,
+    TextKernel,
+)
 
 _WITHOUT_DOUBLES = frozenset(dt.ALL) - {dt.float64, dt.complex128}
 
@@ -126,6 +134,14 @@ class OpenCLBackend(Backend):
             bound[key].into(*args)
 
         return run
+
+    def languages(self) -> Sequence[str]:
+        return ("OpenCL C",)
+
+    def text_program(self, text: TextKernel, outputs: Sequence[int], device: device) -> Launch:
+        from .launch import text_program
+
+        return text_program(self.open(device.index), text, outputs)
 
     def kernels(self) -> Sequence[KernelImpl]:
         return _kernels(self.open)

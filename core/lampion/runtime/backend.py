@@ -151,6 +151,26 @@ class KernelImpl(NamedTuple):
     source: str = ""
 
 
+class TextKernel(NamedTuple):
+    """A kernel written by hand in one of a backend's `languages`, with the sizes of one call.
+
+    `source` defines the function `entry`. Its parameters are those of `args` in order, outputs
+    first: ("memory", dtype) the address of a tensor's first element (tensors are contiguous),
+    ("number", dtype) a number of that type; then one signed 64-bit integer for each of `sizes`.
+    It is to run for every point of `grid` (1 to 3 sizes); `group` says how many points of each
+    size work together, () leaves that to the backend. A backend may run it for more points than
+    there are, or hand it a range of them, as its documentation says.
+    """
+
+    language: str
+    source: str
+    entry: str
+    args: tuple[tuple[str, dtype], ...]
+    sizes: tuple[int, ...]
+    grid: tuple[int, ...]
+    group: tuple[int, ...] = ()
+
+
 class DeviceInfo:
     """What `lampion devices` and `lampion doctor` show of one device."""
 
@@ -224,6 +244,17 @@ class Backend(ABC):
     def kernels(self) -> Sequence[KernelImpl]:
         """Library or hand-written kernels for ops, composites included."""
         return ()
+
+    def languages(self) -> Sequence[str]:
+        """The languages of kernels that people may bring as text (`lampion.kernel`), the usual
+        one first. A backend that names some has `text_program`."""
+        return ()
+
+    def text_program(self, text: TextKernel, outputs: Sequence[int], device: device) -> Launch:
+        """Build a kernel that came as text. `outputs` are the sizes of its results in bytes; the
+        Launch takes the rest of `text.args`. RuntimeError with the compiler's message if the text
+        does not build."""
+        raise NotImplementedError(f"backend {self.name!r} takes no kernels as text")
 
     def copy(self, src: Any, dst: Any, nbytes: int) -> bool:
         """Copy between two storages of this backend's devices. False: go through the host."""

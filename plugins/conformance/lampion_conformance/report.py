@@ -132,7 +132,9 @@ def as_json(r: Report) -> str:
                          "percentage": round(r.percentage(c), 2)} for c in CHAPTERS},
         "elsewhere": r.elsewhere, "numerics": r.numerics,
         "tests": [{"name": t.name, "outcome": t.outcome, "seconds": round(t.seconds, 4),
-                   "text": t.text} for t in r.results.values()],
+                   "text": t.text,
+                   **{k: v for k, v in t.properties.items() if k == "computed"}}
+                  for t in r.results.values()],
     }
     return json.dumps(data, indent=1) + "\n"
 
