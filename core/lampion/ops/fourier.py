@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..base import dtype as dt
+from ..base.errors import DtypeError
 from ..base.meta import wrap_dim
 from ..ir.kernel import Program
 from . import views as V
@@ -72,6 +73,9 @@ class fft_r2c:
     """
 
     def meta(input, dim, norm, forward):
+        if input.dtype.kind != "f":
+            raise DtypeError(f"fft_r2c transforms floating tensors, not {_word(input.dtype)}: "
+                             "convert with .to(dtype)")
         d = dim[-1]
         half = points(input.shape[d], "r2c") // 2 + 1
         return [(input.dtype.to_complex(), input.shape[:d] + (half,) + input.shape[d + 1:])]
