@@ -202,6 +202,7 @@ def broadcast_shapes(*shapes: Any) -> Size:
 
 
 _fills: dict[Any, Any] = {}
+R.plan_holders.append(_fills)
 _empties: dict[Any, Any] = {}
 _fulls: dict[Any, Any] = {}
 

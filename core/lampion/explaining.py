@@ -1,18 +1,21 @@
 """Which kernel ran each op of a call, who offered others, and why they lost.
 
 `explain(fn, *args)` runs the call once with every plan made afresh and records each decision of
-`ops.plans.choose`; nothing of this is in the way of ordinary calls. Floor 7; imports ops.
+`ops.plans.choose` (`deciding` lets others do so, too); nothing of this is in the way of ordinary
+calls. Floor 7; imports ops.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from lampion.ops import plans, registry
 
-__all__ = ["Candidate", "Choice", "Explanation", "explain"]
+__all__ = ["Candidate", "Choice", "Explanation", "deciding", "explain"]
 
 _one_at_a_time = threading.RLock()
 
@@ -56,28 +59,43 @@ def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     'add'
     """
     found = Explanation()
-    ordinary = plans.choose
 
-    def choose(op: Any, call: Any, lower: Any, form: str = "") -> Any:
+    def choose(ordinary: Callable[..., Any], op: Any, call: Any, lower: Any, form: str = "") -> Any:
         launch, chosen = ordinary(op, call, lower, form)
         choice = _describe(op, call, launch, chosen)
         if choice not in found:
             found.append(choice)
         return launch, chosen
 
+    with deciding(choose):
+        fn(*args, **kwargs)
+    return found
+
+
+@contextmanager
+def deciding(choose: Callable[..., Any]) -> Iterator[None]:
+    """Within this, every decision about a kernel is taken afresh, and by `choose(ordinary, op,
+    call, lower, form)`, which may ask `ordinary`. What was decided before is in force again
+    afterwards, and nothing of what was decided within.
+    """
+    ordinary = plans.choose
     with _one_at_a_time:
-        kept = [(table, dict(table)) for op in registry.planned_ops()
-                for table in registry.plan_tables(op)]
-        for table, _ in kept:
-            table.clear()
-        plans.choose = choose
+        kept = [(table, dict(table)) for table in _tables()]
+        registry.forget_plans()
+        plans.choose = partial(choose, ordinary)
         try:
-            fn(*args, **kwargs)
+            yield
         finally:
             plans.choose = ordinary
+            registry.forget_plans()
             for table, before in kept:
                 table.update(before)
-    return found
+
+
+def _tables() -> list[dict[Any, Any]]:
+    """Every cache of plans, and of what follows from them."""
+    return [*(table for op in registry.planned_ops() for table in registry.plan_tables(op)),
+            *registry.plan_holders]
 
 
 def _describe(op: Any, call: Any, launch: Any, chosen: str) -> Choice:

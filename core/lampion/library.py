@@ -35,7 +35,7 @@ FUNCTIONS = {
          "set_autocast_dtype", "is_autocast_cache_enabled", "set_autocast_cache_enabled",
          "clear_autocast_cache", "autocast_increment_nesting", "autocast_decrement_nesting"),
         "amp.autocast_mode"), "GradScaler": "amp.grad_scaler", "compile": "compiler",
-    "kernel": "raw_kernels",
+    "kernel": "raw_kernels", "requires": "requirements",
     **dict.fromkeys(
         ("are_deterministic_algorithms_enabled", "compiled_with_cxx11_abi",
          "get_deterministic_debug_mode", "get_num_interop_threads", "is_anomaly_check_nan_enabled",

@@ -21,6 +21,7 @@ COMMANDS = {
     "plugins": "the installed plug-ins and their state",
     "ops": "the operators, by kind",
     "explain": "which kernel runs an operator on a device, and why",
+    "requires": "which ops of a model a device lacks, before it runs there",
     "run": "run a PyTorch program: torch means lampion in it",
     "new": "write a package to start from: a backend, or ops",
     "demo": "train a small network on real data",

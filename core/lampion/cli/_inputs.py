@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 DEFAULT_SHAPE = (64, 64)
-_SHAPE = re.compile(r"\d+(x\d+)*x?")
+SHAPE = re.compile(r"\d+(x\d+)*x?")
 
 
 def op_named(name: str) -> Any:
@@ -34,9 +34,9 @@ def op_named(name: str) -> Any:
 
 def call_of(op: Any, words: list[str], dtype: str, device: str | None) -> tuple[Any, Any]:
     """(args, kwargs) for a call of `op`; tensors hold ones."""
-    shapes = [_shape(w) for w in words if _SHAPE.fullmatch(w) or w == "scalar"]
+    shapes = [shape_of(w) for w in words if SHAPE.fullmatch(w) or w == "scalar"]
     named = dict(_argument(w) for w in words if "=" in w)
-    unknown = [w for w in words if "=" not in w and not _SHAPE.fullmatch(w) and w != "scalar"]
+    unknown = [w for w in words if "=" not in w and not SHAPE.fullmatch(w) and w != "scalar"]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no shape (64x64, 5, scalar) and no argument (dim=1)")
     args: list[Any] = []
@@ -69,7 +69,8 @@ def _ones(shape: tuple[int, ...], dtype: str, device: str | None) -> Any:
     return lampion.ones(*shape, dtype=kind, device=device)
 
 
-def _shape(word: str) -> tuple[int, ...]:
+def shape_of(word: str) -> tuple[int, ...]:
+    """The shape that a word stands for."""
     return () if word == "scalar" else tuple(int(n) for n in word.split("x") if n)
 
 
