@@ -21,6 +21,7 @@ from .autograd.modes import (
 from .base.device import device
 from .base.dtype import (
     bfloat16,
+    complex32,
     complex64,
     complex128,
     dtype,
@@ -54,7 +55,7 @@ __version__ = "0.1.0"
 
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64
-cfloat, cdouble = complex64, complex128
+chalf, cfloat, cdouble = complex32, complex64, complex128
 e, pi, inf, nan, newaxis = _math.e, _math.pi, _math.inf, _math.nan, None
 
 

@@ -559,7 +559,7 @@ def _operands(op: R.Op, values: list[Any], anchor: Any) -> None:
                     and "host-memory" in P.backend_of(v.meta.device).capabilities(0).features:
                 values[k] = v.to(like.meta.device)
         elif isinstance(v, complex) or (_numpy_scalar(v) and v.dtype.kind == "c"):
-            values[k] = NS["scalar_tensor"](complex(v), like)
+            values[k] = NS["complex_operand"](op, complex(v), values, like)
         else:
             values[k] = _number(op, op.params[k], v)
 

@@ -241,6 +241,8 @@ def fill_(self: Tensor, value: Any) -> Tensor:
             p.into(self.data_, value)
             callpath.wrote(self, "fill_", 2)
             return self
+    if isinstance(value, complex):
+        value = complex_number("fill_", value, self)
     if isinstance(value, Tensor):
         if value.meta.ndim:
             raise RuntimeError("fill_ only supports 0-dimension value tensor but got tensor with "
@@ -284,7 +286,7 @@ def _cast(d: dt.dtype) -> Any:
 for _name, _d in (("float", dt.float32), ("double", dt.float64), ("half", dt.float16),
                   ("bfloat16", dt.bfloat16), ("long", dt.int64), ("int", dt.int32),
                   ("short", dt.int16), ("char", dt.int8), ("byte", dt.uint8), ("bool", dt.bool_),
-                  ("cfloat", dt.complex64), ("cdouble", dt.complex128)):
+                  ("chalf", dt.complex32), ("cfloat", dt.complex64), ("cdouble", dt.complex128)):
     setattr(Tensor, _name, _cast(_d))
 
 
@@ -374,14 +376,35 @@ def assign(target: Tensor, result: Tensor, name: str) -> Tensor:
     return copy_(target, result)
 
 
-def scalar_tensor(value: Any, like: Tensor | None = None) -> Tensor:
+def scalar_tensor(value: Any, like: Tensor | None = None, d: dt.dtype | None = None) -> Tensor:
     """A 0-d tensor of a Python number on the device of `like`, or on the default device."""
     from .creation import tensor
 
-    return tensor(value, device=None if like is None else like.meta.device)
+    return tensor(value, dtype=d, device=None if like is None else like.meta.device)
+
+
+def complex_operand(op: Any, v: complex, values: list[Any], like: Tensor) -> Tensor:
+    """A complex number among the arguments of an op as a 0-d tensor. In an elementwise op it has
+    the say of a number in promotion, and all the digits that the other operands ask for."""
+    if op.kind != "elementwise":
+        return complex_number(op.qualname, v, like)
+    found = [t.meta for t in values if isinstance(t, Tensor)]
+    d = dt.result_dtype([m.dtype for m in found if m.ndim], [m.dtype for m in found if not m.ndim])
+    return scalar_tensor(v, like, d.to_complex() if d.kind in "fc" else None)
+
+
+def complex_number(name: str, v: complex, target: Tensor) -> Tensor:
+    """A complex number as a 0-d tensor of the dtype of the tensor that it is written to.
+    RuntimeError if that is real."""
+    d = target.meta.dtype
+    if d.kind != "c":
+        raise RuntimeError(f"{name}: value {v} cannot be converted to type {d.name} without "
+                           "overflow")
+    return scalar_tensor(v, target, d)
 
 
 NS["assign"] = assign
+NS["complex_operand"], NS["complex_number"] = complex_operand, complex_number
 NS["scalar_tensor"] = scalar_tensor
 _ = make_tensor
 

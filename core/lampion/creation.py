@@ -550,10 +550,9 @@ def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = 
     """`steps` numbers at equal distances from start to end, both included."""
     steps = _steps("linspace", steps)
     start, end = _number(start), _number(end)
-    d = dtype or dt._default
-    if isinstance(start, complex) or isinstance(end, complex):
-        d = dtype or dt._default.to_complex()
-        r = upload(np.linspace(start, end, steps), d, device)
+    d, kind = _spaced_dtype("linspace", start, end, dtype)
+    if kind is np.complex128:
+        r = upload(np.linspace(start, end, steps, dtype=kind), d, device)
         return _finish(r, requires_grad, out, True)
     if d.kind in "ui":
         start, end = int(start), int(end)
@@ -568,6 +567,17 @@ def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = 
     return _finish(r, requires_grad, out, True)
 
 
+def _spaced_dtype(name: str, start: Any, end: Any, asked: Any) -> tuple[dt.dtype, Any]:
+    """(dtype of the result, NumPy's type to compute in) of linspace and logspace."""
+    if not (isinstance(start, complex) or isinstance(end, complex)):
+        return asked or dt._default, np.float64
+    d = dt._default.to_complex()
+    if asked is not None and asked.kind != "c":
+        raise RuntimeError(f"{name}(): inferred dtype {d.name} can't be safely cast to passed "
+                           f"dtype {asked.name}")
+    return asked or d, np.complex128
+
+
 def _host_linspace(start: Any, end: Any, step: float, steps: int) -> Any:
     i = np.arange(steps)
     return np.trunc(np.where(i < steps // 2, start + step * i, end - step * (steps - 1 - i)))
@@ -578,8 +588,9 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any =
              dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """base ** linspace(start, end, steps)."""
     steps = _steps("logspace", steps)
-    d = dtype or dt._default
-    exponents = np.linspace(_number(start), _number(end), steps, dtype=np.float64)
+    start, end = _number(start), _number(end)
+    d, kind = _spaced_dtype("logspace", start, end, dtype)
+    exponents = np.linspace(start, end, steps, dtype=kind)
     r = upload(np.power(complex(base) if base < 0 and d.kind == "c" else float(base), exponents),
                d, device)
     return _finish(r, requires_grad, out, True)

@@ -102,7 +102,7 @@ def upload(a: Any, d: dt.dtype, device: Any) -> Tensor:
     else:
         r = empty_meta(meta(d, a.shape, None, resolve(device)))
     with np.errstate(all="ignore"):
-        raw = np.ascontiguousarray(a.astype(d.np, copy=False))
+        raw = np.ascontiguousarray(d.encode(a))
     if raw.size:
         P.backend_of(r.meta.device).copy_from_host(raw.reshape(-1).view(np.uint8).data, r.data_)
     host_wrote(r.data_)

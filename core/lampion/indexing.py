@@ -602,10 +602,7 @@ def as_value(x: Tensor, value: Any) -> Any:
         if not isinstance(value, complex):
             return value
     if isinstance(value, complex):
-        if x.meta.dtype.kind != "c":
-            raise RuntimeError(f"value cannot be converted to type {x.meta.dtype!r} without "
-                               "overflow")
-        return NS["scalar_tensor"](value, x)
+        return NS["complex_number"]("__setitem__", value, x)
     raise TypeError(f"can't assign a {type(value).__module__}.{type(value).__name__} to a "
                     f"tensor of {x.meta.dtype!r}" if type(value).__module__ != "builtins" else
                     f"can't assign a {type(value).__name__} to a tensor of {x.meta.dtype!r}")

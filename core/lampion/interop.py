@@ -28,7 +28,8 @@ from .tensor import Tensor, empty_meta, make_tensor
 # ---------------------------------------------------------------- NumPy
 
 def host_array(t: Tensor) -> Any:
-    """A NumPy array of a tensor's values; shares memory if the host can see the storage."""
+    """A NumPy array of a tensor's values; shares memory if the host can see the storage (but not
+    of complex32, which NumPy lacks: its values come as complex64)."""
     host_read()
     if t.meta.virtual:
         t = NS["transformed_read"](t, "numpy")
@@ -36,12 +37,10 @@ def host_array(t: Tensor) -> Any:
     backend = P.backend_of(m.device)
     strides = tuple(s * m.dtype.itemsize for s in m.strides)
     if not m.numel:
-        return np.empty(m.shape, m.dtype.np)
+        return m.dtype.decode(np.empty(m.shape, m.dtype.np))
     view = backend.host_view(t.data_)
-    if view is None:
-        return np.ndarray(m.shape, m.dtype.np, backend.copy_to_host(t.data_, m.span),
-                          strides=strides)
-    return np.ndarray(m.shape, m.dtype.np, _kept(view, t.data_), strides=strides)
+    memory = backend.copy_to_host(t.data_, m.span) if view is None else _kept(view, t.data_)
+    return m.dtype.decode(np.ndarray(m.shape, m.dtype.np, memory, strides=strides))
 
 
 def _kept(view: memoryview, storage: Any) -> Any:
@@ -65,9 +64,10 @@ def to_numpy(t: Tensor, force: bool) -> Any:
     if "host-memory" not in P.backend_of(t.meta.device).capabilities(0).features:
         raise TypeError(f"can't convert {t.meta.device} device type tensor to numpy. Use "
                         "Tensor.cpu() to copy the tensor to host memory first.")
-    if t.meta.dtype is dt.bfloat16:
-        raise TypeError("Got unsupported ScalarType BFloat16: NumPy has no such type. Convert "
-                        "with .float() first.")
+    if t.meta.dtype in (dt.bfloat16, dt.complex32):
+        name, way = ("BFloat16", "float") if t.meta.dtype.kind == "f" else ("ComplexHalf", "cfloat")
+        raise TypeError(f"Got unsupported ScalarType {name}: NumPy has no such type. Convert "
+                        f"with .{way}() first.")
     return host_array(t)
 
 
@@ -315,7 +315,8 @@ def share_memory_(self: Tensor) -> Tensor:
         return self
     m = self.meta
     block = _Block(max(m.nbytes, 1))
-    np.ndarray(m.shape, m.dtype.np, block.memory.buf)[...] = self.detach().host()
+    np.ndarray(m.shape, m.dtype.np, block.memory.buf)[...] = m.dtype.encode(
+        self.detach().host())
     self.data_ = block.storage(m.device)
     self.meta = meta(m.dtype, m.shape, None, m.device)
     return self

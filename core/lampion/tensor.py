@@ -400,7 +400,7 @@ class Tensor:
         raw = P.backend_of(m.device).copy_to_host(self.data_, m.dtype.itemsize)
         if read is not None:
             return read(raw)[0]
-        return np.frombuffer(raw, dtype=m.dtype.np, count=1)[0].item()
+        return m.dtype.decode(np.frombuffer(raw, dtype=m.dtype.np, count=1))[0].item()
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""

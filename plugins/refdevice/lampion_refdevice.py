@@ -232,8 +232,9 @@ def numpy_launch(call: OpCall, function: Callable[..., np.ndarray], name: str) -
         return as_strided(elements(storage, m.dtype), m.shape, strides)
 
     def into(result: Storage, *inputs: Storage) -> None:
-        arrays = [array(x, m).astype(wide, copy=False) for x, m in zip(inputs, call.inputs)]
-        array(result, out)[...] = function(*arrays)
+        arrays = [m.dtype.decode(array(x, m)).astype(wide, copy=False)
+                  for x, m in zip(inputs, call.inputs)]
+        array(result, out)[...] = out.dtype.encode(function(*arrays))
 
     def launch(*inputs: Storage) -> Storage:
         result = Storage(np.empty(out.span, np.uint8), out.span, call.device)

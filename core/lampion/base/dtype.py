@@ -35,26 +35,46 @@ class dtype:
 
     @property
     def np(self) -> np.dtype[Any]:
-        """The NumPy dtype with the same bytes (bfloat16 comes from ml_dtypes)."""
+        """The NumPy dtype with the same bytes (bfloat16 comes from ml_dtypes; complex32 is a pair
+        of float16, see `encode` and `decode`)."""
         if self._np is None:
             if self.name == "bfloat16":
                 import ml_dtypes
 
                 self._np = np.dtype(ml_dtypes.bfloat16)
+            elif self.name == "complex32":
+                self._np = np.dtype([("real", np.float16), ("imag", np.float16)])
             else:
                 self._np = np.dtype(self.name)
         found: np.dtype[Any] = self._np
         return found
 
+    def encode(self, a: Any) -> Any:
+        """An array of numbers as an array of `np`: what `astype` does, and complex32 besides."""
+        if self.name != "complex32" or a.dtype == self.np:
+            return a.astype(self.np, copy=False)
+        pairs = np.empty(a.shape, self.np)
+        pairs["real"], pairs["imag"] = a.real, a.imag
+        return pairs
+
+    def decode(self, a: Any) -> Any:
+        """An array of `np` as one that NumPy computes with: complex32 becomes complex64."""
+        if self.name != "complex32":
+            return a
+        wide = np.empty(a.shape, np.complex64)
+        wide.real, wide.imag = a["real"], a["imag"]
+        return wide
+
     def to_real(self) -> dtype:
-        """complex64 -> float32, complex128 -> float64, others unchanged."""
-        return {"complex64": float32, "complex128": float64}.get(self.name, self)
+        """The type of the parts of a complex type (complex64 -> float32), others unchanged."""
+        return {"complex32": float16, "complex64": float32, "complex128": float64}.get(
+            self.name, self)
 
     def to_complex(self) -> dtype:
         """The complex type whose parts hold this type's values."""
         if self.kind == "c":
             return self
-        return complex128 if self.name == "float64" else complex64
+        return {"float16": complex32, "float64": complex128}.get(self.name, complex64)
 
     def __repr__(self) -> str:
         return f"{_PREFIX}.{self.name}"
@@ -82,14 +102,16 @@ float16 = dtype("float16", 2, "f")
 bfloat16 = dtype("bfloat16", 2, "f")
 float32 = dtype("float32", 4, "f")
 float64 = dtype("float64", 8, "f")
+complex32 = dtype("complex32", 4, "c")
 complex64 = dtype("complex64", 8, "c")
 complex128 = dtype("complex128", 16, "c")
 
 ALL = (bool_, uint8, uint16, uint32, uint64, int8, int16, int32, int64,
-       float16, bfloat16, float32, float64, complex64, complex128)
+       float16, bfloat16, float32, float64, complex32, complex64, complex128)
 _BY_NAME = {d.name: d for d in ALL}
 _ALIASES = {"half": float16, "float": float32, "double": float64, "short": int16,
-            "int": int32, "long": int64, "cfloat": complex64, "cdouble": complex128}
+            "int": int32, "long": int64, "chalf": complex32,
+            "cfloat": complex64, "cdouble": complex128}
 FLOATS = (float16, bfloat16, float32, float64)
 INTEGERS = (uint8, int8, int16, int32, int64)
 
@@ -105,6 +127,8 @@ def by_name(name: str) -> dtype:
 def from_numpy(nd: Any) -> dtype:
     """The dtype with the bytes of a NumPy dtype. TypeError if there is none."""
     found = _BY_NAME.get(np.dtype(nd).name)
+    if found is None and np.dtype(nd) == complex32.np:
+        found = complex32
     if found is None:
         raise TypeError(
             f"can't convert np.ndarray of type {np.dtype(nd)}. The only supported types are: "
@@ -142,7 +166,7 @@ def _promote(a: dtype, b: dtype) -> dtype:
     if b.kind == "c":
         if a.kind == "c":
             return a if a.itemsize > b.itemsize else b
-        return complex128 if a is float64 else b
+        return b if a.kind != "f" else _promote(a.to_complex(), b)
     if b.kind == "f":
         if a.kind != "f":
             return b
@@ -225,5 +249,8 @@ def can_cast(src: dtype, dst: dtype) -> bool:
 
 
 def opmath(d: dtype) -> dtype:
-    """The type in which values of `d` are computed: float32 for the 16-bit floats."""
+    """The type in which values of `d` are computed: float32 for the 16-bit floats, complex64 for
+    pairs of them."""
+    if d is complex32:
+        return complex64
     return float32 if d is float16 or d is bfloat16 else d

@@ -475,7 +475,21 @@ def _clamp_max_grad(g, out, input, max):
 
 # ---------------------------------------------------------------- three operands
 
-@elementwise(kinds="uifc")
+def with_complex_value(op, form, input, tensor1, tensor2, *, value, out=None):
+    """addcmul and addcdiv with a complex value: the slot for a number holds no complex one."""
+    operands = (input, tensor1, tensor2)
+    if result_kind([getattr(x, "meta", type(x)) for x in operands]) != "c":
+        raise RuntimeError(f"{op.name}: value {value} cannot be converted to a real type without "
+                           "overflow")
+    if form == "inplace":
+        return op.ifn(input, tensor1 * value, tensor2)
+    return op.fn(input, tensor1 * value, tensor2, out=out)
+
+
+COMPLEX_VALUE = Detour("type(value) is complex", with_complex_value)
+
+
+@elementwise(kinds="uifc", detour=COMPLEX_VALUE)
 def addcmul(input, tensor1, tensor2, *, value: Scalar = 1):
     """input + value * tensor1 * tensor2."""
     return input + value * tensor1 * tensor2
@@ -490,7 +504,7 @@ def _refuse_integer_addcdiv(op, operands, attrs):
             "tensor2).")
 
 
-@elementwise(check=_refuse_integer_addcdiv, domain={"tensor2": (0.5, 2)})
+@elementwise(check=_refuse_integer_addcdiv, domain={"tensor2": (0.5, 2)}, detour=COMPLEX_VALUE)
 def addcdiv(input, tensor1, tensor2, *, value: Scalar = 1):
     """input + value * tensor1 / tensor2; RuntimeError for integers."""
     return input + value * (tensor1 / tensor2)

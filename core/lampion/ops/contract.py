@@ -19,7 +19,8 @@ from .registry import kernel_op
 _C_NAMES = {"float32": "float", "float64": "double", "int64": "long int", "int32": "int",
             "int16": "short", "int8": "signed char", "uint8": "unsigned char",
             "float16": "c10::Half", "bfloat16": "c10::BFloat16", "bool": "bool",
-            "complex64": "c10::complex<float>", "complex128": "c10::complex<double>"}
+            "complex32": "c10::complex<c10::Half>", "complex64": "c10::complex<float>",
+            "complex128": "c10::complex<double>"}
 
 
 def check_dtypes(op, a, b):

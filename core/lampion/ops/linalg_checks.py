@@ -66,7 +66,7 @@ def inexact(name, m, low=False):
     if m.dtype.kind not in "fc":
         raise RuntimeError(f"{name}: Expected a floating point or complex tensor as input. Got "
                            f"{_word(m.dtype)}")
-    if not low and m.dtype in (dt.float16, dt.bfloat16):
+    if not low and m.dtype.to_real() in (dt.float16, dt.bfloat16):
         raise DtypeError(f"{name}: Low precision dtypes not supported. Got {_word(m.dtype)}")
 
 

@@ -267,7 +267,8 @@ def check_write(op: R.Op, target: Meta, value: dtype, shape: Sequence[int]) -> N
 def _word(d: dtype) -> str:
     words = {"float32": "Float", "float64": "Double", "int64": "Long", "int32": "Int",
              "int16": "Short", "int8": "Char", "uint8": "Byte", "bool": "Bool", "float16": "Half",
-             "bfloat16": "BFloat16", "complex64": "ComplexFloat", "complex128": "ComplexDouble"}
+             "bfloat16": "BFloat16", "complex32": "ComplexHalf", "complex64": "ComplexFloat",
+             "complex128": "ComplexDouble"}
     return words.get(d.name, d.name)
 
 

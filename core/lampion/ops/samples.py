@@ -142,7 +142,7 @@ def draw(t: T, rng: np.random.Generator) -> Buffer:
     if t.values is not None:
         flat = np.zeros(size, d.np)
         b = Buffer(flat, d, t.shape, strides, offset)
-        b.array()[...] = np.asarray(t.values).astype(d.np).reshape(t.shape)
+        b.array()[...] = d.encode(np.asarray(t.values)).reshape(t.shape)
         return b
     return Buffer(_random(d, size, t.low, t.high, rng), d, t.shape, strides, offset)
 
@@ -178,7 +178,7 @@ def _random(d: dtype, size: int, low: float, high: float, rng: np.random.Generat
     real = rng.uniform(low, high, size)
     if d.kind == "c":
         real = real + 1j * rng.uniform(low, high, size)
-    return real.astype(d.np)
+    return d.encode(real)
 
 
 def materialize(sample: Sample, rng: np.random.Generator, make: Callable[[Buffer], Any],

@@ -358,20 +358,20 @@ def _angle_grad(g, out, input):
     return by_type(c=E.complex_(-y * k, x * k), other=E.const(0.0))
 
 
-def _full_width(op, operands, attrs):
-    """Complex numbers have float32 or float64 parts, both of one dtype."""
+def _alike(op, operands, attrs):
+    """The parts of complex numbers have one dtype, and it is not bfloat16."""
     first, second = [m.dtype for m in operands]
     if first is not second:
         raise RuntimeError(f"{op.name}: Expected both parts to be of one floating dtype but got "
                            f"{first!r} and {second!r}")
     for m in operands:
-        if isinstance(m, Meta) and m.dtype.itemsize == 2:
+        if isinstance(m, Meta) and m.dtype.name == "bfloat16":
             raise DtypeError(f'"{op.name}" is not implemented for dtype {m.dtype!r}: complex '
-                             "numbers have float32 or float64 parts")
+                             "numbers have float16, float32 or float64 parts")
 
 
 @elementwise(name="complex", tensors=("real", "imag"), out_cast="same", method=False, kinds="f",
-             check=_full_width, promote=lambda d, attrs: [d.to_complex()])
+             check=_alike, promote=lambda d, attrs: [d.to_complex()])
 def complex_(real, imag):
     """The complex number real + i imag."""
     return E.complex_(real, imag)
@@ -383,7 +383,7 @@ def _complex_grad(g, out, real, imag):
 
 
 @elementwise(tensors=("abs", "angle"), out_cast="same", method=False, kinds="f",
-             check=_full_width, domain=(0.1, 2),
+             check=_alike, domain=(0.1, 2),
              promote=lambda d, attrs: [d.to_complex()])
 def polar(abs, angle):
     """The complex number of this modulus and angle."""

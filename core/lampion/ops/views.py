@@ -396,7 +396,7 @@ class complex_pairs:
     method = False
 
     def view(m):
-        if m.dtype.name not in ("float32", "float64"):
+        if m.dtype.name not in ("float16", "float32", "float64"):
             raise RuntimeError("view_as_complex is only supported for half, float and double "
                                f"tensors, but got a tensor of scalar type: {m.dtype!r}")
         if not m.ndim or m.shape[-1] != 2:

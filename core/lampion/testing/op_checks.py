@@ -40,7 +40,8 @@ from ..ops.plans import backend_of
 from ..runtime.devices import resolve
 
 TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 2e-5, "float64": 1e-10,
-             "complex64": 2e-5, "complex128": 1e-10}
+             "complex32": 2e-3, "complex64": 2e-5, "complex128": 1e-10}
+NARROW = ("float16", "bfloat16", "complex32")
 STEP = 1e-5
 
 
@@ -146,9 +147,9 @@ def _flat(result: Any) -> list[Any]:
 
 
 def _host(t: Any) -> Any:
-    """The values as an array; bfloat16, which NumPy has not, as float32."""
+    """The values as an array; of 16-bit parts, with which NumPy hardly computes, as 32-bit ones."""
     t = t.detach().to("cpu").resolve_conj()
-    return np.asarray((t.float() if t.dtype is lampion.bfloat16 else t).numpy())
+    return np.asarray((t.float() if t.dtype is lampion.bfloat16 else t).host())
 
 
 # ---------------------------------------------------------------- values
@@ -230,7 +231,7 @@ def _compare(got: Any, want: Any, sample: S.Sample, device: str, where: str) -> 
     name = _expected_dtype(want, sample)
     assert got.dtype.name == name, f"{where}: {got.dtype.name}, not {name}"
     assert got.device == lampion.device(device), f"{where}: result on {got.device}"
-    narrow = [t.dtype for t in sample.tensors() if t.dtype in ("float16", "bfloat16")]
+    narrow = [t.dtype for t in sample.tensors() if t.dtype in NARROW]
     tolerance = max([TOLERANCE.get(n, 0) for n in (name, *narrow)]) if name in TOLERANCE else 0
     np.testing.assert_allclose(_host(got), want, rtol=tolerance, atol=tolerance, err_msg=where)
 
@@ -281,7 +282,7 @@ def check_same(op: Any, sample: S.Sample, device: str, other: str) -> bool:
         assert (got.dtype, got.shape, got.stride()) == (want.dtype, want.shape, want.stride()), (
             f"{where}: {got.dtype}{list(got.shape)} with strides {got.stride()}, and "
             f"{want.dtype}{list(want.shape)} with strides {want.stride()}")
-        narrow = [t.dtype for t in sample.tensors() if t.dtype in ("float16", "bfloat16")]
+        narrow = [t.dtype for t in sample.tensors() if t.dtype in NARROW]
         tolerance = max([TOLERANCE.get(n, 0) for n in (want.dtype.name, *narrow)]) \
             if want.dtype.name in TOLERANCE else 0
         np.testing.assert_allclose(_host(got), _host(want), rtol=tolerance, atol=tolerance,

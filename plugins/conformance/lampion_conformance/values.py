@@ -12,10 +12,10 @@ import lampion
 def bits(t: Any) -> bytes:
     """The bytes of a tensor's elements, in order."""
     t = t.cpu().contiguous()
-    return (t.view(lampion.int16) if t.dtype is lampion.bfloat16 else t).numpy().tobytes()
+    plain = {lampion.bfloat16: lampion.int16, lampion.complex32: lampion.int32}.get(t.dtype)
+    return (t if plain is None else t.view(plain)).numpy().tobytes()
 
 
 def wide(t: Any) -> np.ndarray:
     """The values as complex128, which holds those of every dtype but large integers."""
-    t = t.cpu()
-    return (t.float() if t.dtype is lampion.bfloat16 else t).numpy().astype(np.complex128)
+    return t.cpu().host().astype(np.complex128)

@@ -12,7 +12,8 @@ import torch
 
 import lampion
 
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# what NumPy lacks travels as integers of the same size
+_BITS = {torch.bfloat16: torch.int16, torch.complex32: torch.int32}
 
 
 def dtype(d: torch.dtype) -> Any:
@@ -75,11 +76,8 @@ class Converter:
         if whole is None:
             self.keep.append(t)
             flat = torch.empty(0, dtype=t.dtype).set_(t.untyped_storage())
-            if flat.dtype.is_complex or flat.dtype is not torch.bfloat16:
-                whole = lampion.from_numpy(flat.numpy().copy())
-            else:
-                whole = lampion.from_numpy(flat.view(torch.int16).numpy().copy()).view(
-                    lampion.bfloat16)
+            bits = _BITS.get(flat.dtype, flat.dtype)
+            whole = lampion.from_numpy(flat.view(bits).numpy().copy()).view(dtype(flat.dtype))
             whole = self.storages[key] = whole.to(self.device)
         if t.numel():
             r = whole.as_strided(t.shape, t.stride(), t.storage_offset()).detach()
@@ -104,10 +102,9 @@ def back(x: Any) -> Any:
     """lampion's result as PyTorch's: tensors are copied, containers become lists or tuples."""
     if isinstance(x, lampion.Tensor):
         x = x.detach().cpu()
-        if x.dtype is lampion.bfloat16:
-            return torch.from_numpy(np.array(x.contiguous().view(lampion.int16).numpy())).view(
-                torch.bfloat16)
-        return torch.from_numpy(np.array(x.contiguous().numpy())).reshape(tuple(x.shape))
+        kind = dtype_back(x.dtype)
+        bits = np.array(x.resolve_conj().contiguous().view(dtype(_BITS.get(kind, kind))).numpy())
+        return torch.from_numpy(bits).view(kind).reshape(tuple(x.shape))
     if isinstance(x, tuple):
         return tuple(map(back, x))
     if isinstance(x, list):

@@ -34,12 +34,14 @@ LEFT_OUT = {
     "_unsafe_masked_index_put_accumulate": "private: a step of the compiler's padding",
 }
 
-# Checks of entries in which PyTorch itself is wrong, with the reason.
-EXCUSED = {
+# Checks of entries in which PyTorch itself is wrong, with the reason; with a third word, only that
+# kind of out= tensors.
+EXCUSED: dict[tuple[str, ...], str] = {
     ("as_strided_scatter", "grad"): "PyTorch gives the gradient of input to what src replaced",
     ("as_strided_scatter", "gradgrad"): "likewise",
     ("fft.ihfft2", "out"): "PyTorch leaves out= as it is if one dim is transformed",
     ("fft.ihfftn", "out"): "likewise",
+    ("native_batch_norm", "out", "larger"): "PyTorch does not resize the statistics of evaluation",
     ("masked.logaddexp", "gradgrad"): "PyTorch gives NaN where both are masked out",
     ("masked.logaddexp", "forward_mode"): "likewise",
 }
@@ -52,6 +54,10 @@ RANDOM = frozenset("""
     nn.functional.fractional_max_pool2d nn.functional.fractional_max_pool3d nn.functional.rrelu
     svd_lowrank pca_lowrank
 """.split())
+# Of these, those that draw one number for a whole channel, and how many dims that has (None: all
+# but the first two).
+BY_CHANNEL = {"nn.functional.dropout2d": 2, "nn.functional.dropout3d": 3,
+              "nn.functional.feature_alpha_dropout": None}
 # Entries whose values are arbitrary: dtype and shape are compared, and strides.
 UNINITIALIZED = frozenset("""empty empty_like empty_permuted empty_strided new_empty
     new_empty_strided""".split())

@@ -42,9 +42,9 @@ T = TypeVar("T", bound="Module")
 
 _TENSOR_KINDS = {
     "float16": "Half", "float32": "Float", "float64": "Double", "bfloat16": "BFloat16",
-    "complex64": "ComplexFloat", "complex128": "ComplexDouble", "bool": "Bool", "int8": "Char",
-    "int16": "Short", "int32": "Int", "int64": "Long", "uint8": "Byte", "uint16": "UInt16",
-    "uint32": "UInt32", "uint64": "UInt64"}
+    "complex32": "ComplexHalf", "complex64": "ComplexFloat", "complex128": "ComplexDouble",
+    "bool": "Bool", "int8": "Char", "int16": "Short", "int32": "Int", "int64": "Long",
+    "uint8": "Byte", "uint16": "UInt16", "uint32": "UInt32", "uint64": "UInt64"}
 
 
 def typename(value: Any) -> str:
