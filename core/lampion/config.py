@@ -1,7 +1,7 @@
 """Settings in layers, each value with where it came from.
 
 Holds the schema of the core's options, the readers of every layer and the functions `get`, `set`,
-`override`, `section` and `explain`. From the highest layer to the lowest:
+`override`, `section`, `explain` and `watch`. From the highest layer to the lowest:
 
     config.override(...)        a context, for this thread of control only
     config.set(...)             for the process
@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,6 +42,7 @@ __all__ = [
     "section",
     "set",
     "unset",
+    "watch",
 ]
 
 
@@ -52,7 +53,8 @@ class ConfigError(ValueError):
 class Option(NamedTuple):
     """What one option accepts: a type, a default, a line of help, choices, environment names.
 
-    `type` is bool, int, float, str, list (of str) or dict (of str to str).
+    `type` is bool, int, float, str, list (of str) or dict (of str to str; choices are of its
+    values).
     """
 
     type: type
@@ -95,6 +97,12 @@ CORE_SCHEMA: dict[str, Option] = {
         "what happens when a device lacks a kernel: an error, a warned or a counted fallback",
         POLICIES,
         ("LAMPION_FALLBACK",),
+    ),
+    "fallback.policies": Option(
+        dict,
+        {},
+        "policies of single ops ('op', 'op@device') and devices ('@device'), above the general one",
+        POLICIES,
     ),
     "fallback.device": Option(
         str, "", "where a fallback runs; empty: the first other device with host memory"
@@ -258,8 +266,9 @@ def set(name: str, value: Any, source: str = "config.set") -> None:
             _load()
         if not _belongs_to_absent_backend(name):  # those are checked when the backend loads
             value = _convert(name, _option(name, source), value, source)
-        _set_values[name] = (value, source)
-        _rebuild()
+        with _watched([name]):
+            _set_values[name] = (value, source)
+            _rebuild()
 
 
 def unset(name: str) -> None:
@@ -267,9 +276,10 @@ def unset(name: str) -> None:
     with _lock:
         if not _belongs_to_absent_backend(name):
             _option(name, "config.unset")
-        _set_values.pop(name, None)
-        if _layers is not None:
-            _rebuild()
+        with _watched([name]):
+            _set_values.pop(name, None)
+            if _layers is not None:
+                _rebuild()
 
 
 @contextmanager
@@ -291,13 +301,36 @@ def override(values: Mapping[str, Any] | None = None, /, **tables: Any) -> Itera
     checked = dict(_overrides.get() or {})
     for name, value in flat.items():
         checked[name] = _convert(name, _option(name, "config.override"), value, "config.override")
-    token = _overrides.set(checked)
-    generation += 1
+    with _watched(flat):
+        token = _overrides.set(checked)
+        generation += 1
     try:
         yield
     finally:
-        _overrides.reset(token)
-        generation += 1
+        with _watched(flat):
+            _overrides.reset(token)
+            generation += 1
+
+
+_watchers: list[tuple[tuple[str, ...], Callable[[], object]]] = []
+
+
+def watch(names: tuple[str, ...], callback: Callable[[], object]) -> None:
+    """Call `callback` whenever the value of one of these options changes in this process."""
+    _watchers.append((names, callback))
+
+
+@contextmanager
+def _watched(changing: Iterable[str]) -> Iterator[None]:
+    """Tell the watchers of what has another value after the block than before."""
+    of_interest = [n for n in changing if any(n in names for names, _ in _watchers)]
+    before = {n: get(n) for n in of_interest}
+    yield
+    changed = {n for n in of_interest if get(n) != before[n]}
+    if changed:
+        for names, callback in _watchers:
+            if changed.intersection(names):
+                callback()
 
 
 def reload() -> None:
@@ -426,13 +459,20 @@ def _checked(name: str, option: Option, value: Any, where: str) -> Any:
     if option.type is dict:
         if not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
             raise _wrong(name, option, value, where)
+        for key, word in value.items():
+            if option.choices and word not in option.choices:
+                raise _no_choice(f"{name}.{key}", option, word, where)
         return dict(value)
     if option.choices and value not in option.choices:
-        raise ConfigError(
-            f"{where}: {name} = {value!r} is not one of {', '.join(option.choices)}"
-            f"{_nearest(value, option.choices)}"
-        )
+        raise _no_choice(name, option, value, where)
     return value
+
+
+def _no_choice(name: str, option: Option, value: Any, where: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: {name} = {value!r} is not one of {', '.join(option.choices)}"
+        f"{_nearest(value, option.choices)}"
+    )
 
 
 def _pairs(name: str, text: str, where: str) -> dict[str, str]:
@@ -574,17 +614,26 @@ def _config_files() -> list[tuple[Path, str]]:
     return found
 
 
-def _read_file(path: Path, table: str) -> tuple[str, dict[str, Any]]:
-    """The text of a TOML file and what it says under `table`."""
+def parse_toml(text: str, where: object) -> dict[str, Any]:
+    """What a TOML text says. ConfigError that names `where` it stands, if it cannot be read."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     try:
+        content: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: cannot be read: {error}") from error
+    return content
+
+
+def _read_file(path: Path, table: str) -> tuple[str, dict[str, Any]]:
+    """The text of a TOML file and what it says under `table`."""
+    try:
         text = path.read_text(encoding="utf-8")
-        content: Any = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    content = parse_toml(text, path)
     for part in filter(None, table.split(".")):
         content = content.get(part, {})
     return text, content

@@ -65,16 +65,13 @@ class Requirements:
             lines = [f"{self.device} has all {ops} that are needed"]
         else:
             lines = [f"{self.device} lacks {len(lacks)} of {ops} that are needed"]
-        lines += _table([("op", "phase", "calls", "lacking: why"),
-                         *[(n.op, n.phase, n.calls, n.how) for n in lacks]]) if lacks else []
-        lines += [f"  for example {n.example}" for n in lacks]
         if lacks:
-            lines.append({"error": "each of these calls would be an error: [fallback] policy is "
-                                   "\"error\"",
-                          "warn": "they would run elsewhere, with a warning: [fallback] policy is "
-                                  "\"warn\"",
-                          "allow": "they would run elsewhere: [fallback] policy is \"allow\""}[
-                              policy()])
+            kind = self.device.partition(":")[0]
+            lines += _table([("op", "phase", "calls", "policy", "why it cannot run"), *[
+                (n.op, n.phase, n.calls, policy(n.op, kind), n.how) for n in lacks]])
+            lines += [f"  for example {n.example}" for n in lacks]
+            lines.append("where the [fallback] policy is \"error\" a call raises; otherwise it "
+                         "runs elsewhere, with copies")
         there = [n for n in self.needs if n.has]
         lines += _table([("op", "phase", "calls", "runs by"),
                          *[(n.op, n.phase, n.calls, n.how) for n in there]]) if there else []

@@ -164,6 +164,37 @@ def test_a_disabled_plugin_is_not_used_and_settles_a_quarrel(install, program):
     assert "disabled: [plugins] disable, set by env LAMPION_PLUGINS_DISABLE" in done.stdout
 
 
+def test_a_plugin_is_switched_off_and_on_by_a_command(install, program, tmp_path):
+    site = install("acme-good", "acme-twin")
+    mine = tmp_path / "lampion" / "lampion.toml"  # XDG_CONFIG_HOME is tmp_path
+    done = program(site, ["plugins", "disable", "acme-good"])
+    assert (done.returncode, done.stdout) == (0, f"acme-good is switched off in {mine}\n")
+    assert mine.read_text() == '[plugins]\ndisable = ["acme-good"]\n'
+    assert "used acme-twin" in program(site, """
+        from lampion import plugins
+        print("used", plugins.record("acme").distribution)""").stdout
+    mine.write_text("# mine\n[plugins] # all\ndisable = [\n  'acme-good', # ] slow\n]\n"
+                    "prefer = { acme = 'acme-twin' }\n\n[log]\nlevel = 'info'\n")
+    assert program(site, ["plugins", "disable", "acme"]).returncode == 0
+    assert mine.read_text() == ("# mine\n[plugins] # all\ndisable = [\"acme-good\", \"acme\"]\n"
+                                "prefer = { acme = 'acme-twin' }\n\n[log]\nlevel = 'info'\n")
+    done = program(site, USE.format(name="acme"))
+    assert "disabled: [plugins] disable, set by" in done.stdout
+    assert program(site, ["plugins", "disable", "acme"]).stdout == "acme is off already\n"
+    assert program(site, ["plugins", "enable", "acme"]).returncode == 0
+    assert program(site, ["plugins", "enable", "acme-good"]).returncode == 0
+    assert "disable = []" in mine.read_text()
+    done = program(site, ["plugins", "disable", "acme-goood"])
+    assert done.returncode == 2 and "did you mean 'acme-good'?" in done.stderr
+    done = program(site, ["plugins", "disable", "acme"], LAMPION_PLUGINS_DISABLE="acme-twin")
+    assert done.returncode == 2 and "set by env LAMPION_PLUGINS_DISABLE: change" in done.stderr
+    (tmp_path / "lampion.toml").write_text('plugins = { disable = ["acme-twin"] }\n')
+    done = program(site, ["plugins", "disable", "acme"])
+    assert done.returncode == 2 and "write by hand, in the table [plugins]: disable = " \
+        '["acme-twin", "acme"]' in done.stderr
+    assert (tmp_path / "lampion.toml").read_text() == 'plugins = { disable = ["acme-twin"] }\n'
+
+
 def test_a_backend_that_lacks_a_method_fails_when_made(install, program):
     done = program(install("acme-half"), USE.format(name="half"))
     assert "making its backend: TypeError" in done.stdout and "copy_to_host" in done.stdout

@@ -97,9 +97,9 @@ def test_what_is_lacking_is_told_with_reason_and_example(poor):
     assert (relu.op, relu.how) == ("relu", "kernel acme (priority 0)")
     text = str(found)
     assert "poor lacks 3 of 4 ops that are needed" in text
-    assert '[fallback] policy is "error"' in text
-    with config.override({"fallback.policy": "allow"}):
-        assert "they would run elsewhere" in str(found)
+    assert "exp      forward  1      error   backend 'poor' has no kernel" in text
+    with config.override({"fallback.policies": {"exp@poor": "allow"}}):
+        assert "exp      forward  1      allow   backend 'poor'" in str(found)
 
 
 def test_kernels_are_not_built_where_the_answer_is_known(poor):

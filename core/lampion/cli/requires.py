@@ -51,7 +51,7 @@ def _model(reference: str) -> Any:
         found = getattr(importlib.import_module(place), name, None)
     if not callable(found):
         raise ValueError(f"{place} has no module or function {name!r}")
-    from lampion.nn import Module
+    from lampion.nn.modules.module import Module
 
     if isinstance(found, Module) or not (isinstance(found, type) or _takes_nothing(found)):
         return found

@@ -17,10 +17,12 @@ from ..base.dtype import dtype
 from ..base.errors import DtypeError, UnsupportedError
 from ..base.meta import Meta, broadcast_shapes, meta
 from ..ir import expr as E
+from ..logging import get_logger
 from ..runtime.backend import Backend, KernelImpl, Launch, OpCall
 from ..runtime.host import host_launch
 from . import registry as R
 
+_log = get_logger("kernels")
 _LOGIC = frozenset(("and", "or", "xor", "not", "select", "var", "const", "eq", "ne", "lt", "le",
                     "gt", "ge"))
 
@@ -151,6 +153,7 @@ def elementwise_plan(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[s
         from ..runtime.fallback import fallback_launch
 
         launch, chosen = fallback_launch(op, call, chosen, choose, lower)
+    decided(op, call, launch, chosen)
     if op.divisor and compute.kind in "ui":
         launch = guard_division(op, call, launch)
     return _elementwise(op, call, attrs, compute, launch, chosen)
@@ -183,6 +186,13 @@ def elementwise_call(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[s
                    for p, m in zip(op.operands, operands))
     args = {p.name: m for p, m in zip(op.operands, operands)} | attrs
     return OpCall(op.name, inputs, args, tuple(outputs), where), compute
+
+
+def decided(op: R.Op, call: OpCall, launch: Launch | None, chosen: str) -> None:
+    """Log what runs a call (LAMPION_LOG=kernels); calls of the same kind are not told again."""
+    if _log.enabled("debug"):
+        _log.debug("chosen", call=str(call), op=op.qualname, by=chosen,
+                   kernels=list(launch.kernels) if launch is not None else None)
 
 
 def _elementwise(op: R.ElementwiseOp, call: OpCall, attrs: dict[str, Any], compute: dtype,
@@ -388,7 +398,13 @@ def offers(op: R.Op, backend: str, form: str = "") -> Sequence[KernelImpl]:
     puts a provider first ("generated" means none of them). UnsupportedError if that provider has
     no kernel for the op."""
     impls = R.kernel_impls(op.qualname + form, backend)
-    wanted = config.get("kernels").get(f"{op.qualname}@{backend}")
+    settings = config.get("kernels")
+    if not settings:
+        return impls
+    from .kernel_names import check_settings
+
+    check_settings(settings, config.source("kernels"))
+    wanted = settings.get(f"{op.qualname}@{backend}")
     if wanted is None:
         return impls
     if wanted == "generated":
@@ -400,6 +416,9 @@ def offers(op: R.Op, backend: str, form: str = "") -> Sequence[KernelImpl]:
             f"{wanted!r}, but kernels come from: "
             f"{', '.join(sorted({i.source for i in impls})) or 'nobody'} (and 'generated')")
     return [*first, *(i for i in impls if i.source != wanted)]
+
+
+config.watch(("kernels", "fallback.policy", "fallback.policies", "fallback.device"), R.forget_plans)
 
 
 def backend_of(d: device) -> Any:
@@ -424,7 +443,10 @@ def kernel_plan(op: R.KernelOp, values: Sequence[Any], outputs: Sequence[Meta] |
         from ..runtime.fallback import fallback_launch
 
         launch, chosen = fallback_launch(op, call, chosen, choose)
-    plan = Plan(op, call, launch, chosen if launch is not None else "composed of other ops")
+    if launch is None:
+        chosen = "composed of other ops"
+    decided(op, call, launch, chosen)
+    plan = Plan(op, call, launch, chosen)
     plan.packs = _Packs(lambda needs: _kernel_pack(op))
     return plan
 

@@ -718,6 +718,9 @@ def collect() -> None:
     this = sys.modules[__name__]
     plugins.load_ops(this)
     plugins.load_kernels(this)
+    from .kernel_names import warn_of_unused
+
+    warn_of_unused(_impls)
 
 
 plugins.on_backend(collect)

@@ -42,10 +42,15 @@ def reset_fallbacks() -> None:
     _ledger.clear()
 
 
-def policy() -> str:
-    """The fallback policy in force: "error", "warn" or "allow"."""
+def policy(op: str = "", kind: str = "") -> str:
+    """The fallback policy in force, "error", "warn" or "allow": that of an op on a device (of the
+    kind, without its number), of the op, of the device, or the general one."""
     from .. import config
 
+    special = config.get("fallback.policies")
+    for key in (f"{op}@{kind}", op, f"@{kind}"):
+        if key in special:
+            return str(special[key])
     return str(config.get("fallback.policy"))
 
 
@@ -57,12 +62,13 @@ def fallback_launch(op: Any, call: OpCall, reason: str, choose: Any, lower: Any 
     no `lower` of its own. UnsupportedError under policy "error", or if no other device can run
     the op either.
     """
-    rule = policy()
+    rule = policy(op.qualname, call.device.type)
     if rule == "error":
         raise UnsupportedError(
             f"{call}: {reason}. Nothing runs elsewhere unless you allow it: set "
             "[fallback] policy = \"warn\" (or \"allow\") in lampion.toml, "
-            "LAMPION_FALLBACK_POLICY=warn, or move the tensors with .to(...).")
+            "LAMPION_FALLBACK_POLICY=warn, for this op alone [fallback.policies] "
+            f"\"{op.qualname}\" = \"warn\", or move the tensors with .to(...).")
     target = _target(call.device)
     inputs = tuple(_moved(m, target) for m in call.inputs)
     args = {k: _moved(v, target) for k, v in call.args.items()}
@@ -77,9 +83,7 @@ def fallback_launch(op: Any, call: OpCall, reason: str, choose: Any, lower: Any 
     if rule == "warn":
         warnings.warn(f"{call.op} has no kernel on {call.device} ({reason}); it runs on {target} "
                       "with a copy there and back. lampion.fallbacks() counts them.", stacklevel=2)
-    entry = _ledger.setdefault((call.op, str(call.device)),
-                               Entry(call.op, str(call.device), str(target)))
-    return _copying(call, there, launch, entry), f"fallback on {target}"
+    return _copying(op.qualname, call, there, launch), f"fallback on {target}"
 
 
 def _target(here: device) -> device:
@@ -107,18 +111,27 @@ def _moved(m: Any, target: device) -> Any:
     return target if isinstance(m, device) else m
 
 
-def _copying(call: OpCall, there: OpCall, launch: Launch, entry: Entry) -> Launch:
+def _copying(op: str, call: OpCall, there: OpCall, launch: Launch) -> Launch:
     here_b, there_b = call.device.backend, there.device.backend
+    # results with gaps between their elements keep what is there
+    dense = all(m.span == m.numel * m.dtype.itemsize for m in call.outputs)
+    key = (op, str(call.device))
 
     def into(*args: Any) -> None:
         start = time.perf_counter()
         outs, inputs = args[:len(call.outputs)], args[len(call.outputs):]
         moved = [_copy(x, m, here_b, there_b, there.device) if isinstance(m, Meta) else x
                  for x, m in zip(inputs, call.inputs)]
-        result = launch.launch(*moved)
-        results = result if isinstance(result, tuple) else (result,)
+        if dense:
+            result = launch.launch(*moved)
+            results = result if isinstance(result, tuple) else (result,)
+        else:
+            results = tuple([_copy(x, m, here_b, there_b, there.device)
+                             for x, m in zip(outs, call.outputs)])
+            launch.into(*results, *moved)
         for out, r, m in zip(outs, results, call.outputs):
             here_b.copy_from_host(bytes(there_b.copy_to_host(r, m.span)), out)
+        entry = _ledger.setdefault(key, Entry(*key, str(there.device)))
         entry.count += 1
         entry.bytes += sum(m.span for m in (*call.inputs, *call.outputs) if isinstance(m, Meta))
         entry.ms += (time.perf_counter() - start) * 1e3
