@@ -24,6 +24,7 @@ from .ops import plans as P
 from .ops import registry as R
 from .ops.results import named
 from .overlap import check_overlap
+from .runtime import tracing
 from .runtime.devices import resolve
 
 # Namespace of all generated functions. `modes` counts active layers (autocast, tracing, saved
@@ -456,6 +457,8 @@ def run(op: R.Op, p: P.Plan, values: list[Any]) -> Any:
     """Launch a plan and wrap its results."""
     inputs, edges, operands = split(op, values)
     datas = p.launch(*inputs)  # type: ignore[misc]
+    if tracing.active:
+        tracing.active[-1].ran(p, inputs, datas if type(datas) is tuple else (datas,))
     if getattr(op, "noutputs", 1) > 1:
         return finish_many(p, datas, edges, operands)
     return finish_one(p, NS["make_tensor"](datas, p.meta, None), edges, operands)
@@ -722,6 +725,8 @@ def slow_inplace(op: R.Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
         needs = tuple([e is not None for e in edges])
         operands = save_before_write(op, p, target, operands, needs)
     p.into(target.data_, *inputs)
+    if tracing.active:
+        tracing.active[-1].ran(p, inputs, (target.data_,))
     wrote(target, op.name + "_", 2)
     if recording:
         node = record(p, edges, operands, (target,), needs)

@@ -17,6 +17,7 @@ from .base.meta import Meta, expand_strides, meta
 from .callpath import NS
 from .ops import plans as P
 from .ops import registry as R
+from .runtime import tracing
 from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
 
@@ -80,7 +81,9 @@ def raw_copy(src: Tensor, dst: Tensor, non_blocking: bool = False) -> None:
         attrs = {"dtype": target.dtype, "contiguous": False}
         p = op.iplans[key] = P.elementwise_plan(op, [m], attrs, [target])  # type: ignore
     p.into(dst.data_, src.data_)
-    if src.meta is m and dst.meta is target:
+    if tracing.active:
+        tracing.active[-1].ran(p, (src.data_,), (dst.data_,))
+    elif src.meta is m and dst.meta is target:
         _plain_copies[key] = p
 
 
@@ -120,6 +123,7 @@ def _pinned_for(src: Tensor, there: Meta) -> Tensor | None:
 def transfer(src: Tensor, dst: Tensor, non_blocking: bool = False) -> None:
     """Copy the bytes of a dense tensor to one of the same geometry on another device."""
     m = src.meta.plain
+    tracing.fail(f"values are copied from {m.device} to {dst.meta.device}")
     if not m.numel:
         return
     b_src, b_dst = P.backend_of(m.device), P.backend_of(dst.meta.device)
@@ -197,7 +201,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     if type(src) is Tensor and self.node is None and src.node is None:
         m, target = src.meta, self.meta
         p = _plain_copies.get((m, target))
-        if p is not None and src.data_.base is not self.data_.base:
+        if p is not None and src.data_.base is not self.data_.base and not tracing.active:
             p.into(self.data_, src.data_)
             callpath.wrote(self, "copy_", 2)
             return self
@@ -237,7 +241,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
     """Write one number everywhere."""
     if self.node is None and self.root is None:  # a twin meta has no plans, so it cannot match
         p = FULL.iplans.get((self.meta, type(value)))
-        if p is not None:
+        if p is not None and not tracing.active:
             p.into(self.data_, value)
             callpath.wrote(self, "fill_", 2)
             return self
@@ -262,6 +266,8 @@ def fill_(self: Tensor, value: Any) -> Tensor:
             args = [m.shape, type(value), m.dtype, m.device, None]
             p = op.iplans[key] = P.kernel_plan(op, args, [m])  # type: ignore[arg-type]
         p.into(self.data_, value)
+        if tracing.active:
+            tracing.active[-1].ran(p, (value,), (self.data_,))
     callpath.wrote(self, "fill_", 2)
     if self.node is not None and mode.enabled and type(self.node) is not AccumulateGrad:
         n = _new(CopyInto)

@@ -30,6 +30,7 @@ from .callpath import NS
 from .from_data import check_fits, from_data, from_numbers, upload
 from .ops import plans as P
 from .ops import registry as R
+from .runtime import tracing
 from .runtime.devices import _default as _chosen
 from .runtime.devices import lasting, resolve
 from .tensor import Size, Tensor, empty_meta, make_tensor
@@ -274,6 +275,8 @@ def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     m = meta(dtype or dt._default, shape, strides, resolve(device))
     allocate = P.backend_of(m.device).allocate
     r = make_tensor(allocate(m.span, m.device), m, None)
+    if tracing.active:
+        tracing.active[-1].made(r.data_)
     if strides is None and type(size) is tuple and not any(type(n) is list for n in size):
         if len(_empties) > 10_000:
             _empties.clear()

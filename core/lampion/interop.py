@@ -21,6 +21,7 @@ from .base.meta import meta
 from .callpath import NS
 from .conversion import raw_copy
 from .ops import plans as P
+from .runtime import tracing
 from .runtime.backend import host_read
 from .runtime.devices import resolve
 from .tensor import Tensor, empty_meta, make_tensor
@@ -205,6 +206,8 @@ def set_(self: Tensor, source: Any = None, storage_offset: int = 0, size: Any = 
          stride: Any = None) -> Tensor:
     """Make this tensor show another storage (or tensor), without recording."""
     m = self.meta
+    tracing.changes["tensors"] += 1
+    tracing.fail("set_() is called")
     if source is None:
         self.data_ = P.backend_of(m.device).allocate(0, m.device)
         self.meta = meta(m.dtype, (0,), None, m.device)
@@ -245,6 +248,8 @@ def resize_(self: Tensor, *size: Any, memory_format: Any = None) -> Tensor:
             raw_copy(make_tensor(self.data_, meta(m.dtype, (n,), None, m.device), None),
                      make_tensor(grown.data_, meta(m.dtype, (n,), None, m.device), None))
         self.data_ = grown.data_
+    tracing.changes["tensors"] += 1
+    tracing.fail("resize_() changes a shape")
     self.meta = new
     return self
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .base.device import device as Device
-from .runtime import devices
+from .runtime import devices, tracing
 from .runtime.capture import captures
 
 __all__ = ["Generator", "manual_seed", "seed", "initial_seed", "get_rng_state", "set_rng_state",
@@ -55,6 +55,8 @@ class Generator:
                 return given
         first = self.offset
         self.offset = first + groups
+        if tracing.active:
+            tracing.active[-1].drew(self, first, groups)
         return first
 
     def manual_seed(self, seed: int) -> "Generator":

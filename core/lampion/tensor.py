@@ -31,6 +31,7 @@ from .ops import plans as P
 from .ops import registry as R
 from .ops.families import Awaited
 from .replay import replayed
+from .runtime import tracing
 from .runtime.backend import host_read
 from .runtime.devices import resolve
 
@@ -219,7 +220,9 @@ class Tensor:
                         "only Tensors of floating point and complex dtype can require gradients, "
                         f"not {self.meta.dtype!r}; convert with .to()")
                 self.node = AccumulateGrad(self)
+                tracing.changes["tensors"] += 1
         elif type(n) is AccumulateGrad:
+            tracing.changes["tensors"] += 1
             g = n.grad
             self.node = None
             self.grad = g
@@ -253,6 +256,8 @@ class Tensor:
         """The accumulated gradient of a leaf (or after retain_grad()), None if there is none."""
         n = self.node
         if type(n) is AccumulateGrad:
+            if tracing.active:
+                tracing.active[-1].grad_read(n)
             return n.grad
         return self.__dict__.get("_grad")
 
@@ -262,6 +267,8 @@ class Tensor:
             self._check_grad(value)
         n = self.node
         if type(n) is AccumulateGrad:
+            if tracing.active:
+                tracing.active[-1].grad_cleared(n)
             n.grad = value
         elif value is None:
             self.__dict__.pop("_grad", None)
@@ -366,6 +373,8 @@ class Tensor:
     def data(self, other: "Tensor") -> None:
         if not isinstance(other, Tensor):
             raise TypeError(f"Variable data has to be a tensor, but got {type(other).__name__}")
+        tracing.changes["tensors"] += 1
+        tracing.fail("a tensor's .data is replaced")
         self.data_ = other.data_
         if self.meta.override is None or other.meta.virtual:
             self.meta = other.meta if other.meta.virtual else other.meta.plain
@@ -531,7 +540,10 @@ def make_tensor(data: Any, m: Meta, node: Any) -> Tensor:
 
 def empty_meta(m: Meta) -> Tensor:
     """An uninitialised tensor of this meta."""
-    return make_tensor(P.backend_of(m.device).allocate(m.span, m.device), m, None)
+    r = make_tensor(P.backend_of(m.device).allocate(m.span, m.device), m, None)
+    if tracing.active:
+        tracing.active[-1].made(r.data_)
+    return r
 
 
 class _NoOverride(threading.local):

@@ -17,6 +17,7 @@ from .base.dtype import can_cast
 from .base.errors import CastError
 from .callpath import NS
 from .ops import plans as P
+from .runtime import tracing
 
 
 def inplace_kernel(op: Any, name: str, target: Any, args: tuple[Any, ...],
@@ -54,6 +55,8 @@ def inplace_kernel(op: Any, name: str, target: Any, args: tuple[Any, ...],
         copy.node = target.node
         values[0] = copy
     p.into(target.data_, *inputs)
+    if tracing.active:
+        tracing.active[-1].ran(p, inputs, (target.data_,))
     callpath.wrote(target, name, 3)
     if recording:
         callpath.rebase(target, record(p, edges, tuple(values), (target,)))

@@ -115,6 +115,11 @@ class CpuBackend(Backend):
 
         return text_program(text, outputs)
 
+    def sequence(self, parts: Any, kinds: str, constants: dict[int, Any], device: device) -> Any:
+        from .sequence import sequence
+
+        return sequence(parts, kinds, constants)
+
     def kernels(self) -> Sequence[KernelImpl]:
         from .kernels import kernels
 

@@ -50,7 +50,8 @@ class Program:
     None of none. ``into(*outputs, *inputs)`` writes to storages it is given and returns None.
     """
 
-    __slots__ = ("inputs", "into", "keep", "launch", "nogil", "outputs", "scratch", "steps")
+    __slots__ = ("derived", "inputs", "into", "keep", "launch", "nogil", "outputs", "scratch",
+                 "steps")
 
     launch: Callable[..., Any]
     into: Callable[..., None]
@@ -63,7 +64,9 @@ class Program:
         scratch: tuple[int, ...],
         nogil: bool,
         keep: object,
+        derived: tuple[tuple[int, int], ...] = (),
     ) -> None:
+        self.derived = derived
         self.steps = steps
         self.inputs = inputs
         self.outputs = outputs
@@ -83,6 +86,7 @@ def make_program(
     scratch: Sequence[int] = (),
     nogil: bool | None = None,
     keep: object = None,
+    derived: Sequence[tuple[int, int]] = (),
 ) -> Program:
     """Build a program that runs `steps` one after the other.
 
@@ -91,7 +95,9 @@ def make_program(
     sizes in bytes of storages the program allocates; scratch is freed when it returns. Slots are
     numbered outputs first, then inputs, then scratch. `nogil` releases the GIL around the kernels
     (default: when a step is large enough to be cut in chunks). `keep` is any object the kernels
-    need alive: it lives as long as the program's functions.
+    need alive: it lives as long as the program's functions. Behind the scratch come the slots of
+    `derived`: (slot, bytes) is the address in that slot and so many bytes more, (-1, word) a
+    constant of 64 bits.
 
     Calling a program raises TypeError for a wrong count or kind of argument, OverflowError for an
     integer beyond 64 bits, ValueError for an ``into`` target that is too small, OutOfMemoryError.
@@ -102,23 +108,28 @@ def make_program(
     64
     """
     checked = tuple(Step(*step) for step in steps)
-    _check(checked, inputs, tuple(outputs), tuple(scratch))
+    _check(checked, inputs, tuple(outputs), tuple(scratch), tuple(derived))
     if nogil is None:
         nogil = any(step.units > step.grain for step in checked)
-    program = Program(checked, inputs, tuple(outputs), tuple(scratch), bool(nogil), keep)
+    program = Program(checked, inputs, tuple(outputs), tuple(scratch), bool(nogil), keep,
+                      tuple(derived))
     builder = _native_functions if _native.native is not None else portable_functions
     program.launch, program.into = builder(program)
     return program
 
 
 def _check(
-    steps: tuple[Step, ...], inputs: str, outputs: tuple[int, ...], scratch: tuple[int, ...]
+    steps: tuple[Step, ...], inputs: str, outputs: tuple[int, ...], scratch: tuple[int, ...],
+    derived: tuple[tuple[int, int], ...],
 ) -> None:
     if set(inputs) - set("sfi"):
         raise ValueError(f"inputs are 's', 'f' or 'i', not {inputs!r}")
     if any(size < 0 for size in outputs + scratch):
         raise ValueError(f"sizes must not be negative: {outputs}, {scratch}")
     total = len(outputs) + len(inputs) + len(scratch)
+    if any(source >= total for source, _ in derived):
+        raise ValueError("a derived slot is derived from one that is derived or does not exist")
+    total += len(derived)
     if total > _MOST_SLOTS:  # they live on the stack
         raise ValueError(f"a program has at most {_MOST_SLOTS} slots, not {total}")
     for step in steps:
@@ -133,9 +144,11 @@ _MOST_SLOTS = 1 << 15
 # ---- the packed form -----------------------------------------------------------------------------
 
 # Byte offsets in the block. Then come the steps (six words each), the sizes of outputs and scratch
-# (size class, bytes), and what they refer to by offset: slots, parameters, input letters.
-_N_IN, _N_OUT, _N_MADE, _N_STEPS, _NOGIL, _N_SLOTS, _SIZES, _KINDS, _WIDEST = range(0, 72, 8)
-_STEPS = 72
+# (size class, bytes), and what they refer to by offset: slots, parameters, derived slots, input
+# letters.
+(_N_IN, _N_OUT, _N_MADE, _N_STEPS, _NOGIL, _N_SLOTS, _SIZES, _KINDS, _WIDEST, _N_DERIVED,
+ _DERIVED) = range(0, 88, 8)
+_STEPS = 88
 _STEP_BYTES = 48
 
 
@@ -150,6 +163,10 @@ def _pack(program: Program) -> bytes:
         params_at = slots_at + 8 * len(step.slots)
         records += [step.fn, params_at, step.units, step.grain, len(step.slots), slots_at]
         tail += [*step.slots, *step.params]
+    derived_at = tail_at + 8 * len(tail)
+    first = len(sizes) + len(program.inputs)
+    for slot, (source, amount) in enumerate(program.derived, first):
+        tail += [slot, source, amount]
     blocks = [word for size in sizes for word in (memory.class_of(size), size)]
     head = [
         len(program.inputs),
@@ -157,10 +174,12 @@ def _pack(program: Program) -> bytes:
         len(sizes),
         len(program.steps),
         int(program.nogil),
-        len(sizes) + len(program.inputs),
+        first + len(program.derived),
         sizes_at,
         tail_at + 8 * len(tail),
         max((len(step.slots) for step in program.steps), default=0),
+        len(program.derived),
+        derived_at,
     ]
     words = head + records + blocks + tail
     return struct.pack(f"<{len(words)}q", *map(_signed, words)) + program.inputs.encode()
@@ -479,7 +498,7 @@ input:
 allocate:
   %m = phi i64 [ %given, %inputs ], [ %m1, %made ]
   %morem = icmp slt i64 %m, %nmade
-  br i1 %morem, label %size, label %work
+  br i1 %morem, label %size, label %derive
 size:
   %m2 = shl i64 %m, 1
   %cp = getelementptr i64, ptr %sizes, i64 %m2
@@ -500,6 +519,31 @@ made:
   store i64 %optr, ptr %oslot
   %m1 = add i64 %m, 1
   br label %allocate
+derive:
+{load_ir("nderived", "%block", _N_DERIVED, "i64")}{load_ir("doff", "%block", _DERIVED, "i64")}
+  br label %derived
+derived:
+  %q = phi i64 [ 0, %derive ], [ %q1, %put ]
+  %moreq = icmp slt i64 %q, %nderived
+  br i1 %moreq, label %one_d, label %work
+one_d:
+  %q24 = mul i64 %q, 24
+  %qat = add i64 %doff, %q24
+  %qp = getelementptr i8, ptr %block, i64 %qat
+{load_ir("qslot", "%qp", 0, "i64")}{load_ir("qsource", "%qp", 8, "i64")}
+{load_ir("qamount", "%qp", 16, "i64")}  %bare = icmp slt i64 %qsource, 0
+  br i1 %bare, label %put, label %add_d
+add_d:
+  %qsp = getelementptr i64, ptr %frame, i64 %qsource
+  %qbase = load i64, ptr %qsp
+  br label %put
+put:
+  %qstart = phi i64 [ 0, %one_d ], [ %qbase, %add_d ]
+  %qvalue = add i64 %qstart, %qamount
+  %qtp = getelementptr i64, ptr %frame, i64 %qslot
+  store i64 %qvalue, ptr %qtp
+  %q1 = add i64 %q, 1
+  br label %derived
 work:
 {_work_ir("call void @run_steps(ptr %block, ptr %frame, ptr %args)")}finish:
   call void @drop(ptr %objs, i64 %nout, i64 %nmade)
@@ -618,6 +662,7 @@ def _is_single(program: Program) -> bool:
         len(program.steps) == 1
         and len(program.outputs) == 1
         and not program.scratch
+        and not program.derived
         and program.steps[0].slots == wanted
         and len(program.inputs) <= _MOST_UNROLLED
     )
@@ -662,6 +707,10 @@ def portable_functions(program: Program) -> tuple[Callable[..., Any], Callable[.
         held = [empty(size) for size in program.scratch]
         return frame + [block.ptr for block in held], held
 
+    def derive(frame: list[int]) -> list[int]:
+        return frame + [amount if source < 0 else frame[source] + amount
+                        for source, amount in program.derived]
+
     def check_count(want: int, got: int) -> None:
         if want != got:
             raise TypeError(f"this program takes {want} arguments, {got} were given")
@@ -670,7 +719,7 @@ def portable_functions(program: Program) -> tuple[Callable[..., Any], Callable[.
         check_count(n_in, len(inputs))
         frame, _held = start(inputs)
         made = tuple(empty(size) for size in program.outputs)
-        run([block.ptr for block in made] + frame)
+        run(derive([block.ptr for block in made] + frame))
         return made[0] if n_out == 1 else made or None
 
     def into(*arguments: Any) -> None:
@@ -683,7 +732,7 @@ def portable_functions(program: Program) -> tuple[Callable[..., Any], Callable[.
                     f"an output of {need} bytes does not fit a storage of {target.nbytes} bytes"
                 )
         frame, _held = start(arguments[n_out:])
-        run(head + frame)
+        run(derive(head + frame))
 
     return launch, into
 

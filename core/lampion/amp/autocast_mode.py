@@ -40,6 +40,16 @@ class _State(threading.local):
 _state = _State()
 
 
+def _key() -> tuple[Any, ...]:
+    """What tells regions apart for who compiles: (number of layers, dtypes by kind of device)."""
+    on = tuple([(name, get_autocast_dtype(name)) for name, on in _state.enabled.items() if on])
+    return (len(on), on)
+
+
+NS["autocast_key"] = _key
+NS["autocast_clear"] = lambda: _state.cache.clear()
+
+
 def _name(device: Any) -> str:
     if isinstance(device, str):
         return device_type(device).type

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..ops.pieces import Pieces, settled
+from ..runtime import tracing
 from . import node as N
 from .node import AccumulateGrad, Node, Select
 from .state import lock, mode
@@ -181,6 +182,8 @@ def _accumulate(node: AccumulateGrad, g: Any, create: bool) -> None:
     if g.meta.override is not None:
         g = plain(g)
     with lock:
+        if tracing.active:
+            tracing.active[-1].grad_read(node)
         have = node.grad
         if have is None:
             meta = node.out_meta(0)

@@ -5,6 +5,10 @@ programs which catch the built-in go on working.
 """
 
 
+class LampionError(Exception):
+    """Base of errors that are lampion's own."""
+
+
 class OutOfMemoryError(RuntimeError):
     """A device has no memory left for an allocation."""
 

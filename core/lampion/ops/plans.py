@@ -35,10 +35,11 @@ class Plan:
     """
 
     __slots__ = ("op", "call", "launch", "into", "metas", "meta", "diff", "packs", "attrs",
-                 "chosen", "vjp", "cache")
+                 "chosen", "vjp", "cache", "launch_of")
 
     def __init__(self, op: R.Op, call: OpCall, launch: Launch | None, chosen: str) -> None:
         self.op, self.call, self.chosen = op, call, chosen
+        self.launch_of = launch
         self.launch = launch.launch if launch is not None else None
         self.into = launch.into if launch is not None else None
         self.metas = call.outputs
@@ -133,6 +134,12 @@ def elementwise_types(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[
     if d.kind == "b" and not all(e.op in _LOGIC for e in E.walk(E.resolve(op.trace(attrs), d))):
         compute = dt.uint8  # bool arithmetic: sums and products of 0 and 1, then != 0
     return compute, outs
+
+
+def elementwise_compute(op: R.ElementwiseOp, operands: Sequence[Any],
+                        attrs: dict[str, Any]) -> dtype:
+    """The dtype in which a call computes; arguments as in `elementwise_plan`."""
+    return elementwise_types(op, operands, attrs)[0]
 
 
 def elementwise_plan(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[str, Any],
@@ -368,7 +375,7 @@ def guarded(op: R.Op, call: OpCall, inner: Launch, backend: Any, words: int) -> 
         if read(status, nbytes) != fine:
             explain(call, args[results:])
 
-    return Launch(launch, into, inner.kernels, inner.keep)
+    return Launch(launch, into, inner.kernels, inner.keep, (inner, nbytes))
 
 
 def _guarded_later(call: OpCall, inner: Launch, backend: Any, nbytes: int, explain: Any) -> Launch:
@@ -390,7 +397,7 @@ def _guarded_later(call: OpCall, inner: Launch, backend: Any, nbytes: int, expla
         later(status, nbytes, explain, call,
               tuple([x if kept else None for x, kept in zip(args[results:], index)]))
 
-    return Launch(launch, into, inner.kernels, inner.keep)
+    return Launch(launch, into, inner.kernels, inner.keep, (inner, nbytes))
 
 
 def offers(op: R.Op, backend: str, form: str = "") -> Sequence[KernelImpl]:

@@ -23,6 +23,7 @@ from weakref import ref
 
 import lampion
 
+from ..runtime import tracing
 from .optimizer import Optimizer
 
 __all__ = [
@@ -105,6 +106,22 @@ def _count_steps(optimizer: Optimizer) -> None:
     optimizer.step = counted  # type: ignore[method-assign]
 
 
+def _repeated(step: Callable[..., None]) -> Callable[..., None]:
+    """A scheduler's `step`, which compiled steps run as it is in each of their runs: its counters
+    are the host's."""
+    if getattr(step, "repeated", False):
+        return step
+
+    @wraps(step)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+        if tracing.active:
+            return tracing.active[-1].host_call(wrapper, (self, *args), kwargs)
+        return step(self, *args, **kwargs)
+
+    wrapper.repeated = True  # type: ignore[attr-defined]
+    return wrapper
+
+
 class LRScheduler:
     """Base class: subclasses define `get_lr()` from `last_epoch`, `base_lrs` and the groups.
 
@@ -116,6 +133,11 @@ class LRScheduler:
         TypeError: if `optimizer` is not one.
         KeyError: when resuming (`last_epoch >= 0`) without `initial_lr` in the groups.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "step" in cls.__dict__:
+            cls.step = _repeated(cls.step)  # type: ignore[method-assign]
 
     _get_lr_called_within_step = False
     _is_initial = False
@@ -161,6 +183,7 @@ class LRScheduler:
         """The rates for the current `last_epoch`, one per group."""
         raise NotImplementedError(f"{type(self).__name__} does not define get_lr()")
 
+    @_repeated
     def step(self, epoch: int | None = None) -> None:
         """Advance by one epoch (or to `epoch`, deprecated) and set the groups' rates."""
         if self._step_count == 1:

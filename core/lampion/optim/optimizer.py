@@ -19,6 +19,8 @@ from typing import Any
 
 import lampion
 
+from ..runtime import tracing
+
 from ._hooks import RemovableHandle
 
 __all__ = [
@@ -74,6 +76,8 @@ def _with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(step)
     def wrapper(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if tracing.active:  # counters and rates are the host's: it steps in every later run
+            return tracing.active[-1].host_call(wrapper, (self, *args), kwargs)
         hooked = (
             _global_pre_hooks
             or _global_post_hooks
@@ -292,12 +296,11 @@ class Optimizer:
         """Forget all gradients: set them to None, or (`set_to_none=False`) fill them with 0."""
         for group in self.param_groups:
             for p in group["params"]:
-                grad = p.grad
-                if grad is None:
-                    continue
                 if set_to_none:
                     p.grad = None
-                else:
+                    continue
+                grad = p.grad
+                if grad is not None:
                     if grad.grad_fn is not None:
                         grad.detach_()
                     else:

@@ -111,13 +111,17 @@ class Launch:
 
     `launch(*inputs)` allocates the outputs, runs, and returns a Storage (one output) or a tuple.
     `into(*outputs, *inputs)` writes into given storages. Inputs are Storages and Python numbers.
-    Both must raise before they write when an argument is of the wrong kind.
+    Both must raise before they write when an argument is of the wrong kind. `inner` belongs to a
+    launch that looks at status words afterwards: the launch without the look, whose last output
+    they are, and their bytes.
     """
 
-    __slots__ = ("launch", "into", "kernels", "keep")
+    __slots__ = ("launch", "into", "kernels", "keep", "inner")
 
     def __init__(self, launch: Callable[..., Any], into: Callable[..., None],
-                 kernels: Sequence[str] = (), keep: Any = None) -> None:
+                 kernels: Sequence[str] = (), keep: Any = None,
+                 inner: tuple["Launch", int] | None = None) -> None:
+        self.inner = inner
         self.launch = launch
         self.into = into
         self.kernels = tuple(kernels)
@@ -240,6 +244,27 @@ class Backend(ABC):
             return outs[0] if len(outs) == 1 else outs
 
         return Launch(launch, into, [c.kernel.name for c in program.calls])
+
+    def sequence(self, parts: Sequence[tuple[Launch, Sequence[tuple[int, int]]]], kinds: str,
+                 constants: dict[int, Any], device: device) -> Callable[..., None]:
+        """One function that runs launches in order, for compiled graphs.
+
+        A part is a launch and, in the order of its `into`, where each argument is: the number of a
+        slot and an offset in bytes. `kinds` has a letter per slot: "s" a storage, "f" and "i"
+        numbers passed as float64 and int64. The function takes the slots that are not in
+        `constants`, which are numbers, and storages that the graph always uses. By default it
+        calls `into` of each.
+        """
+        given = [k for k in range(len(kinds)) if k not in constants]
+        calls = [(launch.into, tuple(where)) for launch, where in parts]
+
+        def run(*arguments: Any) -> None:
+            slots = dict(zip(given, arguments))
+            slots.update(constants)
+            for into, where in calls:
+                into(*[slots[k].view(at) if at else slots[k] for k, at in where])
+
+        return run
 
     def kernels(self) -> Sequence[KernelImpl]:
         """Library or hand-written kernels for ops, composites included."""

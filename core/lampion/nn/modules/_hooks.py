@@ -17,6 +17,7 @@ from typing import Any
 
 from lampion.autograd.node import Node, Select
 from lampion.autograd.state import clock, mode
+from lampion.runtime.tracing import changes
 from lampion.tensor import Tensor
 
 _handle_ids = itertools.count()
@@ -27,6 +28,7 @@ class HookTable(OrderedDict):
     """An ordered table id -> hook whose first entry arms the hooked call path."""
 
     def __setitem__(self, key: int, hook: Callable[..., Any]) -> None:
+        changes["modules"] += 1
         if _arm:
             arm_call_path()
         super().__setitem__(key, hook)

@@ -34,6 +34,7 @@ from lampion.nn.modules._hooks import (  # noqa: F401  (register_module_* are pu
 )
 from lampion.nn.modules._state import EXTRA_STATE, StateDict, _IncompatibleKeys  # noqa: F401
 from lampion.nn.parameter import Buffer, Parameter
+from lampion.runtime.tracing import changes
 from lampion.tensor import Tensor
 
 _EXTRA_STATE_KEY_SUFFIX = EXTRA_STATE
@@ -152,6 +153,7 @@ class Module(HookRegistration, StateDict):
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     def __setattr__(self, name: str, value: Any) -> None:
+        changes["modules"] += 1
         if isinstance(value, Parameter):
             self._take(name, "_parameters", "parameters")
             self.register_parameter(name, value)
@@ -199,6 +201,7 @@ class Module(HookRegistration, StateDict):
         return True
 
     def __delattr__(self, name: str) -> None:
+        changes["modules"] += 1
         for table in (self._parameters, self._buffers, self._modules):
             if name in table:
                 del table[name]
@@ -245,6 +248,7 @@ class Module(HookRegistration, StateDict):
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(f"cannot assign '{typename(tensor)}' object to buffer '{name}' "
                             "(lampion Tensor or None required)")
+        changes["modules"] += 1
         self._buffers[name] = _hooks.run_registration_hooks("buffer", self, name, tensor)
         if persistent:
             self._non_persistent_buffers_set.discard(name)
@@ -269,6 +273,7 @@ class Module(HookRegistration, StateDict):
                     f"Cannot assign non-leaf Tensor to parameter '{name}'. Model parameters must "
                     f"be created explicitly. To express '{name}' as a function of another Tensor, "
                     "compute the value in the forward() method.")
+        changes["modules"] += 1
         self._parameters[name] = _hooks.run_registration_hooks("parameter", self, name, param)
 
     def add_module(self, name: str, module: Module | None) -> None:
@@ -278,6 +283,7 @@ class Module(HookRegistration, StateDict):
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"{typename(module)} is not a Module subclass")
         self._check_name("module", name, self._modules)
+        changes["modules"] += 1
         self._modules[name] = _hooks.run_registration_hooks("module", self, name, module)
 
     def register_module(self, name: str, module: Module | None) -> None:
@@ -442,10 +448,10 @@ class Module(HookRegistration, StateDict):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or zero them in place."""
         for param in self.parameters():
-            if param.grad is None:
-                continue
             if set_to_none:
                 param.grad = None
+            elif param.grad is None:
+                continue
             elif param.grad.grad_fn is not None:
                 param.grad = param.grad.detach().zero_()
             else:

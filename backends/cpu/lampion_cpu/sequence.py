@@ -1,0 +1,116 @@
+"""Many launches as one native call: what a compiled graph runs on this backend.
+
+A launch of this backend is a program, a list of kernel calls over slots. Those of a graph, one
+after the other, are a program as well, whose slots are the graph's memory: `sequence` renumbers the
+slots and joins the steps. A step then costs a few nanoseconds, and Python is not asked between
+them. Launches that are functions of Python (NumPy's sort, SciPy's transforms) stay calls between
+two such programs. Imports ``program``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lampion.runtime.backend import Launch
+
+from .program import Program, Step, make_program
+
+_ALIGN = 64
+
+Part = tuple[Launch, Sequence[tuple[int, int]]]
+
+
+def sequence(parts: Sequence[Part], kinds: str, constants: dict[int, Any]) -> Callable[..., None]:
+    """See `Backend.sequence`."""
+    runs: list[tuple[Callable[..., None], Any]] = []
+    group: list[Part] = []
+    for part in parts:
+        if native(part[0]):
+            group.append(part)
+            continue
+        if group:
+            runs.append(_joined(group, kinds, constants))
+            group = []
+        runs.append((part[0].into, tuple(part[1])))
+    if group:
+        runs.append(_joined(group, kinds, constants))
+    given = {k: at for at, k in enumerate(k for k in range(len(kinds)) if k not in constants)}
+    if len(runs) == 1 and native(parts[0][0]):
+        into, used = runs[0]
+        order = [given[k] for k in used]
+        if order == list(range(len(given))):
+            return into
+        return lambda *slots: into(*[slots[k] for k in order])
+    steps = []
+    for run, where in runs:
+        if where and type(where[0]) is tuple:
+            steps.append((run, [(given.get(k, -1), at, constants.get(k)) for k, at in where]))
+        else:
+            steps.append((run, [(given[k], 0, None) for k in where]))
+
+    def several(*slots: Any) -> None:
+        for run, where in steps:
+            run(*[number if k < 0 else (slots[k].view(at) if at else slots[k])
+                  for k, at, number in where])
+
+    return several
+
+
+def native(launch: Launch) -> bool:
+    """Whether a launch is a program and nothing else."""
+    return (type(launch.keep) is Program and launch.into is launch.keep.into
+            and not launch.keep.derived)
+
+
+def _joined(parts: Sequence[Part], kinds: str, constants: dict[int, Any],
+            ) -> tuple[Callable[..., None], list[int]]:
+    """(the joint program's `into`, the slots it takes)."""
+    used = sorted({k for _, where in parts for k, _ in where if k not in constants})
+    place = {k: at for at, k in enumerate(used)}
+    room = max((_layout(launch.keep)[1] for launch, _ in parts), default=0)
+    scratch = (room,) if room else ()
+    first = len(used) + len(scratch)
+    derived: dict[tuple[int, int], int] = {}
+
+    def slot(source: int, amount: int) -> int:
+        if source >= 0 and not amount:
+            return source
+        return first + derived.setdefault((source, amount), len(derived))
+
+    steps: list[Step] = []
+    for launch, where in parts:
+        program = launch.keep
+        letters = "s" * len(program.outputs) + program.inputs
+        slots = [slot(-1, _word(constants[k], letter, at)) if k in constants else slot(place[k], at)
+                 for (k, at), letter in zip(where, letters, strict=True)]
+        slots += [slot(len(used), at) for at in _layout(program)[0]]
+        steps += [step._replace(slots=tuple(slots[s] for s in step.slots))
+                  for step in program.steps]
+    made = make_program(
+        steps, "".join(kinds[k] for k in used), (), scratch,
+        nogil=any(launch.keep.nogil for launch, _ in parts),
+        keep=([launch.keep for launch, _ in parts], list(constants.values())),
+        derived=list(derived))
+    return made.into, used
+
+
+def _layout(program: Program) -> tuple[list[int], int]:
+    """(offsets of the scratch slots in one block, its size). Steps run one after the other, so
+    all programs may have the same block."""
+    offsets, at = [], 0
+    for n in program.scratch:
+        offsets.append(at)
+        at += -(-n // _ALIGN) * _ALIGN
+    return offsets, at
+
+
+def _word(number: Any, letter: str, at: int) -> int:
+    """The 64 bits that a kernel reads of a number, or the address `at` bytes into a storage."""
+    if letter == "s":
+        return int(number.ptr) + at
+    if letter == "f":
+        return int(struct.unpack("<q", struct.pack("<d", number))[0])
+    n = int(number)
+    return n - (1 << 64) if n >= 1 << 63 else n

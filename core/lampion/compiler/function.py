@@ -1,0 +1,620 @@
+"""Compiled functions: entries by what the arguments look like, traced on first use.
+
+Floor 6; imports everything of this package. A call probes the entries with the key of its arguments
+and the state of the flags; an entry whose guards hold runs its program. Otherwise the function runs
+under a trace, once, and the trace becomes a new entry: a whole program, or (if its results need
+gradients) a forward and a backward program around one node of the graph of autograd. What a trace
+cannot follow runs eagerly from then on, and a line of the log says why.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .. import callpath
+from ..autograd import engine
+from ..autograd import node as N
+from ..autograd.node import AccumulateGrad, Node, Select, modified
+from ..autograd.state import clock, mode
+from ..base import dtype as dt
+from ..base.meta import Meta, meta
+from ..callpath import NS
+from ..conversion import raw_copy
+from ..logging import get_logger
+from ..runtime import tracing
+from ..tensor import empty_meta
+from . import arguments, names
+from .fusion import fuse
+from .graph import Buffer, Call, Graph, Late, Ref, SetGrads
+from .guards import World, same_memory
+from .passes import drop_dead, elide_copies, functionalize, share_common
+from .program import Program, build
+from .trace import GraphBreak, Trace
+
+CACHE_SIZE = 8  # entries per function before it is left to run eagerly
+
+
+def optimize(graph: Graph) -> Graph:
+    """All passes, in order."""
+    functionalize(graph)
+    share_common(graph)
+    drop_dead(graph)
+    elide_copies(graph)
+    fuse(graph)
+    return graph
+
+
+class Entry:
+    """What one kind of call runs. `reason` says why, if that is the function itself."""
+
+    def __init__(self, world: World | None, reason: str = "") -> None:
+        self.world, self.reason = world, reason
+        self.programs: tuple[Program, ...] = ()
+        self.held: list[tuple[Any, Any]] = []  # (tensor, the storage it showed)
+        self.grads: list[tuple[Any, Any]] = []  # (leaf, the meta of its gradient or None)
+        self.keep: list[Any] = []
+        self.moves = -1
+        self.apart = False  # whether it writes to arguments, which must not overlap then
+        self.lock = threading.Lock()
+
+    def holds(self) -> bool:
+        """Whether the guards beside the key hold."""
+        for leaf, m in self.grads:
+            g = leaf.grad
+            if (None if g is None else g.meta) is not m:
+                return False
+        if self.world is not None and not self.world.holds():
+            return False
+        if self.moves != tracing.changes["tensors"]:
+            if not same_memory(self.held):
+                return False
+            self.moves = tracing.changes["tensors"]
+        return True
+
+    def run(self, args: Any, kwargs: Any, tensors: list[Any]) -> Any:
+        """The results of a call."""
+        raise NotImplementedError
+
+
+class Whole(Entry):
+    """One program; its results need no gradients (any more)."""
+
+    def __init__(self, world: World, program: Program, result: Any, made: Sequence[Any]) -> None:
+        super().__init__(world)
+        self.program, self.result = program, result
+        self.programs = (program,)
+        self.made = tuple(made)  # how each tensor of the result is made
+
+    def run(self, args: Any, kwargs: Any, tensors: list[Any]) -> Any:
+        with self.lock:
+            storages = self.program.run([t.data_ for t in tensors])
+        return _result(self.result, self.made, storages, tensors)
+
+
+class Split(Entry):
+    """A forward program, and a backward program that a node of the result's history runs."""
+
+    def __init__(self, world: World, forward: Program, backward: "Backward", result: Any,
+                 made: Sequence[Any]) -> None:
+        super().__init__(world)
+        self.forward, self.backward, self.result = forward, backward, result
+        self.programs = (forward, backward.program)
+        self.made = tuple(made)
+
+    def run(self, args: Any, kwargs: Any, tensors: list[Any]) -> Any:
+        with self.lock:
+            storages = self.forward.run([t.data_ for t in tensors])
+        return self.finish(storages, tensors)
+
+    def finish(self, storages: Sequence[Any], tensors: list[Any]) -> Any:
+        """The results with their history."""
+        back = self.backward
+        node = object.__new__(CompiledNode)
+        node.backward = back
+        node.edges = tuple([t.node if k < 0 else tensors[k].node for k, t in back.targets])
+        node.saved = (storages, [t.data_ for t in tensors])
+        node.extra, node.epoch = None, clock[0]
+        return _result(self.result, self.made, storages, tensors, node)
+
+
+class Backward:
+    """What a `CompiledNode` needs: its program, what it saves and whose gradients it gives."""
+
+    def __init__(self, program: Program, name: str) -> None:
+        self.program, self.name = program, name
+        self.metas: tuple[Meta, ...] = ()  # of the gradients that come in
+        self.outs: tuple[Meta, ...] = ()  # of those that go out
+        self.targets: list[tuple[int, Any]] = []  # (argument or -1, tensor)
+        self.saved: tuple[int, ...] = ()  # places among the forward program's results
+        self.args: tuple[int, ...] = ()  # arguments that it reads
+        self.outside: list[Any] = []  # bases that it reads and that may be written meanwhile
+        self.absent: tuple[bool, ...] = ()  # targets that no gradient reaches
+
+
+class CompiledNode(Node):
+    """The history of a compiled function's results."""
+
+    __slots__ = ("backward",)
+
+    @property
+    def noutputs(self) -> int:
+        return len(self.backward.metas)
+
+    def name(self) -> str:
+        return "CompiledFunctionBackward"
+
+    def out_meta(self, k: int) -> Meta:
+        return self.backward.metas[k]
+
+    def unpack(self) -> list[Any]:
+        return []
+
+    def apply(self, grads: list[Any]) -> Any:
+        back = self.backward
+        if mode.enabled:
+            raise RuntimeError(
+                f"{back.name} is compiled, and a compiled function has first derivatives only: "
+                "compute higher ones (create_graph=True) with the function itself.")
+        if self.saved is N.FREED:
+            raise RuntimeError(
+                "Trying to backward through the graph a second time, at the compiled function "
+                f"{back.name}. Specify retain_graph=True if you need to.")
+        storages, args = self.saved
+        for base in (*back.outside, *[args[k].base for k in back.args]):
+            if base.epoch > self.epoch:
+                modified(self, back.metas[0], base)
+        given = [_fitting(g, m).data_ for g, m in zip(grads, back.metas)]
+        streams = storages[len(storages) - 2 * len(back.program.graph.given):]
+        got = back.program.run([*given, *[args[k] for k in back.args],
+                                *[storages[k] for k in back.saved]], streams)
+        rest = iter(zip(got, back.outs))
+        return [None if gone else NS["make_tensor"](*next(rest), None) for gone in back.absent]
+
+
+def _fitting(g: Any, m: Meta) -> Any:
+    """A gradient in the layout that the program was made for; zeros for none."""
+    if g is None:
+        return N.zeros(m)
+    if g.meta is m:
+        return g
+    dense = empty_meta(m)
+    raw_copy(g, dense)
+    return dense
+
+
+def _result(result: Any, made: Sequence[Any], storages: Sequence[Any], tensors: Sequence[Any],
+            node: Any = None) -> Any:
+    """Put the results together: `made` tells for each tensor ("same", tensor), ("arg", k), or
+    (place, meta, source, output of the node)."""
+    out = []
+    for how in made:
+        if how[0] == "same":
+            out.append(how[1])
+        elif how[0] == "arg":
+            out.append(tensors[how[1]])
+        else:
+            place, m, source, number, done = how
+            r = NS["make_tensor"](storages[place], m, None)
+            if number >= 0:
+                r.node = node if node.noutputs == 1 else Select(node, number)
+            elif done:
+                r.node = object.__new__(FreedNode)
+                r.node.out = m
+                r.node.edges, r.node.saved, r.node.extra, r.node.epoch = (), N.FREED, None, 0
+            if source is not None:
+                callpath.link(r, tensors[source] if type(source) is int else source)
+            out.append(r)
+    rest = iter(out)
+    return arguments.rebuild(result, lambda t: next(rest))
+
+
+class FreedNode(Node):
+    """The history of a result whose graph the function itself went back through."""
+
+    __slots__ = ("out",)
+
+    @property
+    def noutputs(self) -> int:
+        return 1
+
+    def name(self) -> str:
+        return "CompiledFunctionBackward"
+
+    def out_meta(self, k: int) -> Meta:
+        return self.out
+
+    def apply(self, grads: list[Any]) -> Any:
+        raise RuntimeError(
+            "Trying to backward through the graph a second time: the compiled function that made "
+            "this tensor called backward() itself, which freed the graph.")
+
+
+class Compiled:
+    """A callable that runs `fn` as compiled programs. Made by `lampion.compile`."""
+
+    def __init__(self, fn: Callable[..., Any], *, fullgraph: bool = False,
+                 options: dict[str, Any] | None = None, target: Any = None) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn, self.fullgraph = fn, fullgraph
+        self.options = options or {}
+        self.target = fn if target is None else target
+        self.name = getattr(fn, "__qualname__", type(self.target).__name__)
+        if target is not None:
+            self.name = type(target).__name__
+        self.entries: dict[Any, list[Entry]] = {}
+        self.count = 0
+        self.given_up = ""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        return functools.partial(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.given_up or tracing.active or names._stance[0] == "force_eager":
+            return self.fn(*args, **kwargs)
+        key: list[Any] = [mode.enabled, mode.inference, dt._default]
+        if NS["modes"]:
+            state = NS["autocast_key"]() if "autocast_key" in NS else (0,)
+            if NS["levels"] or NS["modes"] != state[0]:
+                return self.fn(*args, **kwargs)  # somebody watches every op
+            key.append(state)
+        tensors: list[Any] = []
+        keep: list[Any] = []
+        try:
+            for a in args:
+                t = type(a)
+                if t is NS["Tensor"]:
+                    key.append(a.meta)
+                    key.append(a.node is not None)
+                    tensors.append(a)
+                else:
+                    arguments.take_apart(a, key, tensors, keep)
+            if kwargs:
+                arguments.take_apart(kwargs, key, tensors, keep)
+            where = tuple(key)
+            if len(tensors) > 1:
+                where = (where, arguments.same_memory(tensors))
+            found = self.entries.get(where, ())
+        except (arguments.Unknown, TypeError) as e:
+            return self._eager(str(e), args, kwargs)
+        for entry in found:
+            if entry.holds():
+                if entry.apart and len({id(t.data_.base) for t in tensors}) < len(tensors):
+                    return self.fn(*args, **kwargs)
+                if entry.reason:
+                    return self.fn(*args, **kwargs)
+                return entry.run(args, kwargs, tensors)
+        return self._trace(where, args, kwargs, tensors, keep)
+
+    def _eager(self, reason: str, args: Any, kwargs: Any) -> Any:
+        if self.fullgraph:
+            raise GraphBreak(f"{self.name} cannot be compiled: {reason}")
+        self._say(reason)
+        return self.fn(*args, **kwargs)
+
+    def _say(self, reason: str) -> None:
+        get_logger("compile").warning(f"{self.name} runs eagerly: {reason}")
+
+    def _trace(self, where: Any, args: Any, kwargs: Any, tensors: list[Any],
+               keep: list[Any]) -> Any:
+        if self.count >= self.options.get("cache_size", CACHE_SIZE):
+            self.given_up = (f"{self.count} kinds of calls were compiled, and the next one is "
+                             "different again")
+            if self.fullgraph:
+                raise GraphBreak(f"{self.name}: {self.given_up}. Give it tensors of fewer shapes, "
+                                 "and numbers that change as tensors.")
+            self._say(self.given_up)
+            return self.fn(*args, **kwargs)
+        self.count += 1
+        tracer = Tracing(self, args, kwargs, tensors)
+        result = tracer.run()
+        entry = tracer.entry
+        entry.keep = keep
+        if entry.reason:
+            self._say(entry.reason)
+        self.entries.setdefault(where, []).append(entry)
+        return result
+
+
+class Inlet(Node):
+    """The start of the history of an argument inside a trace: the gradient passes through."""
+
+    __slots__ = ("m",)
+
+    def __init__(self, t: Any) -> None:
+        self.m, self.edges, self.saved = t.meta, (t.node,), ()
+        self.extra, self.epoch = None, clock[0]
+
+    @property
+    def noutputs(self) -> int:
+        return 1
+
+    def name(self) -> str:
+        return "AliasBackward0"
+
+    def out_meta(self, k: int) -> Meta:
+        return self.m
+
+    def apply(self, grads: list[Any]) -> Any:
+        tracing.fail("backward() reaches an argument that requires gradients")
+        return grads
+
+
+class Tracing:
+    """One call under a trace, and the entry that comes of it."""
+
+    def __init__(self, owner: Compiled, args: Any, kwargs: Any, tensors: list[Any]) -> None:
+        self.owner, self.args, self.kwargs, self.tensors = owner, args, kwargs, tensors
+        self.entry: Entry = Entry(None)
+        self.instead: dict[int, Any] = {}  # id of an argument -> what stands for it
+
+    def stand_in(self) -> None:
+        """Let tensors stand for arguments with a history, where the graph of the trace is to end,
+        and for arguments whose memory is part of another argument's."""
+        bases: dict[int, Any] = {}
+        for t in self.tensors:
+            if id(t) in self.instead:
+                continue
+            d = t.data_
+            owner = bases.setdefault(id(d.base), t)
+            apart = owner.data_ is not d
+            if not (apart or mode.enabled and t.node is not None):
+                continue
+            r = NS["make_tensor"](d, t.meta, None)
+            if apart:  # views of one tensor, told apart by copies
+                r = empty_meta(t.meta)
+                raw_copy(t.detach(), r)
+            if mode.enabled and t.node is not None:
+                r.node = Inlet(t)
+            self.instead[id(t)] = r
+
+    def run(self) -> Any:
+        """The results of the call."""
+        owner = self.owner
+        self.stand_in()
+        instead = self.instead
+        args, kwargs = self.args, self.kwargs
+        if instead:
+            args, kwargs = arguments.rebuild((args, kwargs), lambda t: instead.get(id(t), t))
+        world = World(owner.target, [*args, *kwargs.values()])
+        NS.get("autocast_clear", int)()  # casts that are kept would pass for constants
+        trace = Trace(owner.name, [instead.get(id(t), t) for t in self.tensors], owner.fullgraph)
+        entry: Entry | None = None
+        with trace:
+            result = owner.fn(*args, **kwargs)
+            trace.finish()
+            moved = world.moved()
+            if moved:
+                trace.fail(f"the function changes {moved}")
+            self._written_arguments(trace)
+            if not trace.reason:
+                try:
+                    entry, result = self._entry(trace, world, result)
+                except arguments.Unknown as e:
+                    trace.fail(str(e))
+        NS.get("autocast_clear", int)()
+        if trace.reason or entry is None:
+            self.entry = Entry(world, trace.reason or "it cannot be repeated")
+            return self._own(result)
+        self.entry = entry
+        entry.held = [(t, t.data_.base) for t in trace.held.values()
+                      if trace.buffers[id(t.data_.base)].kind == "held"]
+        entry.moves = tracing.changes["tensors"]
+        entry.grads = [(leaf.node, None if leaf.start is None else leaf.start.meta)
+                       for leaf in trace.leaves.values() if leaf.known == "read"]
+        entry.apart = any(w.buffer.kind == "input" for p in entry.programs
+                          for c in p.graph.calls for w in c.writes)
+        for p in entry.programs:
+            _forget(p.graph)
+        return result
+
+    def _own(self, result: Any) -> Any:
+        """A result with the arguments themselves for what stood for them."""
+        back = {id(r): t for t in self.tensors for r in [self.instead.get(id(t))] if r is not None}
+        return arguments.rebuild(result, lambda t: back.get(id(t), t)) if back else result
+
+    def _written_arguments(self, trace: Trace) -> None:
+        """Writes to stand-ins are writes to the arguments."""
+        for t in self.tensors:
+            r = self.instead.get(id(t))
+            if r is None:
+                continue
+            base = trace.buffers[id(r.data_.base)]
+            written = any(w.buffer is base for x in trace.items if type(x) is Call
+                          for w in x.writes)
+            if written and (r.data_.base is not t.data_.base or type(r.node) is not Inlet
+                            and mode.enabled):
+                if r.data_.base is not t.data_.base:
+                    raw_copy(r.detach(), t)
+                    callpath.wrote(t, "compiled function", 3)
+                if type(r.node) is not Inlet and r.node is not None:
+                    callpath.rebase(t, r.node)
+                trace.fail("an argument with a history, or a view of another, is written in place")
+
+    def _entry(self, trace: Trace, world: World, result: Any) -> tuple[Entry | None, Any]:
+        if trace.reason:
+            return None, result
+        tensors: list[Any] = []
+        arguments.results_of(result, tensors)
+        live = [k for k, t in enumerate(tensors) if t.node is not None
+                and type(t.node) is not AccumulateGrad and not freed(t.node)]
+        where = {id(self.instead.get(id(t), t)): k
+                 for k, t in reversed(list(enumerate(self.tensors)))}
+        refs: list[Ref] = []
+        made: list[Any] = []
+        places: dict[int, int] = {}
+        for k, t in enumerate(tensors):
+            if id(t) in where:
+                made.append(("arg", where[id(t)]))
+                continue
+            if t.meta.override is not None:
+                raise arguments.Unknown(f"the result holds a {type(t).__name__}")
+            if type(t.node) is AccumulateGrad and id(t.data_.base) in trace.buffers and \
+                    trace.buffers[id(t.data_.base)].kind == "made":
+                raise arguments.Unknown("the result is a new tensor that requires gradients")
+            ref = trace.ref(t.data_, t.meta)
+            if ref.buffer.kind != "made" and t.root is None and t.data_.base is t.data_:
+                made.append(("same", t))  # a tensor of the outside, handed through
+                continue
+            source: Any = None
+            if t.root is not None and ref.buffer.kind != "made":
+                source = where.get(id(t.root), t.root)
+            if ref.buffer.kind == "held" and source is None:
+                raise arguments.Unknown("the result shows memory of the outside")
+            number = live.index(k) if k in live else -1
+            done = number < 0 and t.node is not None
+            made.append((len(refs), t.meta, source, number, done))
+            places[id(t)] = len(refs)
+            refs.append(ref)
+        if not live:
+            graph = optimize(trace.graph(refs))
+            program = build(graph)
+            return Whole(world, program, _bare(result), made), result
+        return self._split(trace, world, result, tensors, live, refs, made)
+
+    def _split(self, trace: Trace, world: World, result: Any, tensors: list[Any],
+               live: list[int], refs: list[Ref], made: list[Any]) -> tuple[Entry, Any]:
+        forward = list(trace.items)
+        leaves = _leaves([tensors[k].node for k in live])
+        stand = {id(t.node): k for k, u in reversed(list(enumerate(self.tensors)))
+                 for t in [self.instead.get(id(u))] if t is not None and type(t.node) is Inlet}
+        targets: list[tuple[int, Any]] = []
+        for leaf in leaves:
+            k = stand.get(id(leaf), -1)
+            targets.append((k, None if k >= 0 else _Holder(leaf)))
+        grads = []
+        for k in live:
+            m = tensors[k].meta.plain
+            if m.overlapping:
+                m = meta(m.dtype, m.shape, None, m.device)
+            g = empty_meta(m)
+            g.fill_(1)
+            grads.append(g)
+        start = len(trace.items)
+        for j, g in enumerate(grads):
+            trace.buffers[id(g.data_.base)] = Buffer(
+                "input", len(trace.buffers), g.data_.base.nbytes, g.meta.device, index=j,
+                storage=g.data_.base)
+        beyond = [(n, n.edges) for n in leaves if type(n) is Inlet]
+        for n, _ in beyond:
+            n.edges = ()  # the history of an argument is not ours
+        try:
+            got = engine.run([(tensors[k].node, g) for k, g in zip(live, grads)],
+                             retain_graph=True, create_graph=False, captures=leaves,
+                             accumulate=False)
+        finally:
+            for n, edges in beyond:
+                n.edges = edges
+        if trace.reason:
+            raise arguments.Unknown(trace.reason)
+        absent = tuple(g is None for g in got)
+        outs = [trace.ref(g.data_, g.meta.plain) for g in got if g is not None]
+        items = trace.items[start:]
+        graph_b = Graph(f"{trace.name} backward", items, outs)
+        share_common(graph_b)
+        drop_dead(graph_b)
+        # what the backward graph reads of the forward one is handed over
+        inside = {w.buffer for c in graph_b.calls for w in c.writes}
+        outside = {r.buffer: r.meta.device for c in graph_b.calls for r in c.reads
+                   if type(r) is Ref and r.buffer not in inside}
+        saved = [b for b in outside if b.kind == "made"]
+        args = [b for b in outside if b.kind == "input" and b.storage is not None
+                and all(b.storage is not g.data_.base for g in grads)]
+        streams = tuple({x.source: None for c in graph_b.calls for x in c.reads
+                         if type(x) is Late})
+        back = Backward(None, trace.name)  # type: ignore[arg-type]
+        back.metas = tuple(g.meta for g in grads)
+        back.targets, back.absent = targets, absent
+        back.args = tuple(b.index for b in args)
+        back.outside = [b.storage for b in outside if b.kind == "held"]
+        graph_f = trace.graph([*refs, *[Ref(b, 0, meta(dt.uint8, (b.nbytes,), None, outside[b]))
+                                        for b in saved]], forward)
+        graph_f.handed = streams
+        renamed: dict[Buffer, Buffer] = {}
+        for j, b in enumerate((*args, *saved)):
+            renamed[b] = Buffer("input", b.number, b.nbytes, outside[b], index=len(grads) + j,
+                                shift=b.shift)
+        for c in graph_b.calls:
+            c.reads = tuple(x._replace(buffer=renamed[x.buffer])
+                            if type(x) is Ref and x.buffer in renamed else x for x in c.reads)
+        graph_b.outputs = [r._replace(buffer=renamed.get(r.buffer, r.buffer))
+                           for r in graph_b.outputs]
+        graph_b.given = streams
+        storages = [*[b.buffer.storage if not b.offset else b.buffer.storage.view(b.offset)
+                      for b in refs], *[b.storage for b in saved]]
+        for g in streams:
+            key, first, _ = trace.generators[g]
+            storages += [key, first]
+        program_f = build(optimize(graph_f))
+        back.saved = tuple(range(len(refs), len(refs) + len(saved)))
+        back.program = build(optimize(graph_b))
+        back.outs = tuple(r.meta for r in graph_b.outputs)
+        entry = Split(world, program_f, back, _bare(result), made)
+        return entry, entry.finish(storages, self.tensors)
+
+
+class _Holder:
+    """Stands for a leaf of the outside among the targets."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Any) -> None:
+        self.node = node
+
+
+def _bare(result: Any) -> Any:
+    """A result with its tensors replaced by placeholders, so that none is kept alive."""
+    return arguments.rebuild(result, lambda t: _PLACE())
+
+
+def _PLACE() -> Any:
+    return NS["make_tensor"](None, None, None)
+
+
+def _forget(graph: Graph) -> None:
+    """Let go of the memory of the trace."""
+    for c in graph.calls:
+        for r in c.refs:
+            if r.buffer.kind in ("made", "input", "grad"):
+                r.buffer.storage = None
+    for r in graph.outputs:
+        if r.buffer.kind in ("made", "input", "grad"):
+            r.buffer.storage = None
+
+
+def freed(node: Any) -> bool:
+    """Whether a backward pass went through this history already."""
+    stack, seen = [node], {node}
+    while stack:
+        n = stack.pop()
+        if n.saved is N.FREED:
+            return True
+        if type(n) is Inlet:
+            continue
+        for e in n.edges:
+            if e is not None and e not in seen:
+                seen.add(e)
+                stack.append(e)
+    return False
+
+
+def _leaves(roots: Sequence[Any]) -> list[Any]:
+    """The leaves that a history leads to, in the order they are met."""
+    stack, seen, out = list(roots), set(roots), []
+    while stack:
+        n = stack.pop()
+        if type(n) is AccumulateGrad or type(n) is Inlet:
+            out.append(n)
+            continue
+        for e in n.edges:
+            if e is not None and e not in seen:
+                seen.add(e)
+                stack.append(e)
+    return out
+
+
+__all__ = ["Compiled", "Entry", "Whole", "Split", "optimize", "CACHE_SIZE"]

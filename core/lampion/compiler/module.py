@@ -1,0 +1,55 @@
+"""Compiled modules: a module around a module, as `torch.compile(model)` gives it.
+
+Floor 7; imports nn and function.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..nn.modules.module import Module
+from .function import Compiled
+
+
+class OptimizedModule(Module):
+    """Runs the module `_orig_mod` as compiled programs; attributes are those of that module.
+
+    Its state_dict has the keys of the module with the prefix `_orig_mod.`, as in PyTorch.
+    """
+
+    def __init__(self, model: Any, compiled: Compiled) -> None:
+        super().__init__()
+        self._orig_mod = model
+        self.__dict__["_compiled"] = compiled
+        self.__dict__["training"] = model.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes."""
+        return self._compiled(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch the module's mode."""
+        self.__dict__["training"] = mode
+        self._orig_mod.train(mode)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("_orig_mod"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        inner = self.__dict__.get("_modules", {}).get("_orig_mod")
+        if inner is None or name == "_orig_mod" or name in self.__dict__:
+            super().__setattr__(name, value)
+        else:
+            setattr(inner, name, value)
+
+
+def compiled_module(model: Any, **options: Any) -> OptimizedModule:
+    """The module that runs `model` compiled."""
+    return OptimizedModule(model, Compiled(model.__call__, target=model, **options))
+
+
+__all__ = ["OptimizedModule", "compiled_module"]

@@ -1,0 +1,159 @@
+"""`compile` and the names of PyTorch's `torch.compiler`.
+
+Floor 6; the machinery (`function.py`) is imported when the first function is compiled.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+from ..runtime import tracing
+
+_made: weakref.WeakSet[Any] = weakref.WeakSet()
+_BACKENDS = ("lampion", "inductor", "eager", "aot_eager", "")
+_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+_stance = ["default"]
+
+
+def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None = None,
+            backend: Any = "lampion", mode: str | None = None,
+            options: dict[str, Any] | None = None, disable: bool = False) -> Any:
+    """A function or module that runs as compiled programs, or a decorator.
+
+    The first call with arguments of a kind (shapes, dtypes, numbers) runs as always and is
+    watched; later ones run what was seen as one fused program: forward, and backward if the results
+    need gradients. A function may hold a whole training step, with `backward()`, an optimizer's
+    `step()` and `zero_grad()`. Random numbers are those of the uncompiled function.
+
+    Args:
+        model: a function, a method or a module; the latter is returned as a module.
+        fullgraph: raise where something cannot be compiled, instead of running it eagerly.
+        dynamic: accepted; every combination of shapes has a program of its own.
+        backend: "lampion" ("inductor" means the same); "eager" runs the function as it is; a
+            function `backend(module, example_inputs)` is not supported.
+        mode: accepted, one of PyTorch's.
+        options: {"cache_size": n}: how many programs to keep for a function (8).
+        disable: give `model` back as it is.
+
+    Raises:
+        RuntimeError: for both a mode and options, an unknown mode or backend, or something that
+            cannot be called.
+
+    >>> f = lampion.compile(lambda x: (x + 1) * 2)
+    >>> f(lampion.ones(2)), f(lampion.zeros(2))
+    (tensor([4., 4.]), tensor([2., 2.]))
+    """
+    if mode is not None and options is not None:
+        raise RuntimeError("Either mode or options can be specified, but both can't be specified "
+                           "at the same time.")
+    if mode not in _MODES:
+        raise RuntimeError(f"Unrecognized mode={mode}, should be one of: "
+                           f"{', '.join(map(str, _MODES[1:]))}")
+    if model is None:
+        return lambda m: compile(m, fullgraph=fullgraph, dynamic=dynamic, backend=backend,
+                                 mode=mode, options=options, disable=disable)
+    if not callable(model):
+        raise RuntimeError(f"compile expects a function or a module, not {type(model).__name__}")
+    if backend not in _BACKENDS:
+        raise RuntimeError(f"Invalid backend: {backend!r}, should be one of: {list_backends()}")
+    if disable or backend in ("eager", "aot_eager"):
+        return model
+    from .function import Compiled
+    from .guards import is_module
+
+    if is_module(model):
+        from .module import compiled_module
+
+        made = compiled_module(model, fullgraph=fullgraph, options=options)
+        _made.add(made._compiled)
+        return made
+    compiled = Compiled(model, fullgraph=fullgraph, options=options)
+    _made.add(compiled)
+    return compiled
+
+
+def is_compiling() -> bool:
+    """Whether a function is being traced in order to compile it."""
+    return bool(tracing.active)
+
+
+is_dynamo_compiling = is_exporting = is_compiling
+
+
+def _same(fn: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> Any:
+    """A function as it is; used with arguments, a decorator."""
+    if fn is None or not callable(fn):
+        return lambda f: f
+    return fn
+
+
+def disable(fn: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:
+    """The function, which runs eagerly: a compiled function that calls it does, too."""
+    if fn is None or not callable(fn):
+        return lambda f: disable(f, recursive, reason=reason)
+    import functools
+
+    @functools.wraps(fn)
+    def eager(*args: Any, **kwargs: Any) -> Any:
+        tracing.fail(f"it calls {getattr(fn, '__qualname__', fn)}, whose compilation is disabled")
+        return fn(*args, **kwargs)
+
+    return eager
+
+
+def allow_in_graph(fn: Any) -> Any:
+    """The function as it is."""
+    return fn
+
+
+def assume_constant_result(fn: Any) -> Any:
+    """The function as it is."""
+    return fn
+
+
+def substitute_in_graph(original_fn: Any, **options: Any) -> Any:
+    """A decorator that gives its function back."""
+    return lambda fn: fn
+
+
+def wrap_numpy(fn: Any) -> Any:
+    """The function as it is."""
+    return fn
+
+
+def reset() -> None:
+    """Forget all compiled programs; functions are traced anew."""
+    for compiled in list(_made):
+        compiled.entries.clear()
+        compiled.count, compiled.given_up = 0, ""
+
+
+def list_backends(exclude_tags: Any = ("debug", "experimental")) -> list[str]:
+    """The names for `compile(backend=...)`."""
+    return ["lampion", "inductor", "eager"]
+
+
+@contextmanager
+def set_stance(stance: str = "default", **options: Any) -> Any:
+    """A block in which compiled functions run as usual ("default") or eagerly ("force_eager")."""
+    if stance not in ("default", "force_eager", "eager_on_recompile", "fail_on_recompile"):
+        raise RuntimeError(f"invalid torch.compiler stance {stance!r}")
+    before, _stance[0] = _stance[0], stance
+    try:
+        yield
+    finally:
+        _stance[0] = before
+
+
+def __getattr__(name: str) -> Any:
+    if name.endswith("_mark_step_begin"):  # no recorded step is replayed
+        return lambda: None
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["allow_in_graph", "assume_constant_result", "compile",
+           "disable", "is_compiling", "is_dynamo_compiling", "is_exporting", "list_backends",
+           "reset", "set_stance", "substitute_in_graph", "wrap_numpy"]

@@ -1,0 +1,269 @@
+"""Programs: a graph as a Python function of a few lines that the backend's sequences hang from.
+
+Floor 6; imports graph, memory, passes. The generated function takes the arguments' storages,
+allocates the arena and what it hands out, runs the sequences, hands gradients to leaves and calls
+the host's functions, in the graph's order. It does nothing per call of the graph: that is done by
+one sequence per stretch, which on a backend that joins launches is one native call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..autograd.state import clock
+from ..base.errors import LampionError
+from ..callpath import NS
+from ..ops import plans as P
+from .graph import Buffer, Call, Graph, HostCall, Late, Ref, SetGrads, escaping
+from .memory import Plan, plan, rounded
+
+__all__ = ["Program", "build"]
+
+
+class Program:
+    """`run(storages of the arguments)` gives the storages of the graph's outputs, then a key and an
+    offset for each generator in `graph.handed`; `run(storages, numbers)` takes those of
+    `graph.given`."""
+
+    __slots__ = ("graph", "run", "memory", "source", "sequences")
+
+    def __init__(self, graph: Graph, run: Callable[..., Any], memory: Plan, source: str,
+                 sequences: int) -> None:
+        self.graph, self.run, self.memory = graph, run, memory
+        self.source, self.sequences = source, sequences
+
+
+class _Builder:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.scope: dict[str, Any] = {"clock": clock, "NS": NS,
+                                      "writer": (graph.name, build.__code__, 0)}
+        self.head: list[str] = []
+        self.body: list[str] = []
+        self.names: dict[Any, str] = {}
+        self.out = escaping(graph)
+        self.written: list[Buffer] = []
+        devices = [c.call.device for c in graph.calls]
+        if len(set(devices)) > 1:
+            raise LampionError(f"{graph.name} computes on {sorted(map(str, set(devices)))}: a "
+                               "compiled graph has one device")
+        self.device = devices[0] if devices else None
+        self.backend = None if self.device is None else P.backend_of(self.device)
+        self.sequences = 0
+
+    def constant(self, value: Any, word: str) -> str:
+        name = f"{word}{len(self.scope)}"
+        self.scope[name] = value
+        return name
+
+    def memory(self, b: Buffer) -> str:
+        """The name of a local variable with a buffer's storage."""
+        name = self.names.get(b)
+        if name is not None:
+            return name
+        if b.kind == "input":
+            name = f"x{b.index}"
+            self.head.append(f"{name} = a[{b.index}]")
+        elif b.kind == "grad":
+            leaf = self.constant(b.owner, "leaf")
+            name = f"g{b.number}"
+            self.head.append(f"{name} = {leaf}.grad.data_")
+        elif b.kind == "held":
+            name = self.constant(b.storage, "held")
+        elif b in self.out:
+            allocate = self.constant(self.backend.allocate, "allocate")  # type: ignore[union-attr]
+            where = self.constant(b.device, "device")
+            name = f"o{b.number}"
+            self.head.append(f"{name} = {allocate}({b.nbytes}, {where})")
+        else:
+            return "arena"
+        self.names[b] = name
+        return name
+
+    def late(self, x: Late) -> str:
+        key = (x.source, "key")
+        if key not in self.names and x.source in self.graph.given:
+            at = 2 * self.graph.given.index(x.source)
+            self.names[key], self.names[x.source, "offset"] = f"n[{at}]", f"n[{at + 1}]"
+        elif key not in self.names:
+            g = self.constant(x.source, "generator")
+            n = len(self.names)
+            self.names[key] = f"key{n}"
+            self.names[x.source, "offset"] = f"first{n}"
+            self.head.append(f"key{n} = {g}.key")
+            self.head.append(f"first{n} = {g}.advance({self.graph.draws[x.source]})")
+        if x.what == "key":
+            return self.names[key]
+        return f"{self.names[x.source, 'offset']} + {x.what}"
+
+
+def build(graph: Graph) -> Program:
+    """Compile the Python function of a graph."""
+    b = _Builder(graph)
+    for g in graph.draws:
+        b.late(Late(g, "key"))
+    rows, checks = _rows(graph)
+    memory = plan(graph, checks)
+    status: dict[int, int] = {}
+    for k, x in enumerate(graph.items):
+        if type(x) is Call and x.status:
+            status[k] = memory.size
+            memory.size += rounded(x.status)
+    if memory.size:
+        allocate = b.constant(b.backend.allocate, "allocate")  # type: ignore[union-attr]
+        where = b.constant(b.device, "device")
+        b.head.append(f"arena = {allocate}({memory.size}, {where})")
+    for row in rows:
+        first = graph.items[row[0]]
+        if type(first) is Call:
+            _sequence(b, row, memory, status)
+        elif type(first) is SetGrads:
+            _set_grads(b, first)
+        else:
+            _count_writes(b)
+            function = b.constant(first.function, "function")
+            args, kwargs = b.constant(first.args, "args"), b.constant(first.kwargs, "kwargs")
+            b.body.append(f"{function}(*{args}, **{kwargs})")
+    _count_writes(b)
+    results = []
+    for r in graph.outputs:
+        name = b.memory(r.buffer)
+        results.append(f"{name}.view({r.offset})" if r.offset else name)
+    for g in graph.handed:
+        results += [b.names[g, "key"], b.names[g, "offset"]]
+    b.body.append(f"return ({', '.join(results)}{',' if results else ''})")
+    names = ", ".join(f"{n}={n}" for n in b.scope)
+    source = f"def run(a, n=(), {names}):\n" + "".join(f"    {line}\n" for line in (*b.head, *b.body))
+    space = dict(b.scope)
+    exec(compile(source, f"<lampion graph {graph.name}>", "exec"), space)
+    return Program(graph, space["run"], memory, source, b.sequences)
+
+
+def _rows(graph: Graph) -> tuple[list[list[int]], dict[int, int]]:
+    """Positions of the items by stretch, and for calls with a status the position before which it
+    is looked at: the next call that writes to the outside, the next item that is no call, or the
+    end. A stretch ends there."""
+    rows: list[list[int]] = []
+    checks: dict[int, int] = {}
+    waiting: list[int] = []
+    row: list[int] = []
+    for k, x in enumerate(graph.items):
+        call = type(x) is Call
+        outside = not call or any(w.buffer.kind != "made" for w in x.writes)  # type: ignore
+        if row and (not call or (waiting and outside)):
+            rows.append(row)
+            row = []
+        if outside:
+            checks.update(dict.fromkeys(waiting, max(0, k - 1)))
+            waiting = []
+        if not call:
+            rows.append([k])
+            continue
+        row.append(k)
+        if x.status:  # type: ignore[union-attr]
+            waiting.append(k)
+    if row:
+        rows.append(row)
+    checks.update(dict.fromkeys(waiting, len(graph.items) - 1))
+    return rows, checks
+
+
+def _sequence(b: _Builder, row: list[int], memory: Plan, status: dict[int, int]) -> None:
+    """One backend sequence for a stretch of calls, and the look at their statuses."""
+    slots: dict[Any, int] = {}
+    kinds: list[str] = []
+    words: list[str] = []
+    numbers: dict[int, Any] = {}
+
+    def slot(key: Any, kind: str, word: str, constant: Any = None) -> int:
+        found = slots.get(key)
+        if found is None:
+            found = slots[key] = len(kinds)
+            kinds.append(kind)
+            if constant is None:
+                words.append(word)
+            else:
+                numbers[found] = constant
+        return found
+
+    def place(x: Any, m: Any) -> tuple[int, int]:
+        if type(x) is Ref:
+            name = b.memory(x.buffer)
+            if name == "arena":
+                return slot("arena", "s", "arena"), memory.at[x.buffer] + x.offset
+            held = x.buffer.storage if x.buffer.kind == "held" else None
+            return slot(name, "s", name, held), x.offset
+        if type(x) is Late:
+            return slot(x, "i", b.late(x)), 0
+        kind = "f" if m.kind == "f" else "i"
+        return slot(("number", kind, repr(x)), kind, "", x), 0
+
+    parts, look = [], []
+    for k in row:
+        c: Call = b.graph.items[k]  # type: ignore[assignment]
+        where = [place(w, None) for w in c.writes]
+        if c.status:
+            where.append((slot("arena", "s", "arena"), status[k]))
+            look.append((k, c))
+        where += [place(x, m) for x, m in zip(c.reads, c.call.inputs)]
+        launch = c.launch.inner[0] if c.status else c.launch  # type: ignore[index]
+        parts.append((launch, where))
+        for w in c.writes:
+            if w.buffer.kind != "made" and w.buffer not in b.written:
+                b.written.append(w.buffer)
+    run = b.backend.sequence(parts, "".join(kinds), numbers, b.device)  # type: ignore[union-attr]
+    b.sequences += 1
+    b.body.append(f"{b.constant(run, 'sequence')}({', '.join(words)})")
+    if look:
+        _look(b, look, memory, status)
+
+
+def _look(b: _Builder, calls: list[tuple[int, Call]], memory: Plan, status: dict[int, int]) -> None:
+    """Read the status words and let the op explain what is not 0."""
+    read = b.backend.copy_to_host  # type: ignore[union-attr]
+
+    def explain(arena: Any, *others: Any) -> None:
+        rest = iter(others)
+        for k, c in calls:
+            given = [x if type(x) is not Ref else
+                     arena.view(memory.at[x.buffer] + x.offset) if x.buffer in memory.at
+                     else next(rest).view(x.offset) for x in c.reads]
+            if any(bytes(read(arena.view(status[k]), c.status))):
+                c.plan.op.explain(c.call, tuple(given))
+
+    others = [b.memory(x.buffer) for _, c in calls for x in c.reads
+              if type(x) is Ref and x.buffer not in memory.at]
+    # padding between the words holds anything, so that each is looked at by itself
+    pieces = [(status[k], c.status) for k, c in calls]
+    check, told = b.constant(read, "read"), b.constant(explain, "explain")
+    test = " or ".join(f"any(bytes({check}(arena.view({at}), {n})))" for at, n in pieces)
+    b.body.append(f"if {test}:")
+    b.body.append(f"    {told}({', '.join(['arena', *others])})")
+
+
+def _set_grads(b: _Builder, item: SetGrads) -> None:
+    for leaf, value in item.grads:
+        node = b.constant(leaf, "leaf")
+        if type(value) is Ref:
+            name = b.memory(value.buffer)
+            at = f"{name}.view({value.offset})" if value.offset else name
+            made = b.constant(value.meta, "meta")
+            b.body.append(f"{node}.grad = NS['make_tensor']({at}, {made}, None)")
+        else:
+            b.body.append(f"{node}.grad = " + (
+                "None" if value is None else b.constant(value, "tensor")))
+
+
+def _count_writes(b: _Builder) -> None:
+    """Writes to memory of the outside are counted, as those of single calls are."""
+    if not b.written:
+        return
+    held = [x.storage.base for x in b.written if x.kind == "held"]
+    names = [f"{b.memory(x)}.base" for x in b.written if x.kind != "held"]
+    b.body.append("clock[0] = c = clock[0] + 1")
+    every = b.constant(tuple(held), "written")
+    tail = f", {', '.join(names)}" if names else ""
+    b.body += [f"for s in (*{every}{tail}):", "    s.version += 1", "    s.epoch = c",
+               "    s.writer = writer"]
+    b.written = []

@@ -1,0 +1,310 @@
+"""Tracing: a function runs as it always does, and every launch is written down.
+
+Floor 6; imports graph and what is below. The run is a real one, on the real arguments: its results
+are right whatever the trace makes of them. What cannot be repeated (a value read on the host, a
+copy between devices, memory that is swapped) fails the trace, with the reason and the user's line;
+the function then goes on running eagerly.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .. import callpath, conversion
+from ..autograd.node import AccumulateGrad
+from ..base.errors import LampionError
+from ..ops import registry as R
+from ..runtime import tracing
+from ..runtime.backend import host_readers, host_writers
+from .graph import Buffer, Call, Graph, HostCall, Item, Late, Ref, SetGrads
+
+_GENERATED = "generated from the kernel IR"
+
+
+class GraphBreak(LampionError, RuntimeError):
+    """Raised under `fullgraph=True` where a function does what cannot be compiled."""
+
+
+class Leaf:
+    """What a trace knows of a leaf's gradient: as it was at the start, and whether that matters."""
+
+    __slots__ = ("node", "start", "known", "last")
+
+    def __init__(self, node: AccumulateGrad) -> None:
+        self.node, self.start = node, node.grad
+        self.known = ""  # "": not looked at yet, "read": the start matters, "cleared": it does not
+        self.last = node.grad  # as the items written so far leave it
+
+
+class Trace:
+    """A recording of one run; `with trace:` around it, `graph()` afterwards.
+
+    `arguments` are the tensors that later runs replace.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[Any], strict: bool = False) -> None:
+        self.name, self.strict = name, strict
+        self.thread = threading.get_ident()
+        self.reason = ""
+        self.items: list[Item] = []
+        self.buffers: dict[int, Buffer] = {}
+        self.constants: set[int] = set()
+        self.leaves: dict[AccumulateGrad, Leaf] = {}
+        self.generators: dict[Any, list[Any]] = {}  # generator -> [key, first offset, groups]
+        self.held: dict[int, Any] = {}  # id(storage) -> the tensor that showed it
+        self._layer = callpath.Layer(lambda op, values: self._seen(values))
+        self._stack: list[Any] = []
+        for k, t in enumerate(arguments):
+            base = t.data_.base
+            known = self.buffers.get(id(base))
+            if known is None:
+                self.buffers[id(base)] = Buffer("input", k, base.nbytes, t.meta.device, index=k,
+                                                storage=base, shift=t.data_.offset)
+            elif known.shift != t.data_.offset:
+                self.reason = "two arguments are views of one tensor"
+
+    # ---- the time of the trace -----------------------------------------------------------------
+
+    def __enter__(self) -> Trace:
+        conversion._plain_copies.clear()  # copies that look at no trace
+        tracing.active.append(self)
+        host_readers.append(self._read)
+        host_writers.append(self._constant)
+        self._layer.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._layer.__exit__(*error)
+        host_writers.remove(self._constant)
+        host_readers.remove(self._read)
+        tracing.active.remove(self)
+
+    def _mine(self) -> bool:
+        return threading.get_ident() == self.thread and not self.reason
+
+    def fail(self, reason: str) -> None:
+        """Give the trace up; under `strict`, raise GraphBreak at the user's line."""
+        if not self._mine():
+            return
+        where = user_line()
+        self.reason = f"{reason} ({where})" if where else reason
+        if self.strict:
+            raise GraphBreak(f"{self.name} cannot be compiled as one graph: {self.reason}. Move "
+                             "that out of the function, or leave fullgraph=True out to run it "
+                             "eagerly.")
+
+    def _read(self) -> None:
+        self.fail("a value is read on the host")
+
+    def _constant(self, storage: Any) -> None:
+        if self._mine():
+            self._buffer(storage, None)
+            self.constants.add(id(storage.base))
+
+    def _seen(self, values: Sequence[Any]) -> Any:
+        """The layer's handler: looks at what calls are given, takes none of them."""
+        if self._mine():
+            for v in values:
+                for t in (v if type(v) in (list, tuple) else (v,)):
+                    d = getattr(t, "data_", None)
+                    if d is None:
+                        continue
+                    if t.meta.virtual:
+                        self.fail("a function transform is running")
+                        return NotImplemented
+                    if id(d.base) not in self.buffers:
+                        self._buffer(d, t.meta.device)
+                        self.held[id(d.base)] = t
+                    if type(t.node) is AccumulateGrad and t.node not in self.leaves:
+                        self.leaves[t.node] = Leaf(t.node)
+        return NotImplemented
+
+    # ---- what the call path tells --------------------------------------------------------------
+
+    def ran(self, plan: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        if not self._mine():
+            return
+        if "fallback" in plan.chosen:
+            self.fail(f"{plan.op.qualname} falls back to another device")
+            return
+        late = self._late_positions(plan, inputs)
+        reads: list[Any] = []
+        for k, (x, m) in enumerate(zip(inputs, plan.call.inputs)):
+            if hasattr(x, "base"):
+                reads.append(self.ref(x, m))
+            else:
+                reads.append(late.get(k, x))
+        writes = []
+        for x, m in zip(outputs, plan.metas):
+            if id(x.base) not in self.buffers:
+                self.made(x)
+            if id(x.base) in self.constants:
+                self.fail("a constant that the function makes is written in place")
+            writes.append(self.ref(x, m))
+        launch = plan.launch_of
+        self.items.append(Call(plan.op.qualname, plan.call, launch, tuple(reads), tuple(writes),
+                               plan.chosen == _GENERATED, plan,
+                               0 if launch.inner is None else launch.inner[1], user_line()))
+
+    def made(self, storage: Any) -> None:
+        if self._mine() and id(storage.base) not in self.buffers:
+            base = storage.base
+            self.buffers[id(base)] = Buffer("made", len(self.buffers), base.nbytes, None,
+                                            storage=base)
+
+    def drew(self, generator: Any, first: int, groups: int) -> None:
+        if not self._mine():
+            return
+        known = self.generators.get(generator)
+        if known is None:
+            self.generators[generator] = [generator.key, first, groups]
+        elif known[0] != generator.key:
+            self.fail("a generator is seeded")
+        elif first == known[1] + known[2]:
+            known[2] += groups
+        elif not known[1] <= first <= first + groups <= known[1] + known[2]:
+            self.fail("a generator's position is set")
+
+    def grad_read(self, node: AccumulateGrad) -> None:
+        if not self._mine():
+            return
+        leaf = self._leaf(node)
+        leaf.known = leaf.known or "read"
+        g = node.grad
+        if g is not None and id(g.data_.base) not in self.buffers:
+            base = g.data_.base
+            self.buffers[id(base)] = Buffer("grad", len(self.buffers), base.nbytes,
+                                            g.meta.device, owner=node, storage=base,
+                                            shift=g.data_.offset)
+
+    def grad_cleared(self, node: AccumulateGrad) -> None:
+        if self._mine():
+            leaf = self._leaf(node)
+            leaf.known = leaf.known or "cleared"
+
+    def _leaf(self, node: AccumulateGrad) -> Leaf:
+        found = self.leaves.get(node)
+        if found is None:
+            found = self.leaves[node] = Leaf(node)
+        return found
+
+    def host_call(self, function: Callable[..., Any], args: Sequence[Any],
+                  kwargs: dict[str, Any]) -> Any:
+        given = [*args[1:], *kwargs.values()]
+        if self._mine() and any(callable(a) or hasattr(a, "data_") for a in given):
+            self.fail(f"{getattr(function, '__qualname__', function)}() is given a function or a "
+                      "tensor")
+        if self._mine():
+            self._settle_grads()
+        self.__exit__()
+        try:
+            result = function(*args, **kwargs)
+        finally:
+            self.__enter__()
+        if self._mine():
+            self.items.append(HostCall(function, tuple(args), kwargs))
+            for leaf in self.leaves.values():
+                if leaf.last is not leaf.node.grad:
+                    self.fail(f"{function.__qualname__}() replaces gradients")
+        return result
+
+    # ---- refs ----------------------------------------------------------------------------------
+
+    def ref(self, storage: Any, m: Any) -> Ref:
+        """The ref of a tensor that shows `storage`."""
+        b = self._buffer(storage, m.device)
+        if b.device is None:
+            b.device = m.device
+        at = storage.offset - b.shift
+        if at < 0:
+            self.fail("a view reaches back before the start of an argument")
+        return Ref(b, at, m)
+
+    def _buffer(self, storage: Any, where: Any) -> Buffer:
+        base = storage.base
+        found = self.buffers.get(id(base))
+        if found is None:
+            found = self.buffers[id(base)] = Buffer("held", len(self.buffers), base.nbytes, where,
+                                                    storage=base)
+        return found
+
+    def _late_positions(self, plan: Any, inputs: Sequence[Any]) -> dict[int, Late]:
+        """Launch arguments that are the key or a position of a generator."""
+        out: dict[int, Late] = {}
+        at = 0
+        names = []
+        for p in plan.op.params:
+            if p.kind == R.ATTR:
+                continue
+            v = plan.call.args[p.name]
+            if p.kind == R.LIST:
+                at += len(v)
+            elif v is not None:
+                if p.name in ("seed", "offset"):
+                    names.append((p.name, at))
+                at += 1
+        where = dict(names)
+        if "seed" not in where or "offset" not in where:
+            return out
+        key, first = inputs[where["seed"]], inputs[where["offset"]]
+        for g, (k, start, groups) in self.generators.items():
+            if k == key and start <= first <= start + groups:
+                return {where["seed"]: Late(g, "key"), where["offset"]: Late(g, first - start)}
+        self.fail("random numbers come from a position that the function did not draw")
+        return out
+
+    # ---- the end -------------------------------------------------------------------------------
+
+    def _settle_grads(self) -> None:
+        """Write down the gradients that leaves were given since the last time."""
+        changed: list[tuple[Any, Any]] = []
+        for leaf in self.leaves.values():
+            g = leaf.node.grad
+            if g is leaf.last:
+                continue
+            leaf.last = g
+            if g is None:
+                changed.append((leaf.node, None))
+                continue
+            b = self.buffers.get(id(g.data_.base))
+            if g.node is not None or g.root is not None:
+                self.fail("a leaf is given a gradient that has a history or is a view")
+            elif b is None:
+                changed.append((leaf.node, g))
+            elif b.kind == "made":
+                changed.append((leaf.node, self.ref(g.data_, g.meta.plain)))
+            else:
+                changed.append((leaf.node, g))
+        if changed:
+            self.items.append(SetGrads(changed))
+
+    def finish(self) -> None:
+        """The end of the function: gradients, and the checks of what moved."""
+        if not self._mine():
+            return
+        self._settle_grads()
+        for g, (key, start, groups) in self.generators.items():
+            if g.key != key or g.offset != start + groups:
+                self.fail("a generator's position is set")
+
+    def graph(self, outputs: Sequence[Ref], items: Sequence[Item] | None = None) -> Graph:
+        """What was written down."""
+        return Graph(self.name, list(self.items if items is None else items), list(outputs),
+                     {g: n for g, (_, _, n) in self.generators.items()})
+
+
+def user_line() -> str:
+    """file:line of the innermost frame that is not lampion's."""
+    f: Any = sys._getframe(1)
+    while f is not None:
+        name = f.f_code.co_filename
+        if "/lampion/" not in name and not name.startswith("<lampion"):
+            return f"{name.rsplit('/', 1)[-1]}:{f.f_lineno}"
+        f = f.f_back
+    return ""
+
+
+__all__ = ["Trace", "GraphBreak", "Leaf", "user_line"]

@@ -1,0 +1,54 @@
+"""Who watches every launch of a thread in order to repeat it: the compiler's traces.
+
+Floor 2; imports nothing. `active` holds the trace that is going on, if there is one. The slow paths
+of calls tell it what they launch and what they allocate; whoever does something that a list of
+launches cannot repeat tells it so (`fail`), or asks to be called again in every later run
+(`host_call`). Fast paths do not look: while a trace goes on, every call takes the slow path.
+
+`changes` counts what compiled programs took for granted: attributes of modules, and which memory a
+tensor shows. Comparing two numbers tells that nothing of the kind happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+
+class Tracer(Protocol):
+    """What a trace is told, by its own thread or another (which it then ignores)."""
+
+    def ran(self, plan: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """A plan was launched on storages and numbers; these storages were made or written."""
+
+    def made(self, storage: Any) -> None:
+        """A storage was allocated; its bytes are undefined."""
+
+    def drew(self, generator: Any, first: int, groups: int) -> None:
+        """Numbers were reserved in the stream of a generator."""
+
+    def grad_read(self, leaf: Any) -> None:
+        """The gradient of a leaf (its node) is about to be used."""
+
+    def grad_cleared(self, leaf: Any) -> None:
+        """The gradient of a leaf (its node) is about to be replaced, whatever it was."""
+
+    def fail(self, reason: str) -> None:
+        """What happens now cannot be repeated."""
+
+    def host_call(self, function: Callable[..., Any], args: Sequence[Any],
+                  kwargs: dict[str, Any]) -> Any:
+        """Call a function now and in every later run, at this point."""
+
+
+active: list[Tracer] = []
+changes = {"modules": 0, "tensors": 0}
+
+
+def fail(reason: str) -> None:
+    """Tell the trace that goes on, if there is one, that it cannot be repeated."""
+    if active:
+        active[-1].fail(reason)
+
+
+__all__ = ["Tracer", "active", "changes", "fail"]
