@@ -28,7 +28,7 @@ from ..runtime import tracing
 from ..tensor import empty_meta
 from . import arguments, names
 from .fusion import fuse
-from .graph import Buffer, Call, Graph, Late, Ref, SetGrads
+from .graph import Buffer, Call, Graph, Late, Ref
 from .guards import World, same_memory
 from .passes import drop_dead, elide_copies, functionalize, share_common
 from .program import Program, build
@@ -248,6 +248,9 @@ class Compiled:
         self.count = 0
         self.given_up = ""
 
+    def __reduce__(self) -> Any:
+        return (_restored, (self.fn, self.fullgraph, self.options))
+
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
             return self
@@ -320,6 +323,10 @@ class Compiled:
         return result
 
 
+def _restored(fn: Any, fullgraph: bool, options: Any) -> Compiled:
+    return Compiled(fn, fullgraph=fullgraph, options=options)
+
+
 class Inlet(Node):
     """The start of the history of an argument inside a trace: the gradient passes through."""
 
@@ -362,7 +369,7 @@ class Tracing:
             d = t.data_
             owner = bases.setdefault(id(d.base), t)
             apart = owner.data_ is not d
-            if not (apart or mode.enabled and t.node is not None):
+            if not (apart or (mode.enabled and t.node is not None)):
                 continue
             r = NS["make_tensor"](d, t.meta, None)
             if apart:  # views of one tensor, told apart by copies
@@ -426,8 +433,8 @@ class Tracing:
             base = trace.buffers[id(r.data_.base)]
             written = any(w.buffer is base for x in trace.items if type(x) is Call
                           for w in x.writes)
-            if written and (r.data_.base is not t.data_.base or type(r.node) is not Inlet
-                            and mode.enabled):
+            if written and (r.data_.base is not t.data_.base or (type(r.node) is not Inlet
+                            and mode.enabled)):
                 if r.data_.base is not t.data_.base:
                     raw_copy(r.detach(), t)
                     callpath.wrote(t, "compiled function", 3)

@@ -129,7 +129,7 @@ def _ordered(members: dict[int, list[int]], above: dict[int, int]) -> list[int]:
 
 
 def _fusible(c: Call) -> bool:
-    if not elementwise(c) or c.plan.op.divisor and not _is_float(c) or not c.writes[0].meta.numel:
+    if not elementwise(c) or (c.plan.op.divisor and not _is_float(c)) or not c.writes[0].meta.numel:
         return False
     return all(w.meta.dtype.kind != "c" for w in c.writes) and all(
         r.meta.dtype.kind != "c" for r in c.reads if type(r) is Ref)
@@ -193,7 +193,7 @@ def _kernel(calls: Sequence[Call], read: set[Buffer]) -> Call:
     ins: dict[Any, Any] = {}
     for c in calls:
         for x in c.reads:
-            if type(x) is Late or type(x) is Ref and tuple(x) not in written:
+            if type(x) is Late or (type(x) is Ref and tuple(x) not in written):
                 ins.setdefault(tuple(x), x)
         for w in c.writes:
             written[tuple(w)] = w

@@ -91,6 +91,10 @@ def plan(graph: Graph, checks: dict[int, int] | None = None) -> Plan:
                 made.give(made.at[b], rounded(b.nbytes))
             continue
         dying = list(ends.get(k, ()))
+        for r in x.reads:  # a tensor without elements, which nothing wrote
+            if type(r) is Ref and r.buffer.kind == "made" and r.buffer not in made.at \
+                    and r.buffer not in out:
+                made.at[r.buffer] = made.take(rounded(r.buffer.nbytes))
         for w in x.writes:
             b = w.buffer
             if b.kind != "made" or b in out or b in made.at:
@@ -118,8 +122,8 @@ def _touched(x: Any) -> set[Buffer]:
 def _overwritten(c: Call, w: Ref, dying: Sequence[Buffer], made: Plan) -> Buffer | None:
     """An operand over which an elementwise kernel may write: it ends here, has the same layout, and
     is read at no other points."""
-    if not (c.op.startswith("fused(") or c.plan is not None and c.generated
-            and c.plan.op.kind == "elementwise"):
+    if not (c.op.startswith("fused(") or (c.plan is not None and c.generated
+            and c.plan.op.kind == "elementwise")):
         return None
     for b in dying:
         if b.nbytes != w.buffer.nbytes or b not in made.at or any(v.buffer is b for v in c.writes):

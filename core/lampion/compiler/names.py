@@ -65,9 +65,7 @@ def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None 
     from .guards import is_module
 
     if is_module(model):
-        from .module import compiled_module
-
-        made = compiled_module(model, fullgraph=fullgraph, options=options)
+        made = model._optimized(fullgraph=fullgraph, options=options)
         _made.add(made._compiled)
         return made
     compiled = Compiled(model, fullgraph=fullgraph, options=options)

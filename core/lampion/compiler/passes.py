@@ -136,8 +136,8 @@ def _same_bytes(c: Call) -> bool:
     r, w = c.reads[0], c.writes[0]
     return type(r) is Ref and len(c.reads) == 1 and r.whole and w.whole \
         and r.meta.dtype is w.meta.dtype and r.meta.nbytes == w.meta.nbytes and (
-            r.meta.strides == w.meta.strides and r.meta.shape == w.meta.shape
-            or r.meta.contiguous and w.meta.contiguous)
+            (r.meta.strides == w.meta.strides and r.meta.shape == w.meta.shape)
+            or (r.meta.contiguous and w.meta.contiguous))
 
 
 def drop_dead(graph: Graph) -> None:

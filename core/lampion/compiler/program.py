@@ -8,14 +8,14 @@ one sequence per stretch, which on a backend that joins launches is one native c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ..autograd.state import clock
 from ..base.errors import LampionError
 from ..callpath import NS
 from ..ops import plans as P
-from .graph import Buffer, Call, Graph, HostCall, Late, Ref, SetGrads, escaping
+from .graph import Buffer, Call, Graph, Late, Ref, SetGrads, escaping
 from .memory import Plan, plan, rounded
 
 __all__ = ["Program", "build"]
@@ -44,7 +44,8 @@ class _Builder:
         self.names: dict[Any, str] = {}
         self.out = escaping(graph)
         self.written: list[Buffer] = []
-        devices = [c.call.device for c in graph.calls]
+        devices = [c.call.device for c in graph.calls] or [
+            r.buffer.device for r in graph.outputs if r.buffer.kind == "made"]
         if len(set(devices)) > 1:
             raise LampionError(f"{graph.name} computes on {sorted(map(str, set(devices)))}: a "
                                "compiled graph has one device")
@@ -134,7 +135,8 @@ def build(graph: Graph) -> Program:
         results += [b.names[g, "key"], b.names[g, "offset"]]
     b.body.append(f"return ({', '.join(results)}{',' if results else ''})")
     names = ", ".join(f"{n}={n}" for n in b.scope)
-    source = f"def run(a, n=(), {names}):\n" + "".join(f"    {line}\n" for line in (*b.head, *b.body))
+    source = f"def run(a, n=(), {names}):\n" + "".join(
+        f"    {line}\n" for line in (*b.head, *b.body))
     space = dict(b.scope)
     exec(compile(source, f"<lampion graph {graph.name}>", "exec"), space)
     return Program(graph, space["run"], memory, source, b.sequences)
@@ -264,6 +266,6 @@ def _count_writes(b: _Builder) -> None:
     b.body.append("clock[0] = c = clock[0] + 1")
     every = b.constant(tuple(held), "written")
     tail = f", {', '.join(names)}" if names else ""
-    b.body += [f"for s in (*{every}{tail}):", "    s.version += 1", "    s.epoch = c",
+    b.body += [f"for s in (*{every}{tail},):", "    s.version += 1", "    s.epoch = c",
                "    s.writer = writer"]
     b.written = []

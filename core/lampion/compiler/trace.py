@@ -52,6 +52,7 @@ class Trace:
         self.items: list[Item] = []
         self.buffers: dict[int, Buffer] = {}
         self.constants: set[int] = set()
+        self.written: set[Buffer] = set()
         self.leaves: dict[AccumulateGrad, Leaf] = {}
         self.generators: dict[Any, list[Any]] = {}  # generator -> [key, first offset, groups]
         self.held: dict[int, Any] = {}  # id(storage) -> the tensor that showed it
@@ -101,7 +102,9 @@ class Trace:
 
     def _constant(self, storage: Any) -> None:
         if self._mine():
-            self._buffer(storage, None)
+            b = self._buffer(storage, None)
+            if b.kind == "made":
+                b.kind = "held"
             self.constants.add(id(storage.base))
 
     def _seen(self, values: Sequence[Any]) -> Any:
@@ -134,7 +137,10 @@ class Trace:
         reads: list[Any] = []
         for k, (x, m) in enumerate(zip(inputs, plan.call.inputs)):
             if hasattr(x, "base"):
-                reads.append(self.ref(x, m))
+                r = self.ref(x, m)
+                if r.buffer.kind == "made" and r.buffer not in self.written and m.numel:
+                    self.fail(f"{plan.op.qualname} reads memory that nothing has written")
+                reads.append(r)
             else:
                 reads.append(late.get(k, x))
         writes = []
@@ -144,6 +150,7 @@ class Trace:
             if id(x.base) in self.constants:
                 self.fail("a constant that the function makes is written in place")
             writes.append(self.ref(x, m))
+            self.written.add(writes[-1].buffer)
         launch = plan.launch_of
         self.items.append(Call(plan.op.qualname, plan.call, launch, tuple(reads), tuple(writes),
                                plan.chosen == _GENERATED, plan,

@@ -20,7 +20,6 @@ from typing import Any
 import lampion
 
 from ..runtime import tracing
-
 from ._hooks import RemovableHandle
 
 __all__ = [

@@ -133,6 +133,18 @@ class Module(HookRegistration, StateDict):
     _wrapped_call_impl = _call_impl
     __call__: Callable[..., Any] = _DirectCall(attrgetter("forward"))
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Run this module's `forward` as compiled programs from now on; arguments as of
+        `lampion.compile`."""
+        compiled = lampion.compile(self.forward, *args, **kwargs)
+        self.__dict__["_compiled_call_impl"] = self.__dict__["forward"] = compiled
+
+    def _optimized(self, **options: Any) -> Any:
+        """What `lampion.compile` makes of a module."""
+        from lampion.nn.modules.compiled import OptimizedModule
+
+        return OptimizedModule(self, **options)
+
     # ---- attributes -----------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:

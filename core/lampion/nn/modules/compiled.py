@@ -1,14 +1,14 @@
-"""Compiled modules: a module around a module, as `torch.compile(model)` gives it.
+"""Compiled modules: a module around a module, as `lampion.compile(model)` gives it.
 
-Floor 7; imports nn and function.
+May import: nn.modules.module, the compiler. Imported when the first module is compiled.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..nn.modules.module import Module
-from .function import Compiled
+from lampion.compiler.function import Compiled
+from lampion.nn.modules.module import Module
 
 
 class OptimizedModule(Module):
@@ -17,10 +17,11 @@ class OptimizedModule(Module):
     Its state_dict has the keys of the module with the prefix `_orig_mod.`, as in PyTorch.
     """
 
-    def __init__(self, model: Any, compiled: Compiled) -> None:
+    def __init__(self, model: Any, **options: Any) -> None:
         super().__init__()
         self._orig_mod = model
-        self.__dict__["_compiled"] = compiled
+        self.__dict__["_compiled"] = Compiled(
+            lambda *args, **kwargs: model(*args, **kwargs), target=model, **options)
         self.__dict__["training"] = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -47,9 +48,8 @@ class OptimizedModule(Module):
             setattr(inner, name, value)
 
 
-def compiled_module(model: Any, **options: Any) -> OptimizedModule:
-    """The module that runs `model` compiled."""
-    return OptimizedModule(model, Compiled(model.__call__, target=model, **options))
+    def __reduce__(self) -> Any:
+        return (OptimizedModule, (self._orig_mod,))
 
 
-__all__ = ["OptimizedModule", "compiled_module"]
+__all__ = ["OptimizedModule"]
