@@ -14,7 +14,7 @@ from ..runtime import tracing
 
 _made: weakref.WeakSet[Any] = weakref.WeakSet()
 _BACKENDS = ("lampion", "inductor", "eager", "aot_eager", "")
-_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+_MODES = ("default", "reduce-overhead", "max-autotune")
 _stance = ["default"]
 
 
@@ -49,9 +49,8 @@ def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None 
     if mode is not None and options is not None:
         raise RuntimeError("Either mode or options can be specified, but both can't be specified "
                            "at the same time.")
-    if mode not in _MODES:
-        raise RuntimeError(f"Unrecognized mode={mode}, should be one of: "
-                           f"{', '.join(map(str, _MODES[1:]))}")
+    if mode is not None and not mode.startswith(_MODES):
+        raise RuntimeError(f"Unrecognized mode={mode}, should be one of: {', '.join(_MODES)}")
     if model is None:
         return lambda m: compile(m, fullgraph=fullgraph, dynamic=dynamic, backend=backend,
                                  mode=mode, options=options, disable=disable)
