@@ -61,6 +61,28 @@ def versus(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], *, rou
     return Row(name, statistics.median(spent[0]), statistics.median(spent[1]), note)
 
 
+def undisturbed(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], *,
+                rounds: int = 21, target: float = 1e-2, rest: float = 0.02) -> Row:
+    """Alternate the two for `rounds` rounds of about `target` seconds each; of the times of single
+    calls the one that a tenth of them stay below.
+
+    For two that have several threads each. When another process takes a core, all of a call's
+    threads wait for the one that was stopped, and a median tells mostly how often that happened.
+    Before each round there is a pause of `rest` seconds: OpenMP's threads spin for milliseconds
+    after a call, and would take a core from the other's.
+    """
+    counts = [repetitions(f, target) for f in (ours, theirs)]
+    spent: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for k, f in enumerate((ours, theirs)):
+            time.sleep(rest)
+            for _ in range(counts[k]):
+                start = time.perf_counter()
+                f()
+                spent[k].append(time.perf_counter() - start)
+    return Row(name, *(statistics.quantiles(times, n=10)[0] for times in spent))
+
+
 def geomean(values: Sequence[float]) -> float:
     """Geometric mean."""
     return math.exp(sum(map(math.log, values)) / len(values))

@@ -89,8 +89,8 @@ def weighted(g, weight, a, b, degree, points=160, rounds=12):
 def fit(name, g, a, b, weight, bound, start=2):
     """The least degree whose error is under the bound."""
     for degree in range(start, 40):
-        c = (weighted if name == "ERF_Q" else interpolate)(
-            *((g, weight, a, b, degree) if name == "ERF_Q" else (g, a, b, degree)))
+        c = (weighted(g, weight, a, b, degree) if name in LAWSON
+             else interpolate(g, a, b, degree))
         error = worst(g, weight, c, a, b, 100)
         if error < bound:
             return c, error
@@ -213,6 +213,7 @@ TINY = mp.mpf(10) ** -30
 T10 = (mp.mpf("10.2") - 4) / (mp.mpf("10.2") + 4)
 T27 = (mp.mpf(28) - 4) / (mp.mpf(28) + 4)
 
+LAWSON = ("ERF_Q", "TANH")  # where the weight varies much, and interpolation takes a degree more
 # name: (g, a, b, weight, bound for float32, bound for float64)
 TABLE = {
     "EXP": (safe(g_exp), -H, H, lambda r: r ** 2, "8e-9", "1e-18"),
@@ -228,7 +229,7 @@ TABLE = {
     "ASIN": (g_asin, TINY, mp.mpf("0.2501"), lambda z: z, "4e-9", "3e-18"),
     "ATAN": (g_atan, TINY, mp.mpf("1.0"), lambda z: z, "8e-9", "5e-18"),
     "SINH": (g_sinh, TINY, mp.mpf("1.0"), lambda z: z, "4e-9", "2e-18"),
-    "TANH": (g_tanh, TINY, mp.mpf("0.4226"), lambda z: z, "3e-8", "3e-18"),
+    "TANH": (g_tanh, TINY, mp.mpf("0.1025"), lambda z: z, "4e-8", "3e-18"),
     "ERF": (g_erf, TINY, mp.mpf("1.0"), one, "5e-9", "3e-18"),
     "ERF_Q": (g_erf_q, mp.mpf(10) ** -9, mp.mpf("3.95"), w_erf_q, "1.2e-8", None),
     "ERFCX": (g_erfcx, mp.mpf(-1), None, one, "8e-9", "2e-17"),

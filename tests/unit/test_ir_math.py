@@ -33,6 +33,17 @@ def test_accuracy(name, d):
     assert error <= M.BOUNDS[name][d is dt.float64]
 
 
+@pytest.mark.parametrize("name, low, high", [
+    ("erf", 0.2, 0.2253), ("tanh", 0.24, 0.26), ("tanh", 0.319, 0.33)])
+def test_accuracy_where_it_is_least(name, low, high):
+    """Many neighbouring numbers, just below a power of two, where a unit is smallest."""
+    a, b = (int(np.float32(v).view(np.int32)) for v in (low, high))
+    x = np.arange(a, b, 7, np.int32).view(np.float32)
+    wide = x.astype(np.float64)
+    want = np.tanh(wide) if name == "tanh" else pytest.importorskip("scipy.special").erf(wide)
+    assert accuracy.ulps(value(name, x), want.astype(np.longdouble), dt.float32).max() <= 2
+
+
 def reference(name, x):
     wide = x.astype(np.float64)
     with np.errstate(all="ignore"):

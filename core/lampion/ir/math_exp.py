@@ -382,19 +382,21 @@ def cosh(x: Expr, f: Format) -> Expr:
 
 
 def tanh(x: Expr, f: Format) -> Expr:
-    """Below 0.65 an odd polynomial; else 1 - 2/(exp(2|x|) + 1), which is 1 from |x| = 9.1 (19.1)
-    on. The exponential takes |x| itself: factors of 2 move into constants, where they are exact."""
+    """Below 0.32 an odd polynomial; else (d - 1)/d with d = (exp(2|x|) + 1)/2, where the rounding
+    of d hardly matters. It is 1 from |x| = 9.1 (19.1) on. The exponential takes |x| itself:
+    factors of 2 move into constants, where they are exact; one ln 2 is enough, as tanh flattens
+    out."""
     a = E.abs_(x)
     z = a * a
     small = fma(a * z, polynomial(z, f.table("TANH")), a)
     limit = 9.2 if f is F32 else 20.0
     b = select(a > limit, limit, a)
     n = nearest(b, 2 / LN2, f)
-    r = fma(n, const(-f.ln2_low / 2), fma(n, const(-f.ln2_high / 2), b))
-    p = polynomial(r, [c * 4 * 2.0**k for k, c in enumerate(f.table("EXP"))])
-    doubled = fma(r, fma(r, p, const(2.0)), const(1.0))
-    big = 1.0 - 2.0 / (ldexp(doubled, n, 1) + 1.0)
-    return copysign(select(a < 0.65, small, big), x, f)
+    r = fma(n, const(-LN2 / 2), b)
+    p = fma(r * r, polynomial(r, [c * 2 * 2.0**k for k, c in enumerate(f.table("EXP"))]), r)
+    scale = ldexp(const(1.0), n, 1)
+    d = fma(scale, p, fma(scale, const(0.5), const(0.5)))
+    return copysign(select(a < 0.32, small, (d - 1.0) / d), x, f)
 
 
 def asinh(x: Expr, f: Format) -> Expr:

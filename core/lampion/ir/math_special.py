@@ -11,7 +11,19 @@ from ..base import dtype as dt
 from ..base.dtype import dtype
 from . import expr as E
 from .expr import Expr, cast, const, fma, ldexp, op, select
-from .math_exp import F32, INF, Format, copysign, exp_mantissa, horner, log, polynomial, reduce_exp
+from .math_exp import (
+    F32,
+    INF,
+    LN2,
+    Format,
+    copysign,
+    exp_mantissa,
+    horner,
+    log,
+    nearest,
+    polynomial,
+    reduce_exp,
+)
 from .math_trig import sinpi_magnitude
 
 
@@ -21,8 +33,10 @@ def erf(x: Expr, f: Format) -> Expr:
     a = E.abs_(x)
     if f is F32:
         b = select(a > 3.95, 3.95, a)
-        y = fma(b, polynomial(b, f.table("ERF_Q")), b)
-        n, r = reduce_exp(-y, f)
+        first, *others = f.table("ERF_Q")  # apart: what is added last rounds the most
+        y = fma(b, fma(b, polynomial(b, others), const(first)), b)
+        n = nearest(-y, 1 / LN2, f)
+        r = fma(n, const(-LN2), -y)  # a small part of erf where n is large
         p = fma(r * r, polynomial(r, f.table("EXP")), r)
         scale = ldexp(const(1.0), n, 1)
         return copysign(E.abs_(fma(scale, p, scale - 1.0)), x, f)

@@ -122,10 +122,11 @@ def _approximation(op, operands, attrs):
 @elementwise(check=_approximation, out_cast="same", **ONLY_NEW)
 def gelu(input, *, approximate: Attr = "none"):
     """x times the normal distribution's Phi(x); approximate="tanh" takes a tanh for it."""
+    half = 0.5 * input
     if approximate == "tanh":
         inner = math.sqrt(2 / math.pi) * (input + 0.044715 * (input * input * input))
-        return 0.5 * input * (1.0 + E.tanh(inner))
-    return 0.5 * input * (1.0 + E.erf(input * SQRT_HALF))
+        return E.fma(half, E.tanh(inner), half)
+    return E.fma(half, E.erf(input * SQRT_HALF), half)
 
 
 @gelu.grad
