@@ -29,8 +29,9 @@ from .runtime.devices import resolve
 
 # Namespace of all generated functions. `modes` counts active layers (autocast, tracing, saved
 # tensor hooks...) in any thread: while it is not 0 every call takes the slow path. `levels` counts
-# function transforms that are running; their tensors reach the slow path by their metas.
-NS: dict[str, Any] = {"modes": 0, "levels": 0, "new": object.__new__, "mode": mode,
+# function transforms that are running; their tensors reach the slow path by their metas. `built` is
+# told of every function that is generated (see `watching`).
+NS: dict[str, Any] = {"modes": 0, "levels": 0, "built": None, "new": object.__new__, "mode": mode,
                       "record": record, "clock": clock, "getframe": sys._getframe, "ref": ref}
 layers: list[Callable[..., Any]] = []
 _numbers = (bool, int, float)
@@ -622,6 +623,10 @@ def override(op: R.Op, values: Sequence[Any], out: Any = None, inplace: bool = F
     if not found or NS["no_override"].depth:
         return NotImplemented
     types = tuple(dict.fromkeys(type(t) for t in found))
+    if any(not isinstance(t, NS["BaseTensor"]) for t in found):
+        from .watching import follow_classes
+
+        follow_classes()  # composites cannot know such a class by its meta
     kwargs = {p.name: v for p, v in zip(op.params, values) if p.kwonly and v is not p.default}
     if out is not None:
         kwargs["out"] = out

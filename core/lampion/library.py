@@ -22,7 +22,7 @@ MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func
             "config", "plugins", "ops", "testing", "random", "serialization",
             "overrides", "printing", "cli", "demos", "return_types", "masked", "signal",
             "amp", "compat", "compiler", "jit", "backends", "accelerator", "distributed",
-            "multiprocessing", "profiler", "hub", "types", "storage", "distributions")
+            "multiprocessing", "profiler", "hub", "types", "storage", "distributions", "fx")
 
 # Functions of the top level whose module is only imported when one of them is used.
 FUNCTIONS = {
@@ -44,7 +44,7 @@ FUNCTIONS = {
          "set_flush_denormal", "set_num_interop_threads", "set_warn_always", "typename",
          "use_deterministic_algorithms"), "flags"),
     **dict.fromkeys(
-        ("affine_grid_generator", "as_strided_", "batch_norm", "bilinear",
+        ("_assert", "affine_grid_generator", "as_strided_", "batch_norm", "bilinear",
          "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cosine_similarity",
          "ctc_loss", "detach", "detach_", "embedding_bag", "fill_", "frobenius_norm", "get_device",
          "grid_sampler", "gru_cell", "hinge_embedding_loss", "is_distributed", "is_inference",

@@ -13,6 +13,13 @@ from .tensor import Tensor
 _REDUCTIONS = ("none", "mean", "sum")
 
 
+def _assert(condition: Any, message: str) -> None:
+    """AssertionError with this message unless the condition holds. A call, which can be traced,
+    where the statement could not."""
+    if not condition:
+        raise AssertionError(message)
+
+
 def _functional() -> Any:
     from .nn import functional
 
@@ -240,5 +247,5 @@ def rnn_relu_cell(input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor,
     return _cell("RNN_RELU", input, hx, (w_ih, w_hh, b_ih, b_hh))
 
 
-__all__ = [n for n, v in list(globals().items())
+__all__ = ["_assert"] + [n for n, v in list(globals().items())
            if not n.startswith("_") and callable(v) and n not in ("Any", "Tensor")]

@@ -589,7 +589,14 @@ _INPLACE_OPERATORS = {"add": "__iadd__", "sub": "__isub__", "mul": "__imul__",
 
 
 def build_function(op: R.Op) -> Any:
-    """The op's function."""
+    """The op's function, which is watched from the start if somebody watches functions."""
+    fn = _function(op)
+    if NS["built"] is not None:
+        NS["built"](fn)
+    return fn
+
+
+def _function(op: R.Op) -> Any:
     if op.kind != "composite":
         return callpath.build(op, callpath.function_source(op, op.name), op.name)
     fn = op.body  # type: ignore[attr-defined]
@@ -612,6 +619,8 @@ class _Lazy:
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         fn = self.make()
+        if NS["built"] is not None:
+            NS["built"](fn)
         if Tensor.__dict__.get(self.name) is self:
             setattr(Tensor, self.name, fn)
         return fn if instance is None else fn.__get__(instance, owner)
@@ -683,7 +692,9 @@ def _reflected(fn: Callable[[Any, Any], Any], name: str) -> Callable[[Any, Any],
                         f"'{type(self).__name__}'")
         return fn(other, self)
 
-    return _with_operand(operator)
+    made = _with_operand(operator)
+    made.__name__ = name
+    return made
 
 
 def _with_operand(fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -702,9 +713,9 @@ def _operator(op: R.Op, special: str, reflected: bool) -> Any:
     if op.kind == "elementwise":
         return callpath.build(
             op, callpath.function_source(op, special, method=True, dunder=True), special)
-    if len(op.positional) == 1:
-        return lambda self: fn(self)
-    return _with_operand(fn)
+    made = (lambda self: fn(self)) if len(op.positional) == 1 else _with_operand(fn)
+    made.__name__ = special
+    return made
 
 
 def _spelled_star(op: R.Op) -> Any:

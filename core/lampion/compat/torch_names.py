@@ -105,14 +105,6 @@ def _dynamo() -> dict[str, Any]:
             "set_stance": compiler.set_stance}
 
 
-def _fx() -> dict[str, Any]:
-    def wrap(fn_or_name: Any) -> Any:
-        """The function as it is: nothing traces into it."""
-        return fn_or_name
-
-    return {"wrap": wrap}
-
-
 def _utils() -> dict[str, Any]:
     def try_import(name: str) -> Any:
         """The module, or None if there is none."""
@@ -263,7 +255,7 @@ def _c() -> dict[str, Any]:
 
 EXTRA: dict[str, Callable[[], dict[str, Any]]] = {
     "torch": _torch, "torch.version": _version, "torch.torch_version": _torch_version,
-    "torch.__config__": _config, "torch._dynamo": _dynamo, "torch.fx": _fx, "torch._utils": _utils,
+    "torch.__config__": _config, "torch._dynamo": _dynamo, "torch._utils": _utils,
     "torch._C": _c, "torch.ops": _ops, "torch.jit": _jit, "torch.library": _library,
 }
 

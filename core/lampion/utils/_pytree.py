@@ -162,7 +162,10 @@ def register_pytree_node(
 
 
 def _node_of(tree: Any) -> _Node | None:
-    kind = type(tree)
+    return _node_of_type(type(tree))
+
+
+def _node_of_type(kind: type) -> _Node | None:
     found = _NODES.get(kind)
     if found is None and issubclass(kind, tuple) and hasattr(kind, "_fields"):
         return _NAMEDTUPLE
@@ -242,6 +245,9 @@ class TreeSpec:
     def __hash__(self) -> int:
         return hash((self.type, repr(self.context), tuple(self.children_specs)))
 
+    def __reduce__(self) -> Any:
+        return _spec_of, self._parts()
+
     def __repr__(self) -> str:
         if self.node is None:
             return "*"
@@ -261,6 +267,13 @@ class LeafSpec(TreeSpec):
 
 
 _LEAF = LeafSpec()
+
+
+def _spec_of(kind: Any, context: Any, children: list[TreeSpec]) -> TreeSpec:
+    """A spec as it was before it was pickled; how its type is taken apart is looked up."""
+    if kind is None:
+        return _LEAF
+    return TreeSpec(kind, context, children, _node_of_type(kind))
 
 
 def tree_is_leaf(tree: Any, is_leaf: IsLeaf = None) -> bool:

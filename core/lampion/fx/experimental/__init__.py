@@ -1,0 +1,1 @@
+"""Parts of fx whose names may change. Floor 7; imports nothing by itself."""

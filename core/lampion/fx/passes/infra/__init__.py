@@ -1,0 +1,1 @@
+"""How passes are written and run. Floor 7; imports fx."""
