@@ -48,7 +48,8 @@ def functions(T: Any) -> Any:
     F = T.nn.functional
 
     def fn(x, w):
-        return (F.max_pool2d(x, 2), F.pad(x, (1, 1)), F.linear(x, w), T.split(x, 2, dim=0), T.fft.fft(x),
+        return (F.max_pool2d(x, 2), F.pad(x, (1, 1)), F.linear(x, w), T.split(x, 2, dim=0),
+                T.fft.fft(x),
                 F.batch_norm(x, w, w), T.zeros_like(x), T.reshape(w, (x, 1)), T.unbind(x),
                 F.adaptive_max_pool2d(x, 1), T.is_floating_point(x), T.full((2,), x),
                 F.glu(x, dim=1), F.leaky_relu(x), T.det(x), x.__radd__(2), T._assert(x, "k"))
