@@ -121,7 +121,7 @@ def test_a_hook_with_an_argument_we_do_not_pass_is_refused(install, program):
 def test_a_newer_api_is_refused_before_import(install, program):
     status, reason, remedy = states(program(install("acme-newer"), STATES))["newer"]
     assert status == "refused"
-    assert "needs plug-in API 9.0 or newer, lampion-core has 0.2" in reason
+    assert "needs plug-in API 9.0 or newer, lampion-core has 0.3" in reason
     assert "pip install --upgrade lampion-core" in remedy
 
 
@@ -129,7 +129,7 @@ def test_a_wheel_without_api_range_is_refused_before_import(install, program):
     status, reason, remedy = states(program(install("acme-mute"), STATES))["mute"]
     assert status == "refused"
     assert "does not say which plug-in API" in reason
-    assert '[project.entry-points."lampion.api"] mute = "v0_2"' in remedy
+    assert '[project.entry-points."lampion.api"] mute = "v0_3"' in remedy
 
 
 def test_two_wheels_of_one_name(install, program, tmp_path):

@@ -192,6 +192,8 @@ def _print_plugin(facts: dict[str, Any], verbose: bool) -> None:
         print(f"      {device['name']}  {device['description']}")
         for key, value in device["details"].items():
             print(f"          {key}: {value}")
+    for what in facts["deprecated"]:
+        print(f"      note: {what}")
     if facts["problem"]:
         print(_show.paint(_show.indented(facts["problem"], "      ! "), "failed"))
     elif facts["status"] == DISABLED:

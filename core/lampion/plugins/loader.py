@@ -12,6 +12,7 @@ import importlib
 import sys
 import threading
 import time
+import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,7 @@ class Loader:
                 return record
             began = time.perf_counter()
             try:
-                record.plugin = _import(record.module)
+                record.plugin = record.source = _import(record.module)
             except (Exception, SystemExit) as error:
                 record.fail(f"importing {record.module}", error)
             else:
@@ -130,6 +131,8 @@ class Loader:
             if record.status == LOADED:
                 for callback in self._after:
                     callback()
+            if record.status == LOADED:
+                self._deprecations(record, self._backends[name])
             if record.status != LOADED:
                 self._backends.pop(name, None)
                 raise record.problem()
@@ -173,10 +176,19 @@ class Loader:
         return records
 
     def load_kernels(self, registry: Any) -> list[PluginRecord]:
-        """Call `lampion_kernels` of each loaded plug-in that was not asked yet."""
+        """Call `lampion_kernels` of each loaded plug-in that was not asked yet. A backend whose
+        plug-in lacks the hook is asked for its `kernels`."""
         records = [r for r in self.records() if r.status == LOADED and r.group != CLI]
         for record in records:
             self.call(record, "lampion_kernels", registry=registry)
+            made = self._backends.get(record.name) if record.group == BACKENDS else None
+            if made is not None and not record.called & {"lampion_kernels", "kernels"}:
+                record.called.add("kernels")
+                try:
+                    for impl in made.kernels():
+                        registry.register_kernel(impl)
+                except Exception as error:
+                    record.fail("offering its kernels", error)
         return records
 
     def call(self, record: PluginRecord, hook: str, once: bool = True, **arguments: Any) -> Any:
@@ -215,7 +227,7 @@ class Loader:
                 raise PluginError(f"'{name}' is already provided by {taken.wheel}")
             module = getattr(plugin, "__name__", type(plugin).__name__)
             record = PluginRecord(name, group, module, "(this process)")
-            record.plugin = plugin
+            record.plugin = record.source = plugin
             self._register(record)
             self._configure(record)
             if record.status != LOADED:
@@ -264,6 +276,7 @@ class Loader:
             record.refuse(problem, _author(record))
             return
         label = f"{record.group}:{record.name}:{record.distribution}"
+        self._share(record)
         try:
             manager.register(record.plugin, label)
             manager.check_pending()
@@ -280,6 +293,17 @@ class Loader:
             record.refuse(f"module {record.module} has no hook {wanted}", _author(record))
             return
         record.status = LOADED
+        self._deprecations(record)
+
+    def _share(self, record: PluginRecord) -> None:
+        """Let one module stand for several entry points: pluggy wants an object for each, and a
+        hook is still called once."""
+        for other in self.records():
+            if other is not record and other.status == LOADED and other.source is record.plugin:
+                record.called = other.called
+                record.plugin = ModuleType(other.source.__name__)
+                record.plugin.__dict__.update(vars(other.source))
+                return
 
     def _pluggy(self) -> Any:
         if self._manager is None:
@@ -306,6 +330,15 @@ class Loader:
             _log.debug("backend ready", plugin=record.name, seconds=record.seconds)
         else:
             _log.info(record.status, plugin=record.name, wheel=record.wheel, why=record.reason)
+
+    def _deprecations(self, record: PluginRecord, backend: Any = None) -> None:
+        """Keep, and warn about, what a plug-in uses that will go away."""
+        from lampion.plugins import api
+
+        for what in api.deprecated(record.hooks, backend):
+            if what not in record.deprecated:
+                record.deprecated = (*record.deprecated, what)
+                warnings.warn(f"plug-in {record.wheel}: {what}", api.PluginDeprecationWarning, 4)
 
     def _configure(self, record: PluginRecord) -> None:
         """Check the settings of a backend against the options that it declares."""

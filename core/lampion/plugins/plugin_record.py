@@ -40,6 +40,7 @@ class PluginRecord:
     __slots__ = (
         "api",
         "called",
+        "deprecated",
         "device_error",
         "distribution",
         "error",
@@ -52,6 +53,7 @@ class PluginRecord:
         "reason",
         "remedy",
         "seconds",
+        "source",
         "status",
         "version",
     )
@@ -79,8 +81,10 @@ class PluginRecord:
         self.device_error: BaseException | None = None
         self.hooks: tuple[str, ...] = ()
         self.called: set[str] = set()
+        self.deprecated: tuple[str, ...] = ()
         self.seconds = 0.0
-        self.plugin: Any = None
+        self.plugin: Any = None  # what pluggy has
+        self.source: Any = None  # the module or object that it stands for
 
     @property
     def key(self) -> tuple[str, str]:
@@ -151,6 +155,7 @@ class PluginRecord:
             "location": self.location,
             "api": str(self.api) if self.api else None,
             "hooks": list(self.hooks),
+            "deprecated": list(self.deprecated),
             "reason": self.reason,
             "remedy": self.remedy,
             "error": None if self.error is None else f"{type(self.error).__name__}: {self.error}",

@@ -43,7 +43,7 @@ class ApiRange(NamedTuple):
         return str(self.first) if self.first == self.last else f"{self.first} to {self.last}"
 
 
-CURRENT = ApiVersion(0, 2)
+CURRENT = ApiVersion(0, 3)
 """The contract this core implements; a new hook or a new argument raises the minor number."""
 
 OLDEST = ApiVersion(0, 1)

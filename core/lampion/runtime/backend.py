@@ -267,7 +267,8 @@ class Backend(ABC):
         return run
 
     def kernels(self) -> Sequence[KernelImpl]:
-        """Library or hand-written kernels for ops, composites included."""
+        """Library or hand-written kernels for ops. Asked for once, after the backend was made, if
+        its plug-in has no hook `lampion_kernels`, by which kernels for any device are offered."""
         return ()
 
     def languages(self) -> Sequence[str]:

@@ -67,6 +67,10 @@ def test_the_metadata_names_an_api_range(record):
     assert record.usable and not record.reason
 
 
+def test_nothing_deprecated_is_used(record, backend):
+    assert record.deprecated == (), "it will stop working with a later lampion"
+
+
 def test_one_backend_per_process(where, backend):
     assert plugins.backend(where.type) is backend and backend.name == where.type
 
