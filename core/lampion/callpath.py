@@ -315,10 +315,8 @@ def inplace_source(op: R.Op, name: str) -> str:
     lines += [f"        p = iplans[{keys}]",
               "    except (KeyError, TypeError, AttributeError):", f"        {slow}",
               f"    d = {first}.data_", "    b = d.base"]
-    cond = []
-    for n in nodes:
-        if n != "None":
-            cond.append(f"{n} is not None")
+    cond = ["d is not b and d.epoch",  # a view whose writes are not counted
+            *[f"{n} is not None" for n in nodes if n != "None"]]
     for arg in launch[1:]:
         if arg.startswith("d"):
             cond.append(f"({arg} is not d and getattr({arg}, 'base', None) is b)")
@@ -771,10 +769,12 @@ def check_leaf(target: Any, name: str) -> None:
 def wrote(target: Any, name: str, depth: int) -> None:
     """Count a write: version, clock and who did it."""
     base = target.data_.base
+    base.version += 1
+    if target.data_.epoch < 0:  # backend.UNCOUNTED
+        return
     f = sys._getframe(depth)
     while f.f_back is not None and f.f_code.co_filename.startswith("<lampion op"):
         f = f.f_back  # the caller of the generated code
-    base.version += 1
     clock[0] += 1
     base.epoch = clock[0]
     base.writer = (name, f.f_code, f.f_lasti)

@@ -21,6 +21,7 @@ from .base.meta import expand_strides, meta
 from .callpath import NS
 from .ops import plans as P
 from .ops import registry as R
+from .runtime.backend import UNCOUNTED
 from .tensor import Tensor
 
 _new = object.__new__
@@ -449,6 +450,17 @@ def mask_indices(k: Any, x: Tensor, d: int) -> list[Any]:
 
 def setitem_slow(x: Tensor, key: Any, value: Any) -> None:
     """x[key] = value: a number or a tensor that broadcasts to x[key]."""
+    if x.meta.virtual or x.data_.epoch != UNCOUNTED:
+        return _setitem(x, key, value)
+    base = x.data_.base
+    before = base.epoch, base.writer
+    try:
+        _setitem(x, key, value)
+    finally:
+        base.epoch, base.writer = before
+
+
+def _setitem(x: Tensor, key: Any, value: Any) -> None:
     handled = overridden(x, Tensor.__setitem__, (x, key, value))
     if handled is not NotImplemented:
         return
@@ -581,6 +593,8 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         into(d.view(offset) if offset else d, v)
     f = sys._getframe(2)
     base.version += 1
+    if d is not base and d.epoch:  # a view whose writes are not counted
+        return
     clock[0] = c = clock[0] + 1
     base.epoch = c
     base.writer = ("__setitem__", f.f_code, f.f_lasti)

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import device_namespaces
 from . import tensor as _tensor
+from .base.dtype import NAMED as _NAMED
 from .ops import families as _families
 from .ops import registry as _registry
 
@@ -55,7 +56,8 @@ FUNCTIONS = {
     **dict.fromkeys(
         ("BFloat16Storage", "BoolStorage", "ByteStorage", "CharStorage", "ComplexDoubleStorage",
          "ComplexFloatStorage", "DoubleStorage", "FloatStorage", "HalfStorage", "IntStorage",
-         "LongStorage", "ShortStorage", "TypedStorage", "UntypedStorage"), "storage")}
+         "LongStorage", "ShortStorage", "TypedStorage", "UntypedStorage"), "storage"),
+    **dict.fromkeys(_NAMED, "base.dtype")}
 
 
 def lookup(module: str, name: str) -> Any:

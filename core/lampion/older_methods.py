@@ -104,7 +104,33 @@ def _storage_type(self: Tensor) -> type:
     return type(_storage(self))
 
 
-for _name, _fn in (("storage", _storage), ("new", _new), ("apply_", _apply_), ("map_", _map_),
+def _div(self: Tensor, other: Any) -> Tensor:
+    """`self / other`, by the name that Python 2 gave it."""
+    return self.div(other)
+
+
+def _idiv(self: Tensor, other: Any) -> Tensor:
+    """`self /= other`, by the name that Python 2 gave it."""
+    return self.div_(other)
+
+
+def _reversed(self: Tensor) -> Tensor:
+    """The elements in reverse order of the first dim."""
+    return self.flip(0) if self.dim() else self
+
+
+def _never(self: Tensor) -> bool:
+    """False: no tensor is a promise of zeros."""
+    return False
+
+
+for _name, _fn in (("__div__", _div), ("__idiv__", _idiv), ("__reversed__", _reversed),
+                   ("__long__", Tensor.__int__), ("__nonzero__", Tensor.__bool__),
+                   ("_typed_storage", _storage), ("_conj", lambda self: self.conj()),
+                   ("_is_zerotensor", _never), ("_lazy_clone", lambda self: self.clone()),
+                   ("_is_all_true", lambda self: self.all()),
+                   ("_is_any_true", lambda self: self.any()),
+                   ("storage", _storage), ("new", _new), ("apply_", _apply_), ("map_", _map_),
                    ("is_set_to", _is_set_to), ("dim_order", _dim_order), ("resize", _resize),
                    ("module_load", _module_load), ("to_dense", _to_dense),
                    ("resize_as", _resize_as), ("is_distributed", _is_distributed),

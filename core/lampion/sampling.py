@@ -102,6 +102,8 @@ def refill(t: Tensor, kind: Kind, generator: Generator | None, *numbers: Any) ->
         into(t.data_, g.key, offset, *numbers)
     base, f = t.data_.base, _getframe(2)
     base.version += 1
+    if t.data_ is not base and t.data_.epoch:  # a view whose writes are not counted
+        return t
     _clock[0] = base.epoch = _clock[0] + 1
     base.writer = (kind.word, f.f_code, f.f_lasti)
     return t

@@ -32,7 +32,7 @@ from .ops import registry as R
 from .ops.families import Awaited
 from .replay import replayed
 from .runtime import tracing
-from .runtime.backend import host_read
+from .runtime.backend import UNCOUNTED, counted, host_read
 from .runtime.devices import resolve
 
 _new = object.__new__
@@ -366,8 +366,13 @@ class Tensor:
 
     @property
     def data(self) -> "Tensor":
-        """The values without history; writes are not seen by autograd."""
-        return self.detach()
+        """The values without history. Writes to it are not counted: a graph that saved the old
+        values uses the new ones, without an error."""
+        r = self.detach()
+        if not r.meta.virtual:
+            r.data_ = r.data_.view(0)
+            r.data_.epoch = UNCOUNTED
+        return r
 
     @data.setter
     def data(self, other: "Tensor") -> None:
@@ -375,7 +380,7 @@ class Tensor:
             raise TypeError(f"Variable data has to be a tensor, but got {type(other).__name__}")
         tracing.changes["tensors"] += 1
         tracing.fail("a tensor's .data is replaced")
-        self.data_ = other.data_
+        self.data_ = counted(other.data_)
         if self.meta.override is None or other.meta.virtual:
             self.meta = other.meta if other.meta.virtual else other.meta.plain
         else:

@@ -242,3 +242,43 @@ for use in (package.call, lambda: torch.onnx.export("x")):
 print(torch.ops.aten.add.Tensor(torch.ones(1), 1).item())
 """)
     assert out == "False False\nTrue\nTrue\n2.0"
+
+
+def test_packages_that_look_inside(tmp_path):
+    out = run(tmp_path, """
+import torch, torch.distributions, torch.hub
+from torch.serialization import MAP_LOCATION
+from torch._C._functorch import is_batchedtensor
+from torch.distributed._functional_collectives import all_gather_tensor
+seen = []
+torch.vmap(lambda x: seen.append(is_batchedtensor(x)) or x)(torch.ones(2))
+print(seen, is_batchedtensor(torch.ones(2)), torch.torch is torch)
+print(sum(isinstance(v, type) for v in vars(torch.distributions).values()) > 40)
+torch.onnx.register_custom_op_symbolic("a::b", None, 11)
+print(torch._C._get_tracing_state(), torch.nn.Module.cuda.__name__, torch.hub.HASH_REGEX.pattern)
+print(torch.float8_e4m3fn, torch.finfo(torch.float8_e4m3fn).max, torch.quint8.itemsize)
+try:
+    torch.zeros(2, dtype=torch.float8_e5m2)
+except TypeError as error:
+    print("float16" in str(error))
+""")
+    assert out.splitlines() == [
+        "[True] False True", "True", r"None cuda -([a-f0-9]*)\.",
+        "lampion.float8_e4m3fn 448.0 1", "True"]
+
+
+def test_stand_ins_can_be_made_by_functions_that_imports_call(tmp_path):
+    (tmp_path / "package.py").write_text("""
+import torch
+def register():
+    return torch.export.Dim("n")
+kept = register()
+""")
+    out = run(tmp_path, """
+import package
+try:
+    package.register()
+except RuntimeError as error:
+    print(error)
+""")
+    assert out.startswith("torch.export.Dim is not in lampion yet")

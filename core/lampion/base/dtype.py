@@ -38,10 +38,10 @@ class dtype:
         """The NumPy dtype with the same bytes (bfloat16 comes from ml_dtypes; complex32 is a pair
         of float16, see `encode` and `decode`)."""
         if self._np is None:
-            if self.name == "bfloat16":
+            if self.name == "bfloat16" or self.name in NAMED:
                 import ml_dtypes
 
-                self._np = np.dtype(ml_dtypes.bfloat16)
+                self._np = np.dtype(getattr(ml_dtypes, self.name))
             elif self.name == "complex32":
                 self._np = np.dtype([("real", np.float16), ("imag", np.float16)])
             else:
@@ -106,6 +106,17 @@ complex32 = dtype("complex32", 4, "c")
 complex64 = dtype("complex64", 8, "c")
 complex128 = dtype("complex128", 16, "c")
 
+# Types that programs name, compare with and ask the limits of; no tensor has them.
+NAMED = {name: dtype(name, size, kind) for kind, size, names in (
+    ("f", 1, "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu "
+             "float4_e2m1fn_x2"),
+    ("u", 1, "quint8 quint4x2 quint2x4 bits8 bits1x8 bits2x4 bits4x2"),
+    ("u", 2, "bits16"), ("u", 1, "uint1 uint2 uint3 uint4 uint5 uint6 uint7"),
+    ("i", 1, "qint8 int1 int2 int3 int4 int5 int6 int7"), ("i", 4, "qint32"),
+) for name in names.split()}
+NAMED["float8_e8m0fnu"].is_signed = False
+globals().update(NAMED)
+
 ALL = (bool_, uint8, uint16, uint32, uint64, int8, int16, int32, int64,
        float16, bfloat16, float32, float64, complex32, complex64, complex128)
 _BY_NAME = {d.name: d for d in ALL}
@@ -118,7 +129,7 @@ INTEGERS = (uint8, int8, int16, int32, int64)
 
 def by_name(name: str) -> dtype:
     """The dtype called `name` ("float32", or an alias such as "long"). KeyError if none."""
-    found = _BY_NAME.get(name) or _ALIASES.get(name)
+    found = _BY_NAME.get(name) or _ALIASES.get(name) or NAMED.get(name)
     if found is None:
         raise KeyError(f"no dtype is called {name!r}; known: {', '.join(_BY_NAME)}")
     return found

@@ -29,7 +29,7 @@ class finfo:
                             "Use lampion.iinfo to handle 'lampion.iinfo'")
         real = d.to_real()
         found: Any
-        if real is dt.bfloat16:
+        if real is dt.bfloat16 or real.name in dt.NAMED:
             import ml_dtypes
 
             found = ml_dtypes.finfo(real.np)
@@ -39,7 +39,7 @@ class finfo:
         self.bits = real.itemsize * 8
         self.eps, self.min, self.max = float(found.eps), float(found.min), float(found.max)
         self.tiny = self.smallest_normal = float(found.smallest_normal)
-        self.resolution = 10.0 ** -int(found.precision)
+        self.resolution = 1.0 if real.itemsize == 1 else 10.0 ** -int(found.precision)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, finfo) and self.dtype == other.dtype

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from .device import device
-from .dtype import dtype
+from .dtype import NAMED, dtype
 
 _TABLE: dict[tuple[dtype, tuple[int, ...], tuple[int, ...], device], "Meta"] = {}
 _LIMIT = 100_000
@@ -81,6 +81,9 @@ def meta(dtype: dtype, shape: Sequence[int], strides: Sequence[int] | None,
     key = (dtype, shape, strides, device)
     found = _TABLE.get(key)
     if found is None:
+        if dtype.name in NAMED:
+            raise TypeError(f"there are no tensors of {dtype!r} yet, only its name and its limits; "
+                            "convert to float16, bfloat16 or an integer type")
         # Identity only serves as a cache key, so forgetting old entries is always safe.
         if len(_TABLE) >= _LIMIT:
             _TABLE.clear()

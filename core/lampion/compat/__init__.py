@@ -54,7 +54,11 @@ def install() -> Any:
     device_namespaces.also_named.update(surface.devices())
     device_namespaces.attach_names()
     children.install()
-    return import_module("torch")
+    torch = import_module("torch")
+    for name in surface.devices():  # packages read `Module.NAME` from the class
+        if name in surface.names("torch.Tensor") and not hasattr(torch.nn.Module, name):
+            setattr(torch.nn.Module, name, device_namespaces.mover(name))
+    return torch
 
 
 def uninstall() -> None:

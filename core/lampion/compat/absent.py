@@ -7,7 +7,7 @@ gave is used. Imports the standard library and this package's surface.
 from __future__ import annotations
 
 import sys
-from inspect import CO_OPTIMIZED
+from importlib import import_module
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
@@ -23,11 +23,14 @@ def _fail(name: str) -> NoReturn:
                       "docs/compat.md")
 
 
-def _imports(frame: FrameType) -> bool:
-    """Whether a package is being imported there: the body of a module or class runs, which is not
-    the program's own. What it calls, such as a decorator, is only needed when it is used."""
-    return (not frame.f_code.co_flags & CO_OPTIMIZED
-            and frame.f_globals.get("__name__") != "__main__")
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a package is being imported there: the body of a module runs, which is not the
+    program's own, or a function that it calls. What it makes is only needed when it is used."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _AbsentMeta(type):
@@ -86,8 +89,9 @@ class AbsentModule(ModuleType):
         self.__path__: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        known = surface.names(self.__name__)
-        if name.startswith("__") or (known and not surface.stands_in(self.__name__, name)):
+        if surface.is_module(f"{self.__name__}.{name}"):
+            return import_module(f"{self.__name__}.{name}")
+        if name.startswith("__") or not surface.stands_in(self.__name__, name):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         found = make(f"{self.__name__}.{name}")
         setattr(self, name, found)

@@ -29,6 +29,9 @@ class Mirror(ModuleType):
         super().__init__(name, ours.__doc__)
         self.__path__: list[str] = []
         self._ours = ours
+        for key in surface.names(name):  # what is there, for those who read __dict__
+            if isinstance(ours.__dict__.get(key), _LASTING[:2]):
+                setattr(self, key, ours.__dict__[key])
         for key, value in (extra or {}).items():
             setattr(self, key, value)
 
@@ -96,7 +99,10 @@ class _Loader:
             return ours
         if ours is None and not extra:
             return AbsentModule(spec.name)
-        return Mirror(spec.name, ours or ModuleType(spec.name), extra)
+        made = Mirror(spec.name, ours or ModuleType(spec.name), extra)
+        if spec.name == "torch":
+            made.torch = made  # as PyTorch's own module has
+        return made
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing: the module is complete."""

@@ -14,15 +14,23 @@ VERSION = "2.13.0"
 
 
 @lru_cache(maxsize=1)
-def _read() -> tuple[frozenset[str], dict[str, frozenset[str]]]:
+def _read() -> tuple[frozenset[str], dict[str, frozenset[str]], dict[str, str]]:
     data = json.loads(_FILE.read_text(encoding="utf-8"))
     return (frozenset(data["modules"]),
-            {module: frozenset(names.split()) for module, names in data["names"].items()})
+            {module: frozenset(names.split()) for module, names in data["names"].items()},
+            data["private"])
 
 
 def devices() -> list[str]:
     """The kinds of device that PyTorch's programs ask for by name."""
     return list(json.loads(_FILE.read_text(encoding="utf-8"))["devices"])
+
+
+def switches(kind: str) -> list[str]:
+    """Functions of PyTorch's extension module that switch what is not used here ("nothing": they
+    return None) or ask for it ("never": they say no)."""
+    found: str = json.loads(_FILE.read_text(encoding="utf-8"))["switches"][kind]
+    return found.split()
 
 
 def is_module(name: str) -> bool:
@@ -44,13 +52,13 @@ def names(module: str) -> frozenset[str]:
     return _read()[1].get(module, frozenset())
 
 
-@lru_cache(maxsize=1)
-def _private() -> dict[str, str]:
-    return dict(json.loads(_FILE.read_text(encoding="utf-8"))["private"])
+@lru_cache
+def _others(module: str) -> frozenset[str]:
+    return frozenset(_read()[2].get(module, "").split())
 
 
 def stands_in(module: str, name: str) -> bool:
     """Whether `module.name` is PyTorch's: a public name, one of the internals that are visible in
-    `torch` itself, or a function or class of the module's own that packages may import."""
+    `torch` itself, or anything else that packages may import from the module."""
     return (name in names(module) or (module == "torch" and name in names("torch._C"))
-            or (name.startswith("_") and name in _private().get(module, "").split()))
+            or name in _others(module))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from . import surface
+from . import surface, torch_internals
 from .absent import make
 
 
@@ -59,7 +59,11 @@ class TorchVersion(str):
 
 
 def _torch() -> dict[str, Any]:
-    return {"__version__": TorchVersion(surface.VERSION)}
+    def check(condition: Any, message: Any = "") -> None:
+        """AssertionError if the condition does not hold."""
+        assert condition, message
+
+    return {"__version__": TorchVersion(surface.VERSION), "_assert": check}
 
 
 def _version() -> dict[str, Any]:
@@ -207,56 +211,10 @@ def _library() -> dict[str, Any]:
     return {n: getattr(custom_ops, n) for n in custom_ops.__all__}
 
 
-class _KeyNames(type):
-    """Any key by its name."""
-
-    def __getattr__(cls, name: str) -> str:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return name
-
-
-class DispatchKey(metaclass=_KeyNames):
-    """Names of the layers that PyTorch's dispatcher has; here they are names only."""
-
-
-class DispatchKeySet(frozenset):
-    """A set of names of layers."""
-
-    def __new__(cls, *keys: Any) -> DispatchKeySet:
-        names = [k for given in keys for k in ([given] if isinstance(given, str) else given)]
-        return super().__new__(cls, names)
-
-    def has(self, key: str) -> bool:
-        """Whether the name is in the set."""
-        return key in self
-
-
-def _disabled(func: Any, types: Any = (), args: Any = (), kwargs: Any = None) -> Any:
-    """For `__torch_function__`: results are plain tensors."""
-    from lampion import overrides
-
-    with overrides.DisableTorchFunctionSubclass():
-        return func(*args, **(kwargs or {}))
-
-
-def _c() -> dict[str, Any]:
-    """Questions that packages ask PyTorch's extension module."""
-    def nothing(*args: Any, **kwargs: Any) -> None:
-        """None: nothing is traced or counted."""
-
-    import lampion
-
-    return {"_get_tracing_state": nothing, "_log_api_usage_once": nothing,
-            "_is_tracing": lambda: False, "DispatchKey": DispatchKey,
-            "DispatchKeySet": DispatchKeySet, "_TensorMeta": type(lampion.Tensor),
-            "_disabled_torch_function_impl": _disabled}
-
-
 EXTRA: dict[str, Callable[[], dict[str, Any]]] = {
     "torch": _torch, "torch.version": _version, "torch.torch_version": _torch_version,
     "torch.__config__": _config, "torch._dynamo": _dynamo, "torch._utils": _utils,
-    "torch._C": _c, "torch.ops": _ops, "torch.jit": _jit, "torch.library": _library,
+    "torch.ops": _ops, "torch.jit": _jit, "torch.library": _library, **torch_internals.EXTRA,
 }
 
 

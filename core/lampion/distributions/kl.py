@@ -22,7 +22,7 @@ _found: dict[tuple[type, type], Any] = {}  # what dispatch has found, by exact t
 
 def register_kl(type_p: type, type_q: type) -> Callable[[Any], Any]:
     """Decorator: the function gives KL(p || q) for p and q of these classes, or of subclasses for
-    which nothing nearer is registered. TypeError unless both are Distribution classes.
+    which nothing nearer is registered. TypeError unless both are classes.
 
     >>> class Mine(Normal): pass
     >>> @register_kl(Mine, Normal)
@@ -32,8 +32,8 @@ def register_kl(type_p: type, type_q: type) -> Callable[[Any], Any]:
     tensor(7.)
     """
     for name, kind in (("type_p", type_p), ("type_q", type_q)):
-        if not (isinstance(kind, type) and issubclass(kind, Distribution)):
-            raise TypeError(f"Expected {name} to be a subclass of Distribution, but got {kind!r}")
+        if not isinstance(kind, type):  # any class will do: packages have hierarchies of their own
+            raise TypeError(f"Expected {name} to be a class, but got {kind!r}")
 
     def deco(fn: Any) -> Any:
         _registered[type_p, type_q] = fn

@@ -9,6 +9,7 @@ from typing import Any
 
 import lampion
 from lampion import callpath
+from lampion.runtime.backend import counted
 from lampion.tensor import Tensor, disabled_torch_function
 
 
@@ -27,7 +28,10 @@ class Parameter(Tensor):
     def __new__(cls, data: Tensor | None = None, requires_grad: bool = True) -> Parameter:
         if data is None:
             data = lampion.empty(0)
-        return Tensor._make_subclass(cls, data.detach(), requires_grad)
+        detached = data.detach()
+        if not data.meta.virtual:
+            detached.data_ = counted(detached.data_)
+        return Tensor._make_subclass(cls, detached, requires_grad)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
         if id(self) in memo:

@@ -80,10 +80,10 @@ def _with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
         hooked = (
             _global_pre_hooks
             or _global_post_hooks
-            or self._optimizer_step_pre_hooks
-            or self._optimizer_step_post_hooks
+            or getattr(self, "_optimizer_step_pre_hooks", None)  # a wrapper may have no tables
+            or getattr(self, "_optimizer_step_post_hooks", None)
         )
-        if not hooked or self._stepping:
+        if not hooked or self._stepping or "_optimizer_step_pre_hooks" not in self.__dict__:
             return step(self, *args, **kwargs)
         self._stepping = True
         try:

@@ -36,6 +36,14 @@ def host_wrote(storage: Any) -> None:
         told(storage)
 
 
+UNCOUNTED = -1  # the epoch of a view whose writes autograd is not told about: `Tensor.data`
+
+
+def counted(storage: Any) -> Any:
+    """A storage itself, or a view of it whose writes are counted if its own are not."""
+    return storage.view(0) if storage.epoch == UNCOUNTED else storage
+
+
 class Storage:
     """A piece of device memory (the portable implementation; a backend may bring its own type).
 

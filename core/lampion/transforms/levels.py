@@ -38,6 +38,7 @@ class Virtual:
     __slots__ = ("level", "value")
     level: "Level"
     value: Any
+    epoch = 0  # writes are counted at the bottom
 
     @property
     def base(self) -> Any:

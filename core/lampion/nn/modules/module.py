@@ -130,6 +130,9 @@ class Module(HookRegistration, StateDict):
             return _hooks.call_with_hooks(self, args, kwargs)
         return self.forward(*args, **kwargs)
 
+    def _slow_forward(self, *input: Any, **kwargs: Any) -> Any:
+        return self.forward(*input, **kwargs)
+
     _wrapped_call_impl = _call_impl
     __call__: Callable[..., Any] = _DirectCall(attrgetter("forward"))
 

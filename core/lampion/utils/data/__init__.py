@@ -10,6 +10,8 @@ Example:
     [2, 3] [4, 9]
 """
 
+from typing import Any as _Any
+
 from .collate import default_collate, default_convert
 from .dataloader import DataLoader, WorkerInfo, get_worker_info
 from .dataset import (
@@ -32,7 +34,21 @@ from .sampler import (
     WeightedRandomSampler,
 )
 
+_PIPES = ("DFIterDataPipe", "DataChunk", "IterDataPipe", "MapDataPipe", "argument_validation",
+          "functional_datapipe", "guaranteed_datapipes_determinism", "non_deterministic",
+          "runtime_validation", "runtime_validation_disabled")
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _PIPES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .datapipes import datapipe
+
+    return getattr(datapipe, name)
+
+
 __all__ = [
+    *_PIPES,
     "BatchSampler",
     "ChainDataset",
     "ConcatDataset",
