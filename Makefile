@@ -33,6 +33,7 @@ OPENCL  := $(call sources,backends/opencl)
 CUDA    := $(call sources,backends/cuda)
 REF     := $(call sources,plugins/refdevice)
 CONFORM := $(call sources,plugins/conformance)
+VISION  := $(call sources,plugins/vision)
 
 # What `make demo DEVICE=x` needs beside the core and the CPU; a stranger's device needs its own
 # wheel in .venv.
@@ -130,7 +131,7 @@ lint: install $(SAID)/lint
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 
-install: $(SAID)/cpu $(SAID)/opencl $(SAID)/ref $(SAID)/conformance
+install: $(SAID)/cpu $(SAID)/opencl $(SAID)/ref $(SAID)/conformance $(SAID)/vision
 
 clean:
 	rm -rf $(VENV) core/build backends/*/build plugins/*/build
@@ -181,6 +182,11 @@ $(SAID)/ref: $(SAID)/cpu $(REF)
 $(SAID)/conformance: $(SAID)/ref $(CONFORM)
 	@rm -rf plugins/conformance/build
 	$(INSTALL) ./plugins/conformance
+	@touch $@
+
+$(SAID)/vision: $(SAID)/cpu $(VISION)
+	@rm -rf plugins/vision/build
+	$(INSTALL) ./plugins/vision
 	@touch $@
 
 # The extras of a wheel that is already installed: pip only adds what is missing.

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import lampion
-from lampion.ops.registry import REGISTRY, composite, namespace
-from lampion.ops.samples import Sample, T, parse
+from lampion.ops.registry import REGISTRY, composite, kernel_op, namespace
+from lampion.ops.samples import Sample, T, draw, parse
 from lampion.testing import op_checks
 
 
@@ -103,3 +103,45 @@ def test_text_and_objects_say_the_same():
     assert text[0] == Sample(T((2, 3)), dim=(0, -1))
     assert text[1] == Sample([T((4,), "int64", 0, 3), T((2,), "bool", values=[True, False])],
                              lampion.float64)
+
+
+def test_bounds_may_differ_along_the_last_dim():
+    for layout in ("contiguous", "transposed", "strided", "offset"):
+        (sample,) = parse(f"f(50, 3, low=[0, 5, -2], high=[1, 6, -2]).{layout}".replace(
+            ".contiguous", ""))
+        drawn = draw(sample.args[0], np.random.default_rng(0)).array()
+        assert drawn.shape == (50, 3) and drawn.strides[-1] > 0
+        assert (drawn[:, 0] >= 0).all() and (drawn[:, 0] <= 1).all()
+        assert (drawn[:, 1] >= 5).all() and np.ptp(drawn[:, 1]) > 0.5
+        assert (drawn[:, 2] == -2).all()
+    (sample,) = parse("i(40, 2, low=[0, 7], high=9)")
+    drawn = draw(sample.args[0], np.random.default_rng(0)).array()
+    assert drawn[:, 0].min() == 0 and drawn[:, 1].min() == 7 and drawn.max() == 9
+
+
+def test_slips_in_a_block_are_named():
+    class hides:
+        save = ("values",)
+
+        def meta(values):
+            return [(values.dtype, values.shape)]
+
+        def vjp(ctx, g):
+            return g
+
+    with pytest.raises(ValueError, match=r"'hides': ctx.values is a part of every context"):
+        kernel_op("values: T", namespace="checked")(hides)
+
+    class miscounts:
+        def meta(input):
+            return [(input.dtype, input.shape)] * 2
+
+        def lower(call):
+            return None
+
+    op = kernel_op("input: T", namespace="checked")(miscounts)
+    try:
+        with pytest.raises(TypeError, match="describes 2 results, but its block says noutputs = 1"):
+            op(lampion.ones(2))
+    finally:
+        del REGISTRY[op.qualname]

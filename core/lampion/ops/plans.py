@@ -479,6 +479,9 @@ def kernel_call(op: R.KernelOp, values: Sequence[Any],
     if outputs is None:
         outputs = [meta(s[0], s[1], s[2] if len(s) > 2 else None, where)
                    for s in op.meta(*values)]
+        if len(outputs) != op.noutputs:
+            raise TypeError(f"{op.qualname}: its meta describes {len(outputs)} results, but its "
+                            f"block says noutputs = {op.noutputs}")
     return OpCall(op.name, tuple(inputs), args, tuple(outputs), where)
 
 

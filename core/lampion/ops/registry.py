@@ -669,6 +669,10 @@ _COMMON = ("method", "inplace", "out", "where", "aliases", "differentiable", "sa
            "reference", "domain", "name", "returns", "out_cast", "result_name")
 
 
+# What contexts hold and do for all ops (autograd/node.py, transforms/tangents.py).
+_CONTEXT = frozenset(("args", "meta", "needs", "node", "op", "out_metas", "plan", "values"))
+
+
 def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
     """Declare an op by a class block with `meta`, `lower` and/or `compose`, `vjp`, `save`."""
     def deco(cls: type) -> Op:
@@ -678,6 +682,9 @@ def kernel_op(signature: str, **options: Any) -> Callable[[type], Op]:
                                        "absent_grads", "detour"))
         parts.setdefault("name", cls.__name__)
         parts["save"] = tuple(parts.get("save", ()))
+        if taken := _CONTEXT.intersection(parts["save"]):
+            raise ValueError(f"op {parts['name']!r}: ctx.{min(taken)} is a part of every context, "
+                             "not what the op saves; give the argument another name")
         parts["linear"] = tuple(parts.get("linear", ()))
         if "differentiable" not in parts:
             parts["differentiable"] = "vjp" in parts or "compose" in parts

@@ -42,14 +42,16 @@ class T:
     second element of every dim); "expanded" (all dims of size > 1 but the last have stride 0);
     "offset" (starts some elements into its storage). `values` gives the elements instead.
     Integers are drawn from low to high inclusive; complex numbers have both parts in the range.
+    `low` and `high` may be lists: bounds of the entries of the last dim, as for the coordinates of
+    a box.
     `constant` tensors are not differentiated; nor are those with `values`, which are there for
     ties, NaN and the like.
     """
 
     shape: tuple[int, ...] = ()
     dtype: str = "float32"
-    low: float = -2.0
-    high: float = 2.0
+    low: float | Sequence[float] = -2.0
+    high: float | Sequence[float] = 2.0
     layout: str = "contiguous"
     values: Any = None
     constant: bool = False
@@ -144,7 +146,19 @@ def draw(t: T, rng: np.random.Generator) -> Buffer:
         b = Buffer(flat, d, t.shape, strides, offset)
         b.array()[...] = d.encode(np.asarray(t.values)).reshape(t.shape)
         return b
+    if isinstance(t.low, Sequence) or isinstance(t.high, Sequence):
+        return _draw_entries(t, rng)
     return Buffer(_random(d, size, t.low, t.high, rng), d, t.shape, strides, offset)
+
+
+def _draw_entries(t: T, rng: np.random.Generator) -> Buffer:
+    """Values for a T whose bounds differ along the last dim."""
+    bounds = np.broadcast_arrays(t.low, t.high, np.empty(t.shape[-1:]))[:2]
+    b = draw(replace(t, low=0.0, high=0.0), rng)
+    rows, numel = b.array(), int(np.prod(t.shape[:-1]))
+    for k, (low, high) in enumerate(zip(*bounds)):
+        rows[..., k] = _random(b.dtype, numel, low, high, rng).reshape(t.shape[:-1])
+    return b
 
 
 def _geometry(t: T) -> tuple[tuple[int, ...], int, int]:

@@ -1,0 +1,165 @@
+"""Non-maximum suppression: boxes that overlap a better one are left out.
+
+One kernel finds all pairs that overlap, 64 to a word; whether a box stays depends on the boxes
+before it, and the host decides that on whole rows of bits. Imports boxes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import lampion
+from lampion.base import dtype as dt
+from lampion.base.errors import DtypeError
+from lampion.ir import expr as E
+from lampion.runtime.lowering import Nest
+
+from . import references as ref
+from .boxes import overlap
+from .declare import composite, kernel_op
+
+BITS = 64
+
+
+@kernel_op("corners: T, groups: T? = None, *, threshold: S")
+class overlap_bits:
+    """Which boxes overlap which later ones, as bits.
+
+    `corners` (4, N) holds x1, y1, x2, y2. Bit b of the int64 word (i, w) of the result
+    (N, ceil(N / 64)) is set if box j = 64 w + b comes after box i, is of its group, and their
+    intersection over union is above `threshold`.
+    """
+
+    differentiable = False
+    samples = """
+        v([[0.0, 0, 5, 0], [0, 0, 5, 0], [4, 4, 9, 4], [4, 3, 9, 4]]), threshold=0.5
+        f(4, 70, low=0, high=3), threshold=0.2
+        f(4, 70, low=0, high=3).transposed, i(70, low=0, high=2), threshold=0.2
+        f(4, 0), threshold=0.5
+    """
+    reference = ref.overlap_bits
+
+    def meta(corners, groups, threshold):
+        if corners.ndim != 2 or corners.shape[0] != 4:
+            raise RuntimeError("overlap_bits: expected corners of shape (4, N), got "
+                               f"{list(corners.shape)}")
+        if corners.dtype.kind != "f":
+            raise DtypeError(f"overlap_bits is not implemented for {corners.dtype!r}; convert the "
+                             "boxes with .float()")
+        n = corners.shape[1]
+        if groups is not None and groups.shape != (n,):
+            raise RuntimeError(f"overlap_bits: {n} boxes need groups of shape [{n}], got "
+                               f"{list(groups.shape)}")
+        return [(dt.int64, (n, -(-n // BITS)))]
+
+    def lower(call):
+        boxes, groups, out = call.corners, call.groups, call.outputs[0]
+        count, words = out.shape
+        n = Nest("overlap_bits", (count, words, BITS), [2], compute=dt.opmath(boxes.dtype),
+                 merge=False)
+        o, x = n.output(out, (*out.strides, 0)), n.buffer(boxes)
+        kind = None if groups is None else n.buffer(groups)
+        threshold = E.cast(n.scalar(), dt.opmath(boxes.dtype))
+        n.start()
+        i, bit = n.coord(0), n.coord(2)
+        j = n.coord(1) * E.const(BITS, dt.int64) + bit
+        real = n.typed(j < n.of(count))
+
+        def box(at, mask=None):
+            return [x.at(at * n.params.stride(boxes.strides[1]) + n.of(k * boxes.strides[0]),
+                         mask=mask) for k in range(4)]
+
+        inter, union = overlap(box(i), box(j, real))
+        hit = real & (j > i) & (inter / union > threshold)
+        if kind is not None:
+            step = n.params.stride(groups.strides[0])
+            hit = hit & E.eq(kind.at(i * step), kind.at(j * step, mask=real))
+        word = n.reduce("sum", E.select(hit, E.const(1, dt.int64) << bit, E.const(0, dt.int64)))
+        n.store(o, word, inner=False)
+        return n.program()
+
+
+def below(threshold, d):
+    """The largest number of a dtype that is not above a threshold: what numbers of the dtype are
+    compared with, as if they were compared in float64."""
+    if d is lampion.float64:
+        return threshold
+    near = np.float32(threshold)
+    return float(np.nextafter(near, np.float32(-np.inf)) if float(near) > threshold else near)
+
+
+def first_of_each(words):
+    """The positions of the boxes that stay, given the bits (N, words) of `overlap_bits`: the
+    first, and each next one that none of those before it overlaps."""
+    raw = words.astype("<i8", copy=False).tobytes()
+    count, size = words.shape[0], 8 * words.shape[1]
+    kept, left = [], (1 << count) - 1  # a Python integer holds a row: bit j is box j
+    while left:
+        lowest = left & -left
+        k = lowest.bit_length() - 1
+        kept.append(k)
+        left &= ~(lowest | int.from_bytes(raw[k * size:(k + 1) * size], "little"))
+    return kept
+
+
+def check(op, boxes, scores, idxs=None):
+    """RuntimeError for shapes that do not fit."""
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise RuntimeError(f"{op}: boxes should be a tensor of shape [N, 4], got "
+                           f"{list(boxes.shape)}")
+    for name, t in (("scores", scores), ("idxs", idxs)):
+        if t is not None and t.shape != boxes.shape[:1]:
+            raise RuntimeError(f"{op}: boxes and {name} should have same number of elements in "
+                               f"dimension 0, got {list(boxes.shape)} and {list(t.shape)}")
+    if not boxes.is_floating_point():
+        raise DtypeError(f"{op} is not implemented for boxes of {boxes.dtype}; convert them with "
+                         ".float()")
+
+
+def kept(boxes, scores, groups, threshold):
+    """The boxes that stay, the best first; equal scores in their order."""
+    order = scores.detach().argsort(descending=True, stable=True)
+    if groups is not None:
+        groups = groups.detach()[order]
+    words = overlap_bits(boxes.detach().t().index_select(1, order), groups,
+                         threshold=below(float(threshold), boxes.dtype))
+    stay = first_of_each(words.cpu().numpy())
+    return order[lampion.tensor(stay, dtype=lampion.int64, device=boxes.device)]
+
+
+BOXES = "v([[0.0, 0, 4, 4], [0, 0, 4, 3], [5, 5, 9, 9], [0, 1, 4, 4], [5, 5, 9, 8.5]])"
+
+
+@composite(differentiable=False, one_by_one=True, reference=ref.nms, samples=f"""
+    {BOXES}, v([0.9, 0.8, 0.7, 0.95, 0.7]), 0.5
+    {BOXES}, v([0.5, 0.5, 0.5, 0.5, 0.5]), 0.7
+    {BOXES}, v([0.5, nan, 0.5, 0.1, 0.5]), 0.74
+    v([[0.0, 0, 4, 4], [nan, 0, 4, 4], [0, 0, 0, 0], [0, 0, 0, 0]]), v([1.0, 2, 3, 3]), 0.0
+    f(150, 4, low=[0, 0, 3, 3], high=[3, 3, 6, 6]), f(150), 0.3
+    f(0, 4), f(0), 0.5
+""")
+def nms(boxes, scores, iou_threshold):
+    """The indices (int64) of the "xyxy" boxes (N, 4) that stay, the best scores (N) first.
+
+    From the best on, a box removes all others whose intersection over union with it is above
+    `iou_threshold`. Of equal scores the first counts as better, on every device. RuntimeError for
+    shapes that do not fit.
+
+    >>> boxes = lampion.tensor([[0., 0., 4., 4.], [0., 0., 4., 3.], [5., 5., 9., 9.]])
+    >>> nms(boxes, lampion.tensor([0.8, 0.9, 0.7]), 0.5).tolist()
+    [1, 2]
+    """
+    check("nms", boxes, scores)
+    return kept(boxes, scores, None, iou_threshold)
+
+
+@composite(differentiable=False, one_by_one=True, reference=ref.batched_nms, samples=f"""
+    {BOXES}, v([0.9, 0.8, 0.7, 0.95, 0.7]), v([0, 0, 1, 1, 1]), 0.5
+    {BOXES}, v([0.5, 0.5, 0.5, 0.5, 0.5]), v([7, 7, -1, 7, -1], dtype=int32), 0.6
+    f(150, 4, low=[0, 0, 3, 3], high=[3, 3, 6, 6]), f(150), i(150, low=0, high=3), 0.3
+    f(0, 4), f(0), i(0), 0.5
+""")
+def batched_nms(boxes, scores, idxs, iou_threshold):
+    """`nms` in which only boxes of one category `idxs` (N) remove each other."""
+    check("batched_nms", boxes, scores, idxs)
+    return kept(boxes, scores, idxs, iou_threshold)
