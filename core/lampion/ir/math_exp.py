@@ -14,7 +14,7 @@ from ..base import dtype as dt
 from ..base.dtype import dtype
 from . import expr as E
 from . import math_tables as T
-from .expr import Expr, bitcast, const, fma, ldexp, op, select
+from .expr import Expr, bitcast, const, fma, ldexp, op, rarely, select
 
 INF, NAN = math.inf, math.nan
 LN2 = math.log(2)
@@ -33,6 +33,8 @@ class Format:
         self.name = str(8 * d.itemsize)
         # exp overflows above `overflow` and is 0 below `underflow`
         self.overflow, self.underflow = (89.0, -104.0) if mantissa == 23 else (710.0, -746.0)
+        # and a normal number above `normal`
+        self.normal = -87.33 if mantissa == 23 else -708.39
 
     def table(self, name: str) -> tuple[float, ...]:
         """A coefficient table for this format."""
@@ -108,9 +110,17 @@ def exp_mantissa(r: Expr, f: Format) -> Expr:
 
 
 def exp(x: Expr, f: Format) -> Expr:
-    """Reduction by multiples of ln 2, a polynomial, and the exponent put back by ldexp."""
-    n, r = reduce_exp(clamp(x, f.underflow, f.overflow), f)
-    return ldexp(exp_mantissa(r, f), n, 2)
+    """Reduction by multiples of ln 2, a polynomial, and the exponent put back by ldexp.
+
+    Arithmetic that underflows takes many processors a hundred times as long, and masked scores are
+    -inf or close to it: results that are 0 are selected, and subnormal ones have a rare path.
+    """
+    n, r = reduce_exp(clamp(x, f.normal, f.overflow), f)
+    usual = ldexp(exp_mantissa(r, f), n, 2)
+    n, r = reduce_exp(clamp(x, f.underflow, f.normal), f)
+    subnormal = ldexp(exp_mantissa(r, f), n, 2)
+    tiny = op("and", x < f.normal, x > f.underflow)
+    return select(x <= f.underflow, 0.0, rarely(tiny, subnormal, usual))
 
 
 def exp2(x: Expr, f: Format) -> Expr:
