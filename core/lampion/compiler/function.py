@@ -37,13 +37,22 @@ from .trace import GraphBreak, Trace
 CACHE_SIZE = 8  # entries per function before it is left to run eagerly
 
 
+def _log_graph(graph: Graph) -> None:
+    get_logger("compile").debug("traced", graph=str(graph))
+
+
+seen_graphs: Callable[[Graph], None] = _log_graph  # told of every graph before its passes
+
+
 def optimize(graph: Graph) -> Graph:
     """All passes, in order."""
+    seen_graphs(graph)
     functionalize(graph)
     share_common(graph)
     drop_dead(graph)
     elide_copies(graph)
     fuse(graph)
+    get_logger("compile").debug("compiled", graph=str(graph))
     return graph
 
 

@@ -85,6 +85,7 @@ class Call:
     plan: Any = None
     status: int = 0  # bytes of status words that the launch leaves behind its outputs
     where: str = ""  # the user's line
+    kernel: Any = None  # of a fused call
 
     @property
     def refs(self) -> Iterator[Ref]:

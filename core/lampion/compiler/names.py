@@ -128,6 +128,19 @@ def reset() -> None:
         compiled.count, compiled.given_up = 0, ""
 
 
+def explain(fn: Any, *args: Any, **kwargs: Any) -> Any:
+    """`explain(fn)(*args, **kwargs)`: what compiling `fn` for these arguments gives, as a report
+    with the graphs, what was fused, memory and times; `report.html(path)` writes a page.
+
+    >>> report = lampion.compiler.explain(lambda x: (x + 1).exp() * 2)(lampion.ones(3))
+    >>> report.op_count, report.kernel_count
+    (3, 1)
+    """
+    from .report import explain
+
+    return explain(fn, *args, **kwargs)
+
+
 def list_backends(exclude_tags: Any = ("debug", "experimental")) -> list[str]:
     """The names for `compile(backend=...)`."""
     return ["lampion", "inductor", "eager"]
@@ -152,5 +165,6 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = ["allow_in_graph", "assume_constant_result", "compile",
-           "disable", "is_compiling", "is_dynamo_compiling", "is_exporting", "list_backends",
+           "disable", "explain", "is_compiling", "is_dynamo_compiling", "is_exporting",
+           "list_backends",
            "reset", "set_stance", "substitute_in_graph", "wrap_numpy"]

@@ -9,6 +9,7 @@ one sequence per stretch, which on a backend that joins launches is one native c
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from ..autograd.state import clock
@@ -99,8 +100,9 @@ class _Builder:
         return f"{self.names[x.source, 'offset']} + {x.what}"
 
 
-def build(graph: Graph) -> Program:
-    """Compile the Python function of a graph."""
+def build(graph: Graph, timer: Callable[[int, float], None] | None = None) -> Program:
+    """Compile the Python function of a graph. With a `timer`, every call is a sequence of its own,
+    timer(position, seconds) is told how long it took, and the host's part is left out."""
     b = _Builder(graph)
     for g in graph.draws:
         b.late(Late(g, "key"))
@@ -117,8 +119,12 @@ def build(graph: Graph) -> Program:
         b.head.append(f"arena = {allocate}({memory.size}, {where})")
     for row in rows:
         first = graph.items[row[0]]
-        if type(first) is Call:
+        if type(first) is Call and timer is not None:
+            _timed(b, row, memory, status, timer)
+        elif type(first) is Call:
             _sequence(b, row, memory, status)
+        elif timer is not None:
+            continue  # only the device's work is timed
         elif type(first) is SetGrads:
             _set_grads(b, first)
         else:
@@ -219,6 +225,20 @@ def _sequence(b: _Builder, row: list[int], memory: Plan, status: dict[int, int])
     b.body.append(f"{b.constant(run, 'sequence')}({', '.join(words)})")
     if look:
         _look(b, look, memory, status)
+
+
+def _timed(b: _Builder, row: list[int], memory: Plan, status: dict[int, int],
+           timer: Callable[[int, float], None]) -> None:
+    """The calls of a stretch one by one, each with the time it took until the device was done."""
+    told, now = b.constant(timer, "timer"), b.constant(perf_counter, "now")
+    wait = b.constant(b.backend.synchronize, "wait")  # type: ignore[union-attr]
+    where = b.constant(b.device, "device")
+    for k in row:
+        b.body.append(f"{wait}({where})")
+        b.body.append(f"start = {now}()")
+        _sequence(b, [k], memory, status)
+        b.body.append(f"{wait}({where})")
+        b.body.append(f"{told}({k}, {now}() - start)")
 
 
 def _look(b: _Builder, calls: list[tuple[int, Call]], memory: Plan, status: dict[int, int]) -> None:
