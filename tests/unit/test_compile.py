@@ -482,3 +482,63 @@ def test_the_function_may_not_change_what_it_reads(said):
     f = lampion.compile(net)
     assert [f(lampion.ones(1)).item() for _ in range(3)] == [1, 2, 3]
     assert "attribute of a module" in said[0]
+
+
+def test_parts_of_a_cat_are_made_in_place(device):
+    def fn(x, y):
+        return lampion.cat([x * 2, (y + 1).exp(), x.sin()]) * 3
+
+    f = lampion.compile(fn)
+    for _ in range(2):
+        x, y = lampion.randn(3, 4, device=device), lampion.randn(2, 4, device=device)
+        same(f(x, y), fn(x, y))
+    assert not any(c.op == "cat" for c in graphs(f)[0].calls)
+
+    def kept(x):  # a part that is read elsewhere, written later, or given twice
+        a, b = x + 1, x * 2
+        c = lampion.stack([a, b])
+        b.add_(1)
+        return c * 1, b, lampion.cat([a, a]), a
+
+    g = lampion.compile(kept)
+    for _ in range(3):
+        x = lampion.randn(3, device=device)
+        for got, want in zip(g(x), kept(x)):
+            same(got, want)
+
+
+def test_gradients_of_a_weight_that_is_used_often_are_one_product(said):
+    w = nn.Parameter(lampion.randn(6, 6) * 0.3)
+
+    def fn(x):
+        out = []
+        for _ in range(8):
+            x = lampion.tanh(x @ w)
+            out.append(x)
+        w.grad = None
+        lampion.stack(out).sum().backward()
+
+    f = lampion.compile(fn)
+    for _ in range(3):
+        x = lampion.randn(5, 6)
+        fn(x)
+        want = w.grad
+        f(x)
+        same(w.grad, want, 1e-4)
+    outer = [c for c in graphs(f)[0].calls if c.op == "gemm" and c.call.args["ta"]]
+    assert not said and len(outer) == 2  # the first factor is the argument
+
+
+def test_the_report(tmp_path):
+    net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    mean = net[2].running_mean.clone()
+    report = lampion.compiler.explain(net)(lampion.randn(3, 4))
+    assert report.graph_count == 2 and report.graph_break_count == 0
+    assert "linear" in str(report) and " us " in str(report)
+    report.html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.startswith("<!doctype html>") and "<svg" in page and "linear" in page
+    assert not lampion.equal(net[2].running_mean, mean)  # one call counts, timing does not
+    assert net[2].num_batches_tracked == 1
+    broken = lampion.compiler.explain(lambda x: x.item())(lampion.ones(1))
+    assert broken.graph_break_count == 1 and "read on the host" in str(broken)

@@ -30,6 +30,7 @@ from . import arguments, names
 from .fusion import fuse
 from .graph import Buffer, Call, Graph, Late, Ref
 from .guards import World, same_memory
+from .joining import join_in_place, merge_products
 from .passes import drop_dead, elide_copies, functionalize, share_common
 from .program import Program, build
 from .trace import GraphBreak, Trace
@@ -51,6 +52,8 @@ def optimize(graph: Graph) -> Graph:
     share_common(graph)
     drop_dead(graph)
     elide_copies(graph)
+    join_in_place(graph)
+    merge_products(graph)
     fuse(graph)
     get_logger("compile").debug("compiled", graph=str(graph))
     return graph
