@@ -126,10 +126,10 @@ def _merge_one(graph: Graph) -> bool:
 
 
 def _is_add(c: Any) -> bool:
-    return (type(c) is Call and c.op == "add" and c.generated and len(c.reads) == 3 and all(
-        type(r) is Ref and r.meta is c.writes[0].meta for r in c.reads[:2]) and c.reads[2] == 1
-        or type(c) is Call and c.op == "add" and c.generated and len(c.reads) == 2 and all(
-        type(r) is Ref and r.meta is c.writes[0].meta for r in c.reads))
+    return ((type(c) is Call and c.op == "add" and c.generated and len(c.reads) == 3 and all(
+        type(r) is Ref and r.meta is c.writes[0].meta for r in c.reads[:2]) and c.reads[2] == 1)
+        or (type(c) is Call and c.op == "add" and c.generated and len(c.reads) == 2 and all(
+        type(r) is Ref and r.meta is c.writes[0].meta for r in c.reads)))
 
 
 def _is_outer(c: Any, uses: Uses) -> bool:
