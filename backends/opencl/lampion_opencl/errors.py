@@ -28,6 +28,29 @@ NO_LINKER = (
     "(pip install \"lampion-opencl[intel]\").")
 
 
+FORKED: list[bool] = []  # not empty in a process that was forked after drivers had been started
+AFTER_FORK = (
+    "this process was forked from one that had started an OpenCL driver, whose threads are not in "
+    "the child. Start processes by 'spawn': multiprocessing.set_start_method('spawn'), or "
+    "DataLoader(..., multiprocessing_context='spawn'); or use the device only after forking.")
+
+
+def refuse_fork() -> None:
+    """RuntimeError in a process that was forked after drivers had been started."""
+    if FORKED:
+        raise RuntimeError(AFTER_FORK)
+
+
+class Forked(dict):
+    """What stands for the kernels of a thread in such a process: using it says what is wrong."""
+
+    def __missing__(self, key: Any) -> Any:
+        refuse_fork()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        refuse_fork()
+
+
 def explain(error: Any, doing: str, memory: str = "") -> Exception:
     """The exception to raise for a `pyopencl.Error` met while `doing` something."""
     code = getattr(error, "code", None)

@@ -41,7 +41,8 @@ class OpenCLBackend(Backend):
         self._lock = threading.RLock()
 
     def open(self, index: int | None) -> Any:
-        """The opened device of an index."""
+        """The opened device of an index. RuntimeError after a fork."""
+        self._runtime.refuse_fork()
         k = index or 0
         found = self._opened.get(k)
         if found is None:

@@ -22,11 +22,28 @@ from typing import Any
 from lampion import config
 from lampion.logging import get_logger
 
-from .errors import NO_DRIVER, NO_LINKER, explain
+from .errors import FORKED, NO_DRIVER, NO_LINKER, Forked, explain, refuse_fork
 
 _log = get_logger("opencl")
 _POCL = "Portable Computing Language"
 _WORKERS = ("POCL_AFFINITY", "POCL_MAX_PTHREAD_COUNT", "POCL_CPU_MAX_CU_COUNT")
+
+
+_started: list[bool] = []
+_devices: weakref.WeakSet[Any] = weakref.WeakSet()  # those opened in this process
+
+
+def _after_fork() -> None:
+    """A driver's threads are not in a forked child, where calls would wait for them for ever: every
+    way to it gives the error that says so."""
+    if _started:
+        FORKED.append(True)
+        for d in _devices:
+            d.disable()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def prepare_environment() -> None:
@@ -78,6 +95,7 @@ def _workers_apart() -> Iterator[None]:
 
 def discover() -> list[Any]:
     """All usable OpenCL devices, GPUs first. RuntimeError with the remedy if there is none."""
+    refuse_fork()
     prepare_environment()
     try:
         import pyopencl as cl
@@ -85,6 +103,7 @@ def discover() -> list[Any]:
         raise RuntimeError(
             f"the Python package pyopencl cannot be imported ({error}). Install it with "
             "`pip install lampion-opencl`.") from error
+    _started[:] = [True]
     where = f" (now {os.environ['OCL_ICD_VENDORS']!r})" if "OCL_ICD_VENDORS" in os.environ else ""
     try:
         platforms = cl.get_platforms()
@@ -174,6 +193,7 @@ class Device:
         self._local = _Kernels(self)
         self.dialect = OpenCLC(lanes=self.lanes, doubles=self.doubles,
                                fused=self.lanes and self._contracts())
+        _devices.add(self)
 
     @property
     def queue(self) -> Any:
@@ -255,6 +275,12 @@ class Device:
         return ("#ifdef cl_khr_fp64\n#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n#endif\n"
                 if self.doubles else "")
 
+    def disable(self) -> None:
+        """After a fork: launches raise, and nothing is held back or let go."""
+        self._local.table = Forked()
+        if self.gate is not None:
+            self.gate.event, self.gate.room = None, 1 << 62
+
     def finish(self) -> None:
         """Wait for the queue."""
         self.queue.finish()
@@ -282,4 +308,4 @@ class _Kernels(threading.local):
     """The kernel objects of one thread, with the bound methods that launches call."""
 
     def __init__(self, device: Device) -> None:
-        self.table: dict[Any, Any] = {}
+        self.table: dict[Any, Any] = Forked() if FORKED else {}
