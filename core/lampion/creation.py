@@ -206,6 +206,7 @@ _fills: dict[Any, Any] = {}
 R.plan_holders.append(_fills)
 _empties: dict[Any, Any] = {}
 _fulls: dict[Any, Any] = {}
+R.plan_holders.append(_fulls)
 
 
 def filled(m: Any, value: Any) -> Tensor:
@@ -299,6 +300,7 @@ def _named(size: Any, named: dict[str, Any], name: str) -> Any:
 
 def _maker(name: str, value: int, doc: str) -> Any:
     made: dict[Any, Any] = {}
+    R.plan_holders.append(made)
 
     def make(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
              out: Any = None, layout: Any = None, pin_memory: bool = False,

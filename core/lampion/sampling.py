@@ -42,6 +42,7 @@ class Kind:
     def __init__(self, op: str, word: str, wide: int | None = None) -> None:
         self.op, self.word, self.wide = op, word, wide
         self.entries: dict[Meta, Any] = {}
+        R.plan_holders.append(self.entries)
 
     def entry(self, m: Meta, numbers: tuple[Any, ...]) -> Any:
         """The entry of a dense meta. The types of `numbers` must be those of the op's slots."""

@@ -36,6 +36,7 @@ _templates: dict[int, CodeType] = {}
 # Modules whose functions are public but no ops; those of the top level name theirs.
 _MODULES = ("lampion.creation", "lampion.sampling", "lampion.choices", "lampion.native_functions",
             "lampion.nn.functional")
+_HELPERS = frozenset(("find", "ops"))  # of nn.functional
 # Methods of Tensor that are no ops: they are called on tensors only, or make what they return.
 _OWN = frozenset(("__new__", "__init__", "__torch_function__", "__repr__", "__hash__", "__format__",
                   "__reduce_ex__", "__deepcopy__", "__array__", "__array_wrap__", "__len__",
@@ -57,6 +58,8 @@ class _Passage:
             setattr(self.call, part, getattr(fn, part))
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(watchers) == 1:
+            return watchers[0](self.fn, self.call, args, kwargs)
         call: Any = self.call
         for watcher in watchers:
             call = _Through(watcher, self.fn, call)
@@ -123,7 +126,7 @@ def functions() -> Iterator[Any]:
         for n in getattr(module, "__all__", None) or [
                 n for n in vars(module) if not n.startswith("_")]:
             fn = vars(module).get(n)
-            if getattr(fn, "__module__", "").startswith("lampion"):
+            if getattr(fn, "__module__", "").startswith("lampion") and n not in _HELPERS:
                 yield fn
 
 

@@ -187,6 +187,20 @@ class CUDABackend(Backend):
     def synchronize(self, device: device) -> None:
         self.open(device.index).finish()
 
+    def mark(self, device: device) -> Any:
+        from .streams import Event
+
+        stream = self.open(device.index).current.stream
+        if stream.capture is not None:
+            return None  # nothing runs before the replay
+        made = Event(enable_timing=True)
+        made.record(stream)
+        return made
+
+    def mark_times(self, device: device, marks: Sequence[Any]) -> list[int]:
+        self.open(device.index).finish()
+        return [round(marks[0].elapsed_time(m) * 1e6) for m in marks]
+
     def memory_stats(self, device: device) -> dict[str, int]:
         return dict(self.open(device.index).pool.stats())
 

@@ -150,6 +150,12 @@ class OpenCLBackend(Backend):
     def synchronize(self, device: device) -> None:
         self.open(device.index).finish()
 
+    def mark(self, device: device) -> Any:
+        return self.open(device.index).mark()
+
+    def mark_times(self, device: device, marks: Sequence[Any]) -> list[int]:
+        return self.open(device.index).mark_times(marks)
+
     def memory_stats(self, device: device) -> dict[str, int]:
         return dict(self.open(device.index).pool.stats())
 
@@ -172,6 +178,9 @@ def lampion_config_schema() -> dict[str, Any]:
             ("LAMPION_OPENCL_PLATFORM",)),
         "memory_fraction": config.Option(
             float, 0.9, "part of the device's memory that may be reserved"),
+        "profiling": config.Option(
+            bool, False, "let profiles take the device's own times, at some microseconds a launch",
+            (), ("LAMPION_OPENCL_PROFILING",)),
     }
 
 

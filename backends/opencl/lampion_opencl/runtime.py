@@ -165,7 +165,10 @@ class Device:
         self.platform = cl_device.platform.name.strip()
         try:
             self.context = cl.Context([cl_device])
-            self.commands = cl.CommandQueue(self.context, cl_device)
+            self.timed = bool(config.get("backend.opencl.profiling"))
+            self.commands = cl.CommandQueue(
+                self.context, cl_device,
+                cl.command_queue_properties.PROFILING_ENABLE if self.timed else 0)
         except cl.Error as error:
             raise explain(error, f"opening {self.name}") from error
         self.units = max(1, cl_device.max_compute_units)
@@ -280,6 +283,16 @@ class Device:
         self._local.table = Forked()
         if self.gate is not None:
             self.gate.event, self.gate.room = None, 1 << 62
+
+    def mark(self) -> Any:
+        """A mark in the queue for `mark_times`, or None if the queue keeps no times."""
+        return self.cl.enqueue_marker(self.queue) if self.timed else None
+
+    def mark_times(self, marks: Any) -> list[int]:
+        """When marks were reached, in nanoseconds from the first on."""
+        self.queue.finish()
+        times = [m.profile.end for m in marks]
+        return [int(t - times[0]) for t in times]
 
     def finish(self) -> None:
         """Wait for the queue."""

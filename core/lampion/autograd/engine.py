@@ -7,7 +7,8 @@ to a leaf's gradient takes a lock.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ..ops.pieces import Pieces, settled
@@ -17,6 +18,9 @@ from .node import AccumulateGrad, Node, Select
 from .state import lock, mode
 
 anomaly = [False, True]  # enabled, check_nan
+# Who sees nodes run: `watcher(apply, node, grads)` answers, for example with `apply(node, grads)`;
+# the last one sees them first. A pass looks once, when it begins, whether there is any.
+watchers: list[Callable[..., Any]] = []
 
 
 def run(roots: Sequence[tuple[Node, Any]], *, retain_graph: bool, create_graph: bool,
@@ -38,6 +42,7 @@ def _run(roots: Sequence[tuple[Node, Any]], retain: bool, create: bool,
     needed = _needed(order, captures) if captures and not accumulate else None
     captured: dict[int, Any] = {}
     buffers: dict[Node, list[Any]] = {}
+    usual = not (anomaly[0] or watchers)
     for node, g in roots:
         have = buffers.get(node)
         buffers[node] = [g if have is None else have[0] + g]
@@ -63,7 +68,7 @@ def _run(roots: Sequence[tuple[Node, Any]], retain: bool, create: bool,
         elif kind is Select:
             outs = grads
         else:
-            outs = _apply(node, grads) if anomaly[0] else node.apply(grads)
+            outs = node.apply(grads) if usual else _apply(node, grads)
             if extra is not None and extra.post_hooks:
                 outs = _after(extra, [settled(g) for g in outs], grads)
             if not retain:
@@ -134,9 +139,12 @@ def _needed(order: Sequence[Node], captures: Sequence[Any]) -> set[Node]:
 
 
 def _apply(node: Node, grads: list[Any]) -> Any:
-    from .anomaly import apply_checked
-
-    return apply_checked(node, grads)
+    apply: Callable[..., Any] = type(node).apply
+    if anomaly[0]:
+        from .anomaly import apply_checked as apply
+    for watcher in watchers:
+        apply = partial(watcher, apply)
+    return apply(node, grads)
 
 
 def _before(node: Node, extra: Any, grads: list[Any]) -> list[Any]:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from ..nn.modules import _hooks
+from ..nn.modules._hooks import watch_calls
 from ..nn.modules.module import Module
 from ..nn.parameter import Parameter
 from ..tensor import Tensor
@@ -405,24 +405,17 @@ class Tracer(TracerBase):
         """Let modules, parameters and wrapped functions come to this tracer."""
         cache: dict[str, Any] = {}
         plain_getattr = Module.__getattr__
-        call = vars(Module)["__call__"]
 
         def module_getattr(module: Any, attr: str) -> Any:
             return self.getattr(attr, plain_getattr(module, attr), cache)
 
-        def module_call(module: Any, *args: Any, **kwargs: Any) -> Any:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                if isinstance(call, property):
-                    return module._call_impl(*args, **kwargs)
-                return call(module, *args, **kwargs)
-
+        def module_call(module: Any, call: Any, args: Any, kwargs: Any) -> Any:
             _autowrap_check(patches, getattr(module.forward, "__globals__", {}),
                             self._autowrap_function_ids)
-            return self.call_module(module, forward, args, kwargs)
+            return self.call_module(module, call, args, kwargs)
 
-        patches.undo.append(_hold_hooks())
         patches.attribute(Module, "__getattr__", module_getattr)
-        patches.attribute(Module, "__call__", module_call)
+        patches.undo.append(watch_calls(module_call))
         for (_, name), table in list(_wrapped_fns_to_patch.items()):
             original = table.get(name, getattr(builtins, name, None))
             if original is not None:
@@ -465,20 +458,6 @@ def _constants_of(root: Module) -> dict[Any, str]:
             if isinstance(value, Tensor):
                 found[value] = f"{path}.{name}" if path else name
     return found
-
-
-def _hold_hooks() -> Callable[[], None]:
-    """Keep the first hook from switching `Module.__call__` while that is patched; what is returned
-    switches it, if a hook came."""
-    pending, came = list(_hooks._arm), []
-    _hooks._arm[:] = [lambda: came.append(True)] if pending else []
-
-    def release() -> None:
-        _hooks._arm[:] = pending
-        if came:
-            _hooks.arm_call_path()
-
-    return release
 
 
 # ---------------------------------------------------------------- functions that are recorded

@@ -27,6 +27,10 @@ _LOGIC = frozenset(("and", "or", "xor", "not", "select", "var", "const", "eq", "
                     "gt", "ge"))
 
 
+# Told of every plan that is made: who times launches puts its own in their place.
+on_plan: list[Callable[[Any], None]] = []
+
+
 class Plan:
     """`launch` and `into` run it; `metas` are the results' (`meta` if there is one result).
 
@@ -47,6 +51,8 @@ class Plan:
         self.attrs = {p.name: call.args[p.name] for p in op.attrs}
         self.diff = op.differentiable and any(m.dtype.kind in "fc" for m in call.outputs)
         self.packs: dict[Any, Callable[..., Any]] = {}
+        for told in on_plan:
+            told(self)
         self.vjp: Callable[..., Any] | None = None
         self.cache: dict[Any, Any] = {}
 

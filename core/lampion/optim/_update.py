@@ -22,6 +22,7 @@ from ..callpath import NS
 from ..ir import expr as E
 from ..ops import plans
 from ..ops.fused_optim import Rule
+from ..ops.registry import plan_holders
 from ..runtime import lowering
 from ..runtime.backend import OpCall
 from .optimizer import _with_hooks
@@ -134,6 +135,7 @@ _TOUCH = """    s = {d}.base
 def fused(rule: Rule, flags: dict[str, bool], held: tuple[str, ...] = ()) -> Update:
     """The rule as one in-place kernel; generated flat, because it runs per parameter and step."""
     table: dict[Any, Any] = {}
+    plan_holders.append(table)
     names = [f"b{k}" for k in range(len(rule.buffers))]
     datas = [f"d{k + 1}" for k in range(len(names))]
     source = _SOURCE.format(
@@ -205,5 +207,12 @@ def _plan(rule: Rule, flags: dict[str, bool], tensors: Any, held: tuple[str, ...
             f"optim_{rule.name}", values, variables, inputs, outputs, compute
         )
 
-    launch, _ = plans.choose(SimpleNamespace(qualname=f"optim::{rule.name}"), call, lower)
-    return None if launch is None else launch.into
+    op = SimpleNamespace(qualname=f"optim::{rule.name}")
+    launch, _ = plans.choose(op, call, lower)
+    if launch is None:
+        return None
+    made = SimpleNamespace(op=op, call=call, launch_of=launch, launch=launch.launch,
+                           into=launch.into)
+    for told in plans.on_plan:
+        told(made)
+    return made.into

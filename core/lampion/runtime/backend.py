@@ -373,6 +373,17 @@ class Backend(ABC):
         found or not, with versions and paths. Called by the doctor alone; it may take its time."""
         return {}
 
+    def mark(self, device: device) -> Any:
+        """Enqueue a mark whose time on the device's clock `mark_times` tells, for profiles. None:
+        there are no such marks, or none can be set now; a profile then waits for the device after
+        every launch (`synchronize`), and takes the host's times."""
+        return None
+
+    def mark_times(self, device: device, marks: Sequence[Any]) -> list[int]:
+        """When marks were reached, in nanoseconds from the first of them on, after waiting for
+        the last. Needed with `mark`."""
+        raise NotImplementedError
+
     def memory_stats(self, device: device) -> dict[str, int]:
         """Bytes by name: allocated, reserved, peak... Empty if not tracked."""
         return {}

@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lampion.autograd.node import Node, Select
@@ -38,6 +39,33 @@ def arm_call_path() -> None:
     """Run every pending `_arm` action once: from here on module calls look at their hook tables."""
     while _arm:
         _arm.pop()()
+
+
+def watch_calls(called: Callable[..., Any]) -> Callable[[], None]:
+    """Let every call of a module be `called(module, call, args, kwargs)`, `call(*args, **kwargs)`
+    being what it is otherwise, until the function that is returned is called.
+
+    A hook that comes meanwhile arms the hooked call path then.
+    """
+    from lampion.nn.modules.module import Module
+
+    pending, came = list(_arm), list[bool]()
+    _arm[:] = [lambda: came.append(True)] if pending else []
+    usual: Any = vars(Module)["__call__"]
+
+    def watched(module: Any, *args: Any, **kwargs: Any) -> Any:
+        call = module._call_impl if isinstance(usual, property) else partial(usual, module)
+        return called(module, call, args, kwargs)
+
+    Module.__call__ = watched  # type: ignore[method-assign]
+
+    def release() -> None:
+        Module.__call__ = usual  # type: ignore[method-assign]
+        _arm[:] = pending
+        if came:
+            arm_call_path()
+
+    return release
 
 
 class RemovableHandle:
