@@ -51,8 +51,8 @@ _OTHER = re.compile(r"(self_)?(?!cpu_|device_)[a-z0-9]+_(time_total|time|memory_
 
 
 class _Times:
-    """The averages and texts of sums of times. Names with another device's in place of "device" mean
-    the same."""
+    """The averages and texts of sums of times. Names with another device's in place of "device"
+    mean the same."""
 
     count: int
     cpu_time_total: float
