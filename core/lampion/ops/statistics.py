@@ -407,10 +407,13 @@ def cov(input, *, correction=1, fweights=None, aweights=None):
         freedom = total - correction * (w * matter).sum() / total
     else:
         freedom = total - correction
-    if bool((examples(freedom) <= 0).any()) if hasattr(freedom, "meta") else freedom <= 0:
+    none = examples(freedom) <= 0 if hasattr(freedom, "meta") else freedom <= 0
+    if none if isinstance(none, bool) else bool(none.any()):
         warnings.warn("cov(): degrees of freedom is <= 0. Correction should be strictly less than "
                       "the number of observations.", stacklevel=2)
-        freedom = freedom.clamp(min=0) if hasattr(freedom, "meta") else 0
+        # a constant, so that nothing flows back through 1 / 0, unless only some of a batch are so
+        freedom = 0 if isinstance(none, bool) or bool(none.all()) else \
+            freedom.masked_fill(freedom <= 0, 0)
     x = x - mean.unsqueeze(1)
     c = x @ conj((x if w is None else x * w).t())
     return (c / freedom).squeeze()
