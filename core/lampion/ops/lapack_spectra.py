@@ -9,7 +9,7 @@ import numpy as np
 
 from ..base.errors import LinAlgError
 from ..runtime.failures import FAILURES
-from .lapack import keep, over, raising, routine
+from .lapack import blocked, keep, over, raising, routine
 
 # ---- eigenvalues and singular values -----------------------------------------------------------
 
@@ -31,24 +31,28 @@ def eigh(call):
 
 def eig(call):
     """(eigenvalues, eigenvectors) or (eigenvalues) from (A)."""
-    vectors = len(call.outputs) == 2
+    vectors, m = len(call.outputs) == 2, call.inputs[0]
     name = "linalg.eig" if vectors else "linalg.eigvals"
+    geev, work = routine("geev", m.dtype), blocked(m.shape[-1])
 
-    def run(*arrays):
-        a = arrays[-1]
-        if not a.size:
-            return
-        try:
-            if vectors:
-                arrays[0][...], arrays[1][...] = np.linalg.eig(a)
-            else:
-                arrays[0][...] = np.linalg.eigvals(a)
-        except np.linalg.LinAlgError as e:
-            if not np.isfinite(a).all():
-                raise LinAlgError(f"{name}: input tensor should not contain infs or NaNs.") from e
-            raise LinAlgError(f"{name}: {e}") from e
+    def one(values, *rest):
+        a = rest[-1]
+        if not np.isfinite(a).all():  # LAPACK may not return
+            raise LinAlgError(f"{name}: input tensor should not contain infs or NaNs.")
+        *w, _, v, info = geev(a, 0, vectors, lwork=work)
+        values[...] = w[0]
+        if len(w) == 2:  # of a real matrix: real and imaginary parts
+            values.imag = w[1]
+        if vectors:
+            rest[0][...] = v
+            if len(w) == 2:  # v[:, k] + i v[:, k + 1] belongs to the first of a conjugate pair
+                first = np.flatnonzero(w[1] > 0)
+                rest[0][:, first] += 1j * v[:, first + 1]
+                rest[0][:, first + 1] = rest[0][:, first].conj()
+        return info
 
-    return run
+    ranks = (1, 2, 2) if vectors else (1, 2)
+    return raising("eig", name, over(one, (*call.outputs, *call.inputs), ranks))
 
 
 def svd(call):
@@ -78,27 +82,24 @@ def svd(call):
 
 def pseudo_inverse(call):
     """(pinv) from (A, atol, rtol): singular values up to max(atol, rtol * largest) count as 0."""
-    hermitian = call.hermitian
+    out, source, *tolerances = [*call.outputs, *call.inputs]
+    shape = (*out.shape[:-2], *source.shape[-2:])
+    solver = routine("syevd" if call.hermitian else "gesdd", source.dtype)
 
-    def run(out, a, atol, rtol):
-        if not a.size:
-            return
-        try:
-            if hermitian:
-                w, u = np.linalg.eigh(a)
-                v, s = u, np.abs(w)
-            else:
-                u, w, vh = np.linalg.svd(a, full_matrices=False)
-                v, s = np.conj(np.swapaxes(vh, -2, -1)), w
-        except np.linalg.LinAlgError as e:
-            kind = "svd" if np.isfinite(a).all() else "finite"
-            raise LinAlgError(f"linalg.pinv: {FAILURES[kind].format(info=1)}") from e
-        bound = np.maximum(atol, rtol * s.max(-1))
+    def one(out, atol, rtol, a):
+        if call.hermitian:
+            w, v, info = solver(a, 1, 1)
+            u, s = v, np.abs(w)
+        else:
+            u, w, vh, info = solver(a, 1, 0)
+            v, s = vh.conj().T, w
         with np.errstate(divide="ignore"):
-            inverse = np.where(s > bound[..., None], 1 / w, 0).astype(w.dtype)
-        out[...] = (v * inverse[..., None, :]) @ np.conj(np.swapaxes(u, -2, -1))
+            inverse = np.where(s > max(atol, rtol * s.max()), 1 / w, 0).astype(w.dtype)
+        out[...] = (v * inverse) @ u.conj().T
+        return info
 
-    return run
+    run = raising("svd", "linalg.pinv", over(one, (out, *tolerances, source), (2, 0, 0, 2)))
+    return lambda out, a, atol, rtol: run(out, atol, rtol, np.broadcast_to(a, shape))
 
 
 # ---- least squares -----------------------------------------------------------------------------
