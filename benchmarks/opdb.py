@@ -39,13 +39,12 @@ REASONS = (
     (r"unique|masked_scatter|bincount|histogram|histc|isin|nonzero|argwhere|equal|allclose|"
      r"masked_select|repeat_interleave|gradient",
      "values (a size, a range, a verdict) are read on the host between kernels"),
-    (r"logspace", "computed by NumPy in float64, then converted"),
-    (r"signal.windows|.*_indices|block_diag", "several kernels over memory, and no tensor argument "
+    (r"logspace|signal.windows", "computed by NumPy in float64, then converted"),
+    (r".*_indices|block_diag", "several kernels over memory, and no tensor argument "
      "to know a repeated call by"),
     (r"linalg|lu|qr|chol|svd|pinverse|lstsq|geqrf|ormqr|matrix_exp|triangular|logdet|norm/nuc|"
      r"pca_lowrank", "LAPACK of SciPy's OpenBLAS instead of MKL's, called through Python"),
     (r"nn.functional.pad/replicate_negative", "one gather a dim"),
-    (r"fill$", "a copy, then the fill: two passes over memory"),
     (r"native_", "the parts of the result are made by kernels of their own"),
     (r"fft|stft|istft", "the transform is NumPy's pocketfft or a generated pass, not MKL's"),
     (r"empty|new_empty|zero_|resize|flatten|unflatten|view_as|T$|H$|item|to$|split|expand",

@@ -13,6 +13,7 @@ from .autograd.node import AccumulateGrad, Node, _new
 from .autograd.state import mode
 from .base import dtype as dt
 from .base.device import device
+from .base.limits import check_fits
 from .base.meta import Meta, expand_strides, meta
 from .callpath import NS
 from .ops import plans as P
@@ -242,6 +243,8 @@ def fill_(self: Tensor, value: Any) -> Tensor:
     if self.node is None and self.root is None:  # a twin meta has no plans, so it cannot match
         p = FULL.iplans.get((self.meta, type(value)))
         if p is not None and not tracing.active:
+            if not -128 <= value < 128:  # what every dtype holds
+                check_fits(value, self.meta.dtype)
             p.into(self.data_, value)
             callpath.wrote(self, "fill_", 2)
             return self
@@ -253,6 +256,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
                                f"{value.meta.ndim} dimensions.")
         return copy_(self, value)
     callpath.check_leaf(self, "fill_")
+    check_fits(value, self.meta.dtype)
     if self.meta.virtual:
         return NS["transformed_copy"](self, NS["filled"](self.meta.plain, value))
     m = self.meta.plain

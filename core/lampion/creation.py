@@ -24,10 +24,11 @@ from .base.layout import (
     preserve_format,
     strided,
 )
+from .base.limits import check_fits
 from .base.meta import broadcast_shapes as common_shape
 from .base.meta import meta
 from .callpath import NS
-from .from_data import check_fits, from_data, from_numbers, upload
+from .from_data import from_data, from_numbers, upload
 from .ops import plans as P
 from .ops import registry as R
 from .runtime import tracing
@@ -61,7 +62,8 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
     if t is float or t is bool or t is int:
         d = dtype or (dt._default if t is float else dt.bool_ if t is bool else dt.int64)
         if t is float or d.kind in "bfc" or -1 << 63 <= data < 1 << 63:
-            check_fits(data, d)
+            if d.kind in "ui":
+                check_fits(data, d)
             r = filled(meta(d, (), (), resolve(device)), data)
             return r.requires_grad_() if requires_grad else r
     if t is list and data:
@@ -352,15 +354,17 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
     except (KeyError, TypeError, IndexError):
         pass
     else:
-        if not (requires_grad or out is not None or layout is not None or NS["modes"]
-                or (kind is int and dtype is not None)):
+        if not (requires_grad or out is not None or layout is not None or NS["modes"]):
+            if not -128 <= fill_value < 128:  # what every dtype holds
+                check_fits(fill_value, m.dtype)
             return make_tensor(launch(fill_value), m, None)
     if isinstance(fill_value, Tensor):
         d = dtype or fill_value.meta.dtype
     else:
         d = dtype or (out.meta.dtype if out is not None else dt.scalar_dtype(fill_value))
     _check_layout(layout)
-    check_fits(fill_value, d)
+    if kind in (int, float):
+        check_fits(fill_value, d)
     m = meta(d, sizes((size,), "full"), None, resolve(device))
     r = filled(m, fill_value)
     p = _fills.get((m, kind))
@@ -422,7 +426,8 @@ def full_like(input: Any, fill_value: Any, *, dtype: Any = None, device: Any = N
               pin_memory: bool = False) -> Tensor:
     """One number everywhere, with the shape, dtype, device and dim order of `input`."""
     m = like(input.meta, dtype, device, memory_format)
-    check_fits(fill_value, m.dtype)
+    if type(fill_value) in (int, float):
+        check_fits(fill_value, m.dtype)
     r = filled(m, fill_value)
     if input.meta.virtual:
         r = NS["transformed_fresh"](input, r)

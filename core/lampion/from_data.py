@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .base import dtype as dt
+from .base.limits import check_fits
 from .base.meta import contiguous_strides, meta
 from .ops import plans as P
 from .runtime.backend import host_wrote
@@ -146,17 +147,12 @@ def array_of(data: Any, shape: list[int], d: dt.dtype, kinds: set[Any]) -> Any:
         if d.kind == "c":
             return np.array(data, dtype=np.complex128)
         a = np.array(data, dtype=np.float64)
+        if d.kind in "ui":
+            for extreme in (a.max(), a.min()):
+                check_fits(float(extreme), d)
         return a != 0 if d.kind == "b" else a
     except OverflowError:
         raise ValueError("Overflow when unpacking long long") from None
-
-
-def check_fits(value: Any, d: dt.dtype) -> None:
-    if type(value) is int and d.kind in "ui" and d.itemsize < 8:
-        info = np.iinfo(d.np)
-        low = info.min if d.kind == "i" else -int(info.max) - 1
-        if not low <= value <= info.max:
-            raise RuntimeError(f"value cannot be converted to type {d.name} without overflow")
 
 
 def leaves(data: Any, out: set[Any]) -> None:

@@ -6,6 +6,7 @@ is found by (meta, key); tensors, arrays, lists and masks go on to `index_get` a
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from typing import Any
@@ -17,6 +18,7 @@ from . import callpath
 from .autograd.node import record
 from .autograd.state import clock, mode
 from .base import dtype as dt
+from .base.limits import LARGEST, check_fits
 from .base.meta import expand_strides, meta
 from .callpath import NS
 from .ops import plans as P
@@ -468,6 +470,8 @@ def _setitem(x: Tensor, key: Any, value: Any) -> None:
     if not number and not isinstance(value, Tensor):
         value = as_value(x, value)
         number = not isinstance(value, Tensor)
+    if number:
+        value = held(value, x.meta.dtype)
     t = type(key)
     if t is Tensor and key.meta.dtype is dt.bool_ and key.meta.ndim and (
             number and key.meta.shape == x.meta.shape[:key.meta.ndim]):
@@ -582,7 +586,7 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
             tensor and (value.node is not None or value.data_.base is base)):
         setitem_slow(x, key, value)
         return
-    v = value.data_ if tensor else value
+    v = value.data_ if tensor else value if -128 <= value < 128 else held(value, x.meta.dtype)
     if offset is None:
         found = [key.data_] if t is Tensor else [k.data_ for k in key if type(k) is Tensor]
         if any(k.base is base for k in found):
@@ -598,6 +602,15 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     clock[0] = c = clock[0] + 1
     base.epoch = c
     base.writer = ("__setitem__", f.f_code, f.f_lasti)
+
+
+def held(value: Any, d: dt.dtype) -> Any:
+    """A number as an assignment writes it. RuntimeError if the dtype cannot hold it, but for floats
+    of 16 bits, which PyTorch assigns by way of wider ones: there it becomes an infinity."""
+    if d.to_real().itemsize == 2 and d.kind in "fc" and abs(value) > LARGEST[d.to_real().name]:
+        return math.copysign(math.inf, value)
+    check_fits(value, d)
+    return value
 
 
 def fill_mask(x: Tensor, mask: Tensor, value: Any) -> None:

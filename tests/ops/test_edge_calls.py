@@ -217,3 +217,41 @@ def test_sums_are_taken_in_the_dtype_of_out():
         L.cumsum(x, 0, dtype=L.float32, out=L.empty(0, dtype=L.float64))
     with pytest.raises(TypeError):
         L.cat([x, x], out=L.empty(0, dtype=L.int64))
+
+
+WRITES = [
+    lambda x, v: x.fill_(v), lambda x, v: L.fill(x, v), lambda x, v: L.full_like(x, v),
+    lambda x, v: L.full((2,), v, dtype=x.dtype), lambda x, v: x.masked_fill(x == x, v),
+    lambda x, v: x.index_fill(0, L.tensor([0]), v), lambda x, v: x.scatter(0, L.tensor([0]), v),
+    lambda x, v: F.pad(x, (1, 1), value=v)]
+ASSIGNED = [lambda x, v, k=k: x.__setitem__(k, v) for k in (0, slice(None), (slice(0, 1),))] + [
+    lambda x, v: x.__setitem__(L.tensor([0]), v), lambda x, v: x.__setitem__(x == x, v)]
+
+
+@pytest.mark.parametrize("write", WRITES + ASSIGNED)
+@pytest.mark.parametrize(("dtype", "good", "bad"), [
+    (L.int8, -128, 128), (L.int8, 127.5, 300.0), (L.int8, 3, np.nan), (L.uint8, -255, -256),
+    (L.uint8, 255, 256), (L.int32, 2**31 - 1, 2**31), (L.int64, 1, 1e30), (L.float32, 3e38, 4e38),
+    (L.bool, 2, None), (L.float32, np.inf, None), (L.float16, -np.inf, None),
+    (L.float16, np.nan, None)])
+def test_a_number_that_a_dtype_cannot_hold_is_an_error(write, dtype, good, bad):
+    for _ in range(3):  # also where the call is known by then
+        write(L.ones(2, dtype=dtype), good)
+        if bad is not None:
+            with pytest.raises(RuntimeError, match="without overflow"):
+                write(L.ones(2, dtype=dtype), bad)
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("dtype", [L.float16, L.bfloat16])
+def test_numbers_do_not_become_infinite(write, dtype):
+    with pytest.raises(RuntimeError, match="without overflow"):
+        write(L.ones(2, dtype=dtype), 1e39)
+
+
+def test_assignments_to_16_bits_do_become_infinite():
+    x = L.ones(3, dtype=L.float16)
+    x[0], x[L.tensor([1])], x[x == 1] = 1e6, -1e6, 1e6  # as in PyTorch
+    assert x.tolist() == [np.inf, -np.inf, np.inf]
+    with pytest.raises(RuntimeError, match="without overflow"):
+        L.tensor([1.0, 300.0], dtype=L.int8)

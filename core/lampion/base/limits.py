@@ -1,16 +1,44 @@
-"""`finfo` and `iinfo`: the numeric limits of dtypes.
+"""`finfo` and `iinfo`: the numeric limits of dtypes, and which numbers they can hold.
 
 Floor 0; imports dtype. Figures come from NumPy (ml_dtypes for bfloat16).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from . import dtype as dt
 from .dtype import dtype
+
+LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38,
+           "float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
+
+
+def check_fits(value: Any, d: dtype) -> None:
+    """RuntimeError if writing a Python number into a dtype would change it beyond rounding: a
+    finite one to an infinity, a whole one around the end. Unsigned types also take negative
+    numbers, -1 as their largest; bool takes all; infinities and NaN fit where there are such.
+
+    >>> check_fits(-1, dt.uint8)
+    >>> check_fits(1e6, dt.float16)
+    Traceback (most recent call last):
+    RuntimeError: value cannot be converted to type float16 without overflow
+    """
+    if -128 <= value < 128 or d.kind == "b":
+        return
+    if d.kind in "ui":
+        high: Any = (1 << 8 * d.itemsize - (d.kind == "i")) - 1
+        low = -high - (d.kind == "i")
+    else:
+        if not math.isfinite(value):
+            return
+        high = LARGEST[d.to_real().name]
+        low = -high
+    if not low <= value <= high:
+        raise RuntimeError(f"value cannot be converted to type {d.name} without overflow")
 
 
 class finfo:
@@ -80,4 +108,4 @@ class iinfo:
         return f"iinfo(min={self.min}, max={self.max}, dtype={self.dtype})"
 
 
-__all__ = ["finfo", "iinfo"]
+__all__ = ["LARGEST", "check_fits", "finfo", "iinfo"]

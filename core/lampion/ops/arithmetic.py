@@ -9,6 +9,7 @@ import math
 
 from ..base import dtype as dt
 from ..base.errors import DtypeError
+from ..base.limits import LARGEST
 from ..base.meta import Meta
 from ..ir import expr as E
 from ..ir.expr import by_type, select
@@ -699,10 +700,6 @@ def where(condition: bool, input=None, other=None):
 def where_method(self, condition, other):
     """This tensor where the condition holds, other elsewhere."""
     return where.fn(condition, self, other)
-
-
-LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38,
-           "float32": 3.4028234663852886e38, "float64": 1.7976931348623157e308}
 
 
 def fill_limits(op, form, input, nan=0.0, posinf=None, neginf=None, *, out=None):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 from ..base.errors import LinAlgError
-from ..runtime.failures import FAILURES
 from .lapack import blocked, keep, over, raising, routine
 
 # ---- eigenvalues and singular values -----------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numbers
 
 from ..base import dtype as dt
+from ..base.limits import check_fits
 from ..ir.expr import select
 from .registry import REGISTRY, Scalar, composite, elementwise
 
@@ -42,13 +43,8 @@ def check_fill(input, mask, value):
         return input.new_tensor(value)
     if not isinstance(value, numbers.Number):
         value = value.item()
-    if d.kind in "ui":
-        value = int(value)
-        bits = 8 * d.itemsize
-        low, high = (0, 1 << bits) if d.kind == "u" else (-(1 << bits - 1), 1 << bits - 1)
-        if not min(low, -high) <= value < high:
-            raise RuntimeError(f"value cannot be converted to type {d.name} without overflow")
-    return value
+    check_fits(value, d)
+    return int(value) if d.kind in "ui" else value
 
 
 @composite(replay=True, method=True, samples="""

@@ -6,6 +6,8 @@ Floor 3.
 from __future__ import annotations
 
 from ..base import dtype as dt
+from ..base.limits import check_fits
+from ..base.meta import dense_strides_like
 from ..runtime.lowering import Nest
 from .registry import Attr, composite, elementwise, kernel_op
 
@@ -96,4 +98,9 @@ def channels_last(input, memory_format, always):
 """)
 def fill(input, value):
     """A tensor like `input` with one value (a number or a 0-d tensor) everywhere."""
+    m = input.meta
+    if type(value) in (bool, int, float) and input.node is None and not m.virtual:
+        check_fits(value, m.dtype)
+        return full.fn(m.shape, value, dtype=m.dtype, device=m.device,
+                       strides=dense_strides_like(m.shape, m.strides))
     return duplicate.fn(input).fill_(value)

@@ -6,6 +6,7 @@ Floor 3.
 from __future__ import annotations
 
 from ..base import dtype as dt
+from ..base.limits import check_fits
 from ..base.meta import meta
 from ..ir import expr as E
 from ..ir.kernel import Program
@@ -89,6 +90,8 @@ def pad(input, pad, mode="constant", value=None):
 """)
 def constant_pad_nd(input, pad, value=0):
     """`input` with one number around it (last dim first: before, after, ...)."""
+    if type(value) in (int, float):
+        check_fits(value, input.meta.dtype)
     try:
         how = _constant[input.meta, tuple(pad)]
     except (KeyError, TypeError):

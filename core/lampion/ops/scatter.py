@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from ..base import dtype as dt
+from ..base.limits import check_fits
 from ..base.meta import Meta, broadcast_shapes, contiguous_strides, dense_strides_like, wrap_dim
 from ..runtime.lowering import Nest
 from . import batch_rules, checks
@@ -270,11 +271,16 @@ def _scatter_op(reduce):
     return _REDUCE[reduce]
 
 
-def _source(src, value):
+def _check_number(input, value):
+    if type(value) in (int, float):
+        check_fits(value, input.meta.dtype)
+
+
+def _source(input, src, value):
+    src = value if src is None else src
     if src is None:
-        if value is None:
-            raise TypeError("scatter() missing required argument: 'src' or 'value'")
-        return value
+        raise TypeError("scatter() missing required argument: 'src' or 'value'")
+    _check_number(input, src)
     return src
 
 
@@ -294,7 +300,7 @@ def scatter(input, dim, index, src=None, *, value=None, reduce=None):
     >>> zeros(3).scatter(0, tensor([2, 0]), tensor([5., 7.])).tolist()
     [7.0, 0.0, 5.0]
     """
-    return scatter_at.fn(input, dim, index, _scatter_op(reduce), _source(src, value))
+    return scatter_at.fn(input, dim, index, _scatter_op(reduce), _source(input, src, value))
 
 
 @composite(method=True, out=False, name="scatter_", where=(), samples="""
@@ -304,7 +310,7 @@ def scatter(input, dim, index, src=None, *, value=None, reduce=None):
 """)
 def scatter_inplace(input, dim, index, src=None, *, value=None, reduce=None):
     """In-place `scatter`."""
-    return scatter_at.ifn(input, dim, index, _scatter_op(reduce), _source(src, value))
+    return scatter_at.ifn(input, dim, index, _scatter_op(reduce), _source(input, src, value))
 
 
 @composite(method=True, samples="""
@@ -465,6 +471,7 @@ def _fill_value(input, value):
             raise RuntimeError("index_fill_ only supports a 0-dimensional value tensor, but got "
                                f"tensor with {value.meta.ndim} dimension(s).")
         return value.to(input.meta.dtype)
+    _check_number(input, value)
     return value
 
 

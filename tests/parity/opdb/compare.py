@@ -136,9 +136,9 @@ def values(want: torch.Tensor, ours: torch.Tensor, exact: Callable[[], Any] | No
 
 
 def undetermined(want: torch.Tensor, got: Any, others: Iterable[torch.Tensor]) -> bool:
-    """Whether PyTorch's own derivative is so ill-conditioned that it moves about as far as lampion's
-    differs when the inputs move by units in the last place (`others` are those). What jumps, as at
-    the edge of a step, is not meant: differences beyond a thousandth never pass."""
+    """Whether PyTorch's own derivative is so ill-conditioned that it moves about as far as
+    lampion's differs when the inputs move by units in the last place (`others` are those). What
+    jumps, as at the edge of a step, is not meant: differences beyond a thousandth never pass."""
     ours = convert.back(got)
     difference = (ours - want).abs()
     scale = max(1.0, float(want[torch.isfinite(want)].abs().max()))

@@ -81,7 +81,8 @@ def _nudges() -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
             return t
         way = torch.sin(k * torch.view_as_real(t.detach().resolve_conj()).sum(-1)
                         if t.dtype.is_complex else k * t.detach()).sign()
-        return (t.detach() * (1 + way * 2 * torch.finfo(t.dtype).eps)).requires_grad_(t.requires_grad)
+        moved = t.detach() * (1 + way * 2 * torch.finfo(t.dtype).eps)
+        return moved.requires_grad_(t.requires_grad)
 
     for k in (1000, 1717, 2929):
         yield lambda t, k=k: nudge(t, k)
