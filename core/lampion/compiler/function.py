@@ -10,14 +10,14 @@ cannot follow runs eagerly from then on, and a line of the log says why.
 from __future__ import annotations
 
 import functools
-import threading
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import callpath
 from ..autograd import engine
 from ..autograd import node as N
-from ..autograd.node import AccumulateGrad, Node, Select, modified
+from ..autograd.node import AccumulateGrad, Node, modified
 from ..autograd.state import clock, mode
 from ..base import dtype as dt
 from ..base.meta import Meta, meta
@@ -33,8 +33,10 @@ from .guards import World, same_memory
 from .joining import join_in_place, merge_products
 from .passes import drop_dead, elide_copies, functionalize, share_common
 from .program import Program, build
+from .results import Argument, New, Same, maker
 from .trace import GraphBreak, Trace
 
+_changes = tracing.changes
 CACHE_SIZE = 8  # entries per function before it is left to run eagerly
 
 
@@ -70,24 +72,24 @@ class Entry:
         self.keep: list[Any] = []
         self.moves = -1
         self.apart = False  # whether it writes to arguments, which must not overlap then
-        self.lock = threading.Lock()
 
     def holds(self) -> bool:
         """Whether the guards beside the key hold."""
-        for leaf, m in self.grads:
-            g = leaf.grad
-            if (None if g is None else g.meta) is not m:
-                return False
+        if self.grads:
+            for leaf, m in self.grads:
+                g = leaf.grad
+                if (None if g is None else g.meta) is not m:
+                    return False
         if self.world is not None and not self.world.holds():
             return False
-        if self.moves != tracing.changes["tensors"]:
+        if self.moves != _changes["tensors"]:
             if not same_memory(self.held):
                 return False
-            self.moves = tracing.changes["tensors"]
+            self.moves = _changes["tensors"]
         return True
 
-    def run(self, args: Any, kwargs: Any, tensors: list[Any]) -> Any:
-        """The results of a call."""
+    def run(self, tensors: Sequence[Any]) -> Any:
+        """The results of a call with these tensors among its arguments."""
         raise NotImplementedError
 
 
@@ -96,14 +98,11 @@ class Whole(Entry):
 
     def __init__(self, world: World, program: Program, result: Any, made: Sequence[Any]) -> None:
         super().__init__(world)
-        self.program, self.result = program, result
         self.programs = (program,)
-        self.made = tuple(made)  # how each tensor of the result is made
+        self.program, self.make = program.run, maker(result, made)
 
-    def run(self, args: Any, kwargs: Any, tensors: list[Any]) -> Any:
-        with self.lock:
-            storages = self.program.run([t.data_ for t in tensors])
-        return _result(self.result, self.made, storages, tensors)
+    def run(self, tensors: Sequence[Any]) -> Any:
+        return self.make(self.program([t.data_ for t in tensors]), tensors, None)
 
 
 class Split(Entry):
@@ -112,16 +111,13 @@ class Split(Entry):
     def __init__(self, world: World, forward: Program, backward: "Backward", result: Any,
                  made: Sequence[Any]) -> None:
         super().__init__(world)
-        self.forward, self.backward, self.result = forward, backward, result
         self.programs = (forward, backward.program)
-        self.made = tuple(made)
+        self.forward, self.backward, self.make = forward.run, backward, maker(result, made)
 
-    def run(self, args: Any, kwargs: Any, tensors: list[Any]) -> Any:
-        with self.lock:
-            storages = self.forward.run([t.data_ for t in tensors])
-        return self.finish(storages, tensors)
+    def run(self, tensors: Sequence[Any]) -> Any:
+        return self.finish(self.forward([t.data_ for t in tensors]), tensors)
 
-    def finish(self, storages: Sequence[Any], tensors: list[Any]) -> Any:
+    def finish(self, storages: Sequence[Any], tensors: Sequence[Any]) -> Any:
         """The results with their history."""
         back = self.backward
         node = object.__new__(CompiledNode)
@@ -129,7 +125,7 @@ class Split(Entry):
         node.edges = tuple([t.node if k < 0 else tensors[k].node for k, t in back.targets])
         node.saved = (storages, [t.data_ for t in tensors])
         node.extra, node.epoch = None, clock[0]
-        return _result(self.result, self.made, storages, tensors, node)
+        return self.make(storages, tensors, node)
 
 
 class Backward:
@@ -197,53 +193,6 @@ def _fitting(g: Any, m: Meta) -> Any:
     return dense
 
 
-def _result(result: Any, made: Sequence[Any], storages: Sequence[Any], tensors: Sequence[Any],
-            node: Any = None) -> Any:
-    """Put the results together: `made` tells for each tensor ("same", tensor), ("arg", k), or
-    (place, meta, source, output of the node)."""
-    out = []
-    for how in made:
-        if how[0] == "same":
-            out.append(how[1])
-        elif how[0] == "arg":
-            out.append(tensors[how[1]])
-        else:
-            place, m, source, number, done = how
-            r = NS["make_tensor"](storages[place], m, None)
-            if number >= 0:
-                r.node = node if node.noutputs == 1 else Select(node, number)
-            elif done:
-                r.node = object.__new__(FreedNode)
-                r.node.out = m
-                r.node.edges, r.node.saved, r.node.extra, r.node.epoch = (), N.FREED, None, 0
-            if source is not None:
-                callpath.link(r, tensors[source] if type(source) is int else source)
-            out.append(r)
-    rest = iter(out)
-    return arguments.rebuild(result, lambda t: next(rest))
-
-
-class FreedNode(Node):
-    """The history of a result whose graph the function itself went back through."""
-
-    __slots__ = ("out",)
-
-    @property
-    def noutputs(self) -> int:
-        return 1
-
-    def name(self) -> str:
-        return "CompiledFunctionBackward"
-
-    def out_meta(self, k: int) -> Meta:
-        return self.out
-
-    def apply(self, grads: list[Any]) -> Any:
-        raise RuntimeError(
-            "Trying to backward through the graph a second time: the compiled function that made "
-            "this tensor called backward() itself, which freed the graph.")
-
-
 class Compiled:
     """A callable that runs `fn` as compiled programs. Made by `lampion.compile`."""
 
@@ -257,6 +206,7 @@ class Compiled:
         if target is not None:
             self.name = type(target).__name__
         self.entries: dict[Any, list[Entry]] = {}
+        self.quick: dict[Any, Entry] = {}
         self.count = 0
         self.given_up = ""
 
@@ -269,6 +219,19 @@ class Compiled:
         return functools.partial(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not (kwargs or NS["modes"]):  # tensors alone, as they came before
+            try:
+                entry = self.quick[(mode.enabled, dt._default, *[a.meta for a in args],
+                                    *[a.node is None for a in args])]
+            except (AttributeError, KeyError):
+                pass
+            else:
+                if entry.holds():
+                    return entry.run(args)
+        return self._general(args, kwargs)
+
+    def _general(self, args: Any, kwargs: Any) -> Any:
+        """A call that is not like an earlier one, or not of tensors alone."""
         if self.given_up or tracing.active or names._stance[0] == "force_eager":
             return self.fn(*args, **kwargs)
         key: list[Any] = [mode.enabled, mode.inference, dt._default]
@@ -302,8 +265,18 @@ class Compiled:
                     return self.fn(*args, **kwargs)
                 if entry.reason:
                     return self.fn(*args, **kwargs)
-                return entry.run(args, kwargs, tensors)
+                self._remember(entry, args, tensors)
+                return entry.run(tensors)
         return self._trace(where, args, kwargs, tensors, keep)
+
+    def _remember(self, entry: Entry, args: Any, tensors: list[Any]) -> None:
+        """Let calls find an entry by the metas of their arguments alone, if these are tensors. An
+        entry that writes to none of them is right for tensors that share memory, too."""
+        if len(tensors) == len(args) and all(map(operator.is_, args, tensors)) and not (
+                entry.apart or NS["modes"] or mode.inference) and len(
+                {id(t.data_) for t in tensors}) == len(tensors):
+            self.quick[(mode.enabled, dt._default, *[t.meta for t in tensors],
+                        *[t.node is None for t in tensors])] = entry
 
     def _eager(self, reason: str, args: Any, kwargs: Any) -> Any:
         if self.fullgraph:
@@ -468,7 +441,7 @@ class Tracing:
         places: dict[int, int] = {}
         for k, t in enumerate(tensors):
             if id(t) in where:
-                made.append(("arg", where[id(t)]))
+                made.append(Argument(where[id(t)]))
                 continue
             if t.meta.override is not None:
                 raise arguments.Unknown(f"the result holds a {type(t).__name__}")
@@ -477,7 +450,7 @@ class Tracing:
                 raise arguments.Unknown("the result is a new tensor that requires gradients")
             ref = trace.ref(t.data_, t.meta)
             if ref.buffer.kind != "made" and t.root is None and t.data_.base is t.data_:
-                made.append(("same", t))  # a tensor of the outside, handed through
+                made.append(Same(t))  # a tensor of the outside, handed through
                 continue
             source: Any = None
             if t.root is not None and ref.buffer.kind != "made":
@@ -486,7 +459,7 @@ class Tracing:
                 raise arguments.Unknown("the result shows memory of the outside")
             number = live.index(k) if k in live else -1
             done = number < 0 and t.node is not None
-            made.append((len(refs), t.meta, source, number, done))
+            made.append(New(len(refs), t.meta, source, number, done))
             places[id(t)] = len(refs)
             refs.append(ref)
         if not live:

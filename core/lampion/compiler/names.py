@@ -125,6 +125,7 @@ def reset() -> None:
     """Forget all compiled programs; functions are traced anew."""
     for compiled in list(_made):
         compiled.entries.clear()
+        compiled.quick.clear()
         compiled.count, compiled.given_up = 0, ""
 
 
@@ -148,13 +149,18 @@ def list_backends(exclude_tags: Any = ("debug", "experimental")) -> list[str]:
 
 @contextmanager
 def set_stance(stance: str = "default", **options: Any) -> Any:
-    """A block in which compiled functions run as usual ("default") or eagerly ("force_eager")."""
+    """A block in which compiled functions run eagerly ("force_eager"); other stances change
+    nothing."""
     if stance not in ("default", "force_eager", "eager_on_recompile", "fail_on_recompile"):
         raise RuntimeError(f"invalid torch.compiler stance {stance!r}")
+    from ..callpath import NS
+
     before, _stance[0] = _stance[0], stance
+    NS["modes"] += 1  # calls that went straight to their program look at the stance
     try:
         yield
     finally:
+        NS["modes"] -= 1
         _stance[0] = before
 
 
