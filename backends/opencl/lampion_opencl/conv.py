@@ -20,6 +20,7 @@ from lampion.runtime.backend import Launch, OpCall
 from lampion.runtime.lowering import Nest, channel_sums
 from lampion.runtime.products import Problem
 
+from . import columns
 from .gemm import product_calls
 from .launch import kernel_call, make_launch
 
@@ -54,9 +55,16 @@ def _dot(coords: Sequence[Expr], sizes: Sequence[int]) -> Expr:
     return total
 
 
-def patches(call: OpCall, x: Meta, w: Meta, y: Meta, slots: Sequence[int], turned: bool,
+def _patches(device: "Device", call: OpCall, x: Meta, w: Meta, y: Meta, slots: Sequence[int],
+             turned: bool) -> Any:
+    """The kernel that makes columns of patches, as `make_launch` takes it."""
+    made = device.lanes and columns.patches(device, call, x, w, y, slots, turned)
+    return made or kernel_call(device, _spread(call, x, w, y, slots, turned))
+
+
+def _spread(call: OpCall, x: Meta, w: Meta, y: Meta, slots: Sequence[int], turned: bool,
             ) -> KernelCall:
-    """The kernel that fills cols[n][c, k...][o...] (turned: cols[c, k...][n][o...]) from x."""
+    """The loop nest that fills cols[n][c, k...][o...] (turned: cols[c, k...][n][o...]) from x."""
     rank = x.ndim - 2
     n, c, kernel, out = x.shape[0], x.shape[1], w.shape[2:], y.shape[2:]
     shape = (c, *kernel, n, *out) if turned else (n, c, *kernel, *out)
@@ -103,7 +111,7 @@ def forward(device: Device, call: OpCall) -> Launch | None:
     if not _plain(call, w):
         cols = 1 + inputs
         scratch.append(n * k * places * y.dtype.itemsize)
-        calls.append(kernel_call(device, patches(call, x, w, y, (cols, 1), False)))
+        calls.append(_patches(device, call, x, w, y, (cols, 1), False))
     made = product_calls(device, problem, 0, 2, cols, None if bias is None else 3,
                          1 + inputs + len(scratch))
     if made is None:
@@ -128,7 +136,8 @@ def backward_data(device: Device, call: OpCall) -> Launch | None:
         return None
     calls = made[0]
     if not plain:
-        calls = [*calls, kernel_call(device, _gather(call, g, w, x))]
+        back = device.lanes and columns.patches_back(device, call, g, w, x, (0, 3))
+        calls = [*calls, back or kernel_call(device, _gather(call, g, w, x))]
     return make_launch(device, calls, "ss", [x.span], scratch + made[1], ["conv_backward_data"])
 
 
@@ -175,7 +184,7 @@ def backward_weight(device: Device, call: OpCall, bias: bool = False) -> Launch 
     turn.start()
     turn.store(o, a(), inner=False)
     calls = [kernel_call(device, turn.call((rows, outs + 1))),
-             kernel_call(device, patches(call, x, w, g, (cols, outs), True))]
+             _patches(device, call, x, w, g, (cols, outs), True)]
     problem = Problem((), m, k, n * places, (n * places, 1), (1, n * places), (k, 1), w.dtype, None)
     made = product_calls(device, problem, 0, rows, cols, None, outs + 4)
     if made is None:
