@@ -5,6 +5,7 @@
 #   make bench [SUITE=opdb|...]        # timings
 #   make parity-full [ARGS="--seed 1"]  make conformance DEVICE=...  make lint  make clean
 #   make gpu                           # tests and benchmarks on an NVIDIA GPU
+#   make onnx                          # the onnx package's own tests of every operator
 #   make programs PROGRAMS=/path     # public PyTorch programs, from checkouts in this folder
 #   make nightly                       # 20,000 random programs against NumPy and PyTorch
 #
@@ -41,11 +42,11 @@ NEEDS_opencl := $(SAID)/opencl
 NEEDS_cuda   := $(SAID)/cuda
 NEEDS_ref    := $(SAID)/ref
 
-.PHONY: demo test programs opencl cuda cuda-kernels parity parity-tests parity-full nightly bench conformance conformance-faults gpu lint install clean help
+.PHONY: demo test onnx programs opencl cuda cuda-kernels parity parity-tests parity-full nightly bench conformance conformance-faults gpu lint install clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,13s/^# \{0,1\}//p' Makefile
+	@sed -n '3,14s/^# \{0,1\}//p' Makefile
 
 demo: $(SAID)/demo $(NEEDS_$(firstword $(subst :, ,$(DEVICE))))
 	@$(VENV)/bin/lampion demo $(DEMO) --device $(DEVICE) $(ARGS)
@@ -103,6 +104,10 @@ programs: install $(SAID)/dev $(SAID)/torch
 nightly: install $(SAID)/dev $(SAID)/torch
 	LAMPION_TEST_PROGRAMS=20000 $(PY) -m pytest -n auto $(ARGS) \
 	    tests/unit/test_programs.py tests/parity/test_programs_parity.py
+
+# What the onnx package tests an implementation of ONNX with, node by node.
+onnx: install $(SAID)/dev
+	$(PY) -m pytest -n auto tests/onnx_nodes $(ARGS)
 
 bench: install $(SAID)/dev $(SAID)/torch
 	$(PY) benchmarks/run.py $(SUITE) $(ARGS)

@@ -23,7 +23,7 @@ MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func
             "config", "plugins", "ops", "testing", "random", "serialization",
             "overrides", "printing", "cli", "demos", "return_types", "masked", "signal",
             "amp", "compat", "compiler", "jit", "backends", "accelerator", "distributed",
-            "multiprocessing", "profiler", "hub", "types", "storage", "distributions", "fx")
+            "multiprocessing", "profiler", "hub", "types", "storage", "distributions", "fx", "onnx")
 
 # Functions of the top level whose module is only imported when one of them is used.
 FUNCTIONS = {
