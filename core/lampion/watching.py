@@ -51,11 +51,7 @@ class _Passage:
     __slots__ = ("fn", "original", "call")
 
     def __init__(self, fn: FunctionType) -> None:
-        self.fn, self.original = fn, fn.__code__
-        self.call = FunctionType(fn.__code__, fn.__globals__, fn.__name__, fn.__defaults__,
-                                 fn.__closure__)
-        for part in ("__kwdefaults__", "__annotations__", "__qualname__", "__module__"):
-            setattr(self.call, part, getattr(fn, part))
+        self.fn, self.original, self.call = fn, fn.__code__, twin(fn)
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if len(watchers) == 1:
@@ -76,6 +72,22 @@ class _Through:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.watcher(self.fn, self.call, args, kwargs)
+
+
+def twin(fn: FunctionType) -> FunctionType:
+    """A function that does what `fn` does, with code of its own."""
+    made = FunctionType(fn.__code__, fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
+    for part in ("__kwdefaults__", "__annotations__", "__qualname__", "__module__"):
+        setattr(made, part, getattr(fn, part))
+    return made
+
+
+def reroute(fn: FunctionType, through: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> None:
+    """Let calls of `fn` be `through(args, kwargs)`, for whoever holds the function. It is undone by
+    setting its `__code__` to what it was."""
+    code = _template(len(fn.__code__.co_freevars))
+    consts = tuple([through if c == _HERE else c for c in code.co_consts])
+    fn.__code__ = code.replace(co_consts=consts, co_name=fn.__code__.co_name)
 
 
 def _template(free: int) -> CodeType:
@@ -100,11 +112,9 @@ def _watch(fn: Any) -> None:
         return
     passage = _Passage(fn)
     _watched[fn] = passage
-    code = _template(len(fn.__code__.co_freevars))
-    consts = tuple([passage if c == _HERE else c for c in code.co_consts])
     if not hasattr(fn, "__wrapped__"):
         fn.__wrapped__ = passage.call  # type: ignore[attr-defined]  # the signature is asked of it
-    fn.__code__ = code.replace(co_consts=consts, co_name=passage.original.co_name)
+    reroute(fn, passage)
 
 
 def _unwatch(fn: FunctionType, passage: _Passage) -> None:
@@ -202,5 +212,5 @@ def follow_classes() -> None:
 
 
 
-__all__ = ["Watch", "Watcher", "watchers", "functions", "unwatched", "hand_over", "takes_part",
-           "follow_classes"]
+__all__ = ["Watch", "Watcher", "watchers", "twin", "reroute", "functions", "unwatched", "hand_over",
+           "takes_part", "follow_classes"]

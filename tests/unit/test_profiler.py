@@ -450,6 +450,25 @@ def test_replayed_composites_and_copies_are_seen():
     assert all(k.event is not None for k in prof._record.kernels)
 
 
+def test_compiled_graphs_are_one_op_and_one_kernel():
+    def fn(x):
+        return (x.exp() * 2 + 1).sum()
+
+    x = torch.randn(100)
+    compiled = torch.compile(fn)
+    want = compiled(x)
+    with profile(activities=CPU) as prof:
+        got = compiled(x)
+        new = torch.compile(lambda x: (x.sin() + x).sum())
+        first, second = new(x), new(x)
+    names = [e.name for e in prof.events()]
+    assert torch.equal(got, want) and torch.equal(first, second)
+    assert names[0].startswith("lampion::compiled(") and names[-1].startswith("lampion::compiled(")
+    assert torch.equal(new(x), second) and torch.equal(compiled(x), want)
+    assert prof._record.kernels[0].event.name == names[0]
+    assert all(p.run.__code__.co_filename.startswith("<lampion graph") for p in plans.graphs)
+
+
 def test_recorders_can_be_used_alone():
     recorder = Recorder()
     recorder.start()

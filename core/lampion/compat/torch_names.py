@@ -59,11 +59,7 @@ class TorchVersion(str):
 
 
 def _torch() -> dict[str, Any]:
-    def check(condition: Any, message: Any = "") -> None:
-        """AssertionError if the condition does not hold."""
-        assert condition, message
-
-    return {"__version__": TorchVersion(surface.VERSION), "_assert": check}
+    return {"__version__": TorchVersion(surface.VERSION)}
 
 
 def _version() -> dict[str, Any]:

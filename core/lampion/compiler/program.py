@@ -27,12 +27,15 @@ class Program:
     offset for each generator in `graph.handed`; `run(storages, numbers)` takes those of
     `graph.given`."""
 
-    __slots__ = ("graph", "run", "memory", "source", "sequences")
+    __slots__ = ("graph", "run", "memory", "source", "sequences", "__weakref__")
 
     def __init__(self, graph: Graph, run: Callable[..., Any], memory: Plan, source: str,
                  sequences: int) -> None:
         self.graph, self.run, self.memory = graph, run, memory
         self.source, self.sequences = source, sequences
+        P.graphs.add(self)
+        for told in P.on_graph:
+            told(self)
 
 
 class _Builder:

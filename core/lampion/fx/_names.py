@@ -61,6 +61,21 @@ def draws(fn: Any) -> bool:
             and getattr(fn, "__module__", "").partition(".")[0] == "lampion")
 
 
+_WRITES = frozenset(("setitem", "delitem", *(f"i{n}" for n in (
+    "add", "and", "concat", "floordiv", "lshift", "matmul", "mod", "mul", "or", "pow", "rshift",
+    "sub", "truediv", "xor"))))
+
+
+def writes(target: Any, kwargs: Any) -> bool:
+    """Whether a call writes to its arguments: forms in place, `out=`, `inplace=True`."""
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if getattr(target, "__module__", None) == "_operator":
+        return name in _WRITES
+    own = isinstance(target, str) or getattr(target, "__module__", "").startswith("lampion")
+    return own and (name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+                    or kwargs.get("out") is not None or kwargs.get("inplace") is True)
+
+
 def torch_typename(value: Any) -> str:
     """The dotted name of the value's class."""
     cls = type(value)

@@ -272,11 +272,11 @@ class Node:
         modules that are marked so."""
         if self.op in ("placeholder", "output"):
             return True
+        if self.op in ("call_function", "call_method") and _names.writes(self.target, self.kwargs):
+            return True
         if self.op == "call_function":
-            name = getattr(self.target, "__name__", "")
             return self.target in _side_effectful_functions or (
-                name.startswith("__i") and name.endswith("__")) or (
-                name == "setitem") or (impure_random and _names.draws(self.target))
+                impure_random and _names.draws(self.target))
         if self.op == "call_module":
             owner = self.graph.owning_module
             if owner is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from .. import config
 from ..base import dtype as dt
@@ -29,6 +30,10 @@ _LOGIC = frozenset(("and", "or", "xor", "not", "select", "var", "const", "eq", "
 
 # Told of every plan that is made: who times launches puts its own in their place.
 on_plan: list[Callable[[Any], None]] = []
+# The programs of compiled graphs that exist, which run several launches in one call, and who is
+# told of new ones.
+graphs: WeakSet[Any] = WeakSet()
+on_graph: list[Callable[[Any], None]] = []
 
 
 class Plan:

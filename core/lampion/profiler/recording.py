@@ -30,7 +30,7 @@ from ..ops import plans as P
 from ..ops import registry as R
 from ..runtime.devices import resolve
 from ..tensor import OPERATORS, Tensor
-from ..watching import Watch
+from ..watching import Watch, reroute, twin
 from . import labels
 
 _NAMES: dict[Any, str] = {}
@@ -162,10 +162,19 @@ class Recorder:
                 if plan.into is not None:
                     plan.into = self.timed(plan.into, plan)
 
+        graphs: list[tuple[FunctionType, Any]] = []
+
+        def exchange_graph(program: Any) -> None:
+            graphs.append((program.run, program.run.__code__))
+            reroute(program.run, self.timed_graph(program))
+
         def restore() -> None:
             P.on_plan.remove(exchange)
+            P.on_graph.remove(exchange_graph)
             for plan, launch, into in changed:
                 plan.launch, plan.into = launch, into
+            for run, code in graphs:
+                run.__code__ = code
             forget()
 
         def forget() -> None:
@@ -177,7 +186,10 @@ class Recorder:
             for table in R.plan_tables(op):
                 for plan in list(table.values()):
                     exchange(plan)
+        for program in list(P.graphs):
+            exchange_graph(program)
         P.on_plan.append(exchange)
+        P.on_graph.append(exchange_graph)
         self._undo.append(restore)
 
     def _watch_optimizers(self) -> None:
@@ -299,23 +311,41 @@ class Recorder:
 
     def timed(self, launch: Callable[..., Any], plan: P.Plan) -> Callable[..., Any]:
         """A launcher that takes the time."""
-        where = plan.call.device
         names = plan.launch_of.kernels if plan.launch_of is not None else ()
-        name = ", ".join(names) or plan.op.qualname
+        return self._timed(launch, ", ".join(names) or plan.op.qualname, plan.call.device)
+
+    def timed_graph(self, program: Any) -> Callable[..., Any]:
+        """What runs a compiled graph: one op of the host and one kernel."""
+        calls, plain = program.graph.calls, twin(program.run)
+        run = self._timed(plain, program.graph.name, calls[0].call.device) if calls else plain
+        name = f"lampion::compiled({program.graph.name})"
+
+        def stretch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not self.running or not self.hosts:
+                return run(*args, **kwargs)
+            event = self.open("cpu_op", name)
+            try:
+                return run(*args, **kwargs)
+            finally:
+                self.close(event)
+
+        return stretch
+
+    def _timed(self, launch: Callable[..., Any], name: str, where: device) -> Callable[..., Any]:
         backend = P.backend_of(where)
         away = where.type != "cpu"
         wanted = self.devices if away else self.hosts
 
-        def run(*args: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             if not self.running or not wanted or self.paused[away]:
-                return launch(*args)
+                return launch(*args, **kwargs)
             local = self.local
             if where not in self.used:
                 self._meet(where, backend)
             before = backend.mark(where)
             kernel = Kernel(name, where, clock(), local.top, local.id)
             try:
-                return launch(*args)
+                return launch(*args, **kwargs)
             finally:
                 after = None if before is None else backend.mark(where)
                 if after is None:
