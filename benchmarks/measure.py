@@ -96,9 +96,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def table(title: str, rows: Sequence[Row], floor: float) -> str:
+def table(title: str, rows: Sequence[Row], floor: float,
+          names: tuple[str, str] = ("lampion", "torch")) -> str:
     """A Markdown table with the geometric mean; rows under `floor` are marked."""
-    lines = [f"### {title}", "", "| what | lampion | torch | torch / lampion | |",
+    ours, theirs = names
+    lines = [f"### {title}", "", f"| what | {ours} | {theirs} | {theirs} / {ours} | |",
              "|---|---:|---:|---:|---|"]
     for r in rows:
         mark = r.note if r.ratio >= floor else f"**below {floor:g}** {r.note}"

@@ -1,5 +1,6 @@
-"""Run the benchmarks: `python benchmarks/run.py [calls|kernels|library|training|opencl|start]`,
-or `... opdb [options]` for every op of PyTorch's op database (`opdb --help` tells the options).
+"""Run the benchmarks: `python benchmarks/run.py [SUITE ...]`, a suite being calls, kernels,
+library, training, opencl, plugins or start, or `... opdb [options]` for every op of PyTorch's op
+database (`opdb --help` tells the options).
 
 Everything is measured against torch in the same process, alternating; prints Markdown tables.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 from measure import table
 
-SUITES = ("calls", "kernels", "library", "training", "opencl", "start")
+SUITES = ("calls", "kernels", "library", "training", "opencl", "plugins", "start")
 
 
 def calls(lampion: Any, torch: Any) -> None:
@@ -63,6 +64,20 @@ def opencl(lampion: Any, torch: Any) -> None:
         print(table(f"OpenCL device against torch on the CPU: {title}, 1M float32",
                     module.rows(names), 1.0), flush=True)
     print(module.launches())
+
+
+def plugins(lampion: Any, torch: Any) -> None:
+    """Ops of plug-ins: the cost of a call, and lampion-vision beside torchvision."""
+    import plugin_ops as module
+
+    print(table("Calls of a plug-in's op on 4 elements", module.overhead(lampion), 0.95,
+                ("plug-in", "built-in")), flush=True)
+    try:
+        rows = module.beside_torchvision(lampion, torch)
+    except ImportError as missing:
+        print(f"No comparison of lampion-vision with torchvision: {missing}.\n")
+        return
+    print(table("lampion-vision", rows, 0.8, ("lampion", "torchvision")), flush=True)
 
 
 def start(lampion: Any, torch: Any) -> None:

@@ -222,7 +222,7 @@ def test_op_plugins_are_called_once_and_a_raising_one_hides_no_other(install, pr
         calls = []
         plugins.load_ops(calls); plugins.load_ops(calls)
         plugins.load_kernels(calls); plugins.load_kernels(calls)
-        print(calls, [r.status for r in plugins.records("lampion.ops")])
+        print(calls, [r.status for r in plugins.records("lampion.ops") if "acme" in r.name])
         try: raise plugins.record("acme-ops-bad", "lampion.ops").problem()
         except RuntimeError as error: print(error, repr(error.__cause__))
         """,
@@ -308,9 +308,9 @@ def test_refresh_sees_a_wheel_that_was_installed_meanwhile(install, program):
         from lampion import plugins
         made = plugins.backend("acme")
         sys.path.insert(0, {str(more)!r})
-        assert not plugins.records("lampion.ops")
+        before = len(plugins.records("lampion.ops"))
         plugins.refresh()
-        print(len(plugins.records("lampion.ops")), plugins.backend("acme") is made)
+        print(len(plugins.records("lampion.ops")) - before, plugins.backend("acme") is made)
         """,
     )
     assert done.stdout == "2 True\n", done.stderr

@@ -162,14 +162,14 @@ def _iou(a, b):
     return w * h / union if union else math.nan
 
 
-def overlap_bits(corners, groups=None, *, threshold):
+def overlap_bits(corners, first, last, words, *, threshold):
     n = corners.shape[1]
-    out = np.zeros((n, -(-n // 64)), np.int64)
+    out = np.zeros((n, words), np.int64)
     for i in range(n):
-        for j in range(i + 1, n):
-            same = groups is None or groups[i] == groups[j]
-            if same and _iou(corners[:, i], corners[:, j]) > threshold:
-                out[i, j // 64] |= np.left_shift(np.int64(1), j % 64)
+        start, end = (0, n) if first is None else (first[i], last[i])
+        for j in range(i + 1, end):
+            if _iou(corners[:, i], corners[:, j]) > threshold:
+                out[i, (j - start) // 64] |= np.left_shift(np.int64(1), (j - start) % 64)
     return out
 
 

@@ -12,6 +12,7 @@ import lampion
 from lampion.base import dtype as dt
 from lampion.base.errors import DtypeError
 from lampion.ir import expr as E
+from lampion.ops import checks
 from lampion.runtime.lowering import Nest
 
 from . import references as ref
@@ -21,25 +22,26 @@ from .declare import composite, kernel_op
 BITS = 64
 
 
-@kernel_op("corners: T, groups: T? = None, *, threshold: S")
+@kernel_op("corners: T, first: T?, last: T?, words, *, threshold: S")
 class overlap_bits:
-    """Which boxes overlap which later ones, as bits.
+    """Which boxes overlap which later ones of their group, as bits.
 
-    `corners` (4, N) holds x1, y1, x2, y2. Bit b of the int64 word (i, w) of the result
-    (N, ceil(N / 64)) is set if box j = 64 w + b comes after box i, is of its group, and their
-    intersection over union is above `threshold`.
+    `corners` (4, N) holds x1, y1, x2, y2. The group of box i are the boxes [first[i], last[i])
+    (N, int64), or all. Bit b of the int64 word (i, w) of the result (N, words) is set if box
+    j = first[i] + 64 w + b of the group comes after i and their intersection over union is above
+    `threshold`.
     """
 
     differentiable = False
-    samples = """
-        v([[0.0, 0, 5, 0], [0, 0, 5, 0], [4, 4, 9, 4], [4, 3, 9, 4]]), threshold=0.5
-        f(4, 70, low=0, high=3), threshold=0.2
-        f(4, 70, low=0, high=3).transposed, i(70, low=0, high=2), threshold=0.2
-        f(4, 0), threshold=0.5
-    """
     reference = ref.overlap_bits
+    samples = """
+        v([[0.0, 0, 5, 0], [0, 0, 5, 0], [4, 4, 9, 4], [4, 3, 9, 4]]), None, None, 1, threshold=0.5
+        f(4, 70, low=0, high=3), None, None, 2, threshold=0.2
+        f(4, 5, low=0, high=3).transposed, v([0, 0, 2, 2, 2]), v([2, 2, 5, 5, 5]), 1, threshold=0.2
+        f(4, 0), None, None, 0, threshold=0.5
+    """
 
-    def meta(corners, groups, threshold):
+    def meta(corners, first, last, words, threshold):
         if corners.ndim != 2 or corners.shape[0] != 4:
             raise RuntimeError("overlap_bits: expected corners of shape (4, N), got "
                                f"{list(corners.shape)}")
@@ -47,23 +49,27 @@ class overlap_bits:
             raise DtypeError(f"overlap_bits is not implemented for {corners.dtype!r}; convert the "
                              "boxes with .float()")
         n = corners.shape[1]
-        if groups is not None and groups.shape != (n,):
-            raise RuntimeError(f"overlap_bits: {n} boxes need groups of shape [{n}], got "
-                               f"{list(groups.shape)}")
-        return [(dt.int64, (n, -(-n // BITS)))]
+        for m in (first, last):
+            if m is not None and m.shape != (n,):
+                raise RuntimeError(f"overlap_bits: {n} boxes need ranges of shape [{n}], got "
+                                   f"{list(m.shape)}")
+        return [(dt.int64, (n, words))]
 
     def lower(call):
-        boxes, groups, out = call.corners, call.groups, call.outputs[0]
-        count, words = out.shape
-        n = Nest("overlap_bits", (count, words, BITS), [2], compute=dt.opmath(boxes.dtype),
+        boxes, out = call.corners, call.outputs[0]
+        n = Nest("overlap_bits", (*out.shape, BITS), [2], compute=dt.opmath(boxes.dtype),
                  merge=False)
         o, x = n.output(out, (*out.strides, 0)), n.buffer(boxes)
-        kind = None if groups is None else n.buffer(groups)
+        ranges = [None if m is None else n.input(m, (m.strides[0], 0, 0))
+                  for m in (call.first, call.last)]
         threshold = E.cast(n.scalar(), dt.opmath(boxes.dtype))
         n.start()
+        count = n.of(out.shape[0])
+        first, last = (whole if r is None else checks.clamped(r(), count + 1)
+                       for r, whole in zip(ranges, (E.const(0, dt.int64), count)))
         i, bit = n.coord(0), n.coord(2)
-        j = n.coord(1) * E.const(BITS, dt.int64) + bit
-        real = n.typed(j < n.of(count))
+        j = first + n.coord(1) * E.const(BITS, dt.int64) + bit
+        real = n.typed(j < last)
 
         def box(at, mask=None):
             return [x.at(at * n.params.stride(boxes.strides[1]) + n.of(k * boxes.strides[0]),
@@ -71,9 +77,6 @@ class overlap_bits:
 
         inter, union = overlap(box(i), box(j, real))
         hit = real & (j > i) & (inter / union > threshold)
-        if kind is not None:
-            step = n.params.stride(groups.strides[0])
-            hit = hit & E.eq(kind.at(i * step), kind.at(j * step, mask=real))
         word = n.reduce("sum", E.select(hit, E.const(1, dt.int64) << bit, E.const(0, dt.int64)))
         n.store(o, word, inner=False)
         return n.program()
@@ -88,18 +91,21 @@ def below(threshold, d):
     return float(np.nextafter(near, np.float32(-np.inf)) if float(near) > threshold else near)
 
 
-def first_of_each(words):
-    """The positions of the boxes that stay, given the bits (N, words) of `overlap_bits`: the
-    first, and each next one that none of those before it overlaps."""
-    raw = words.astype("<i8", copy=False).tobytes()
-    count, size = words.shape[0], 8 * words.shape[1]
-    kept, left = [], (1 << count) - 1  # a Python integer holds a row: bit j is box j
-    while left:
-        lowest = left & -left
-        k = lowest.bit_length() - 1
-        kept.append(k)
-        left &= ~(lowest | int.from_bytes(raw[k * size:(k + 1) * size], "little"))
-    return kept
+def first_of_each(words, ends):
+    """The positions of the boxes that stay, given the bits (N, words) of `overlap_bits` and where
+    each group ends: of a group the first, and each next one that none of those before it overlaps.
+    """
+    raw, size = words.astype("<i8", copy=False).tobytes(), 8 * words.shape[1]
+    kept, start = [], 0
+    for end in ends:
+        left = (1 << (end - start)) - 1  # a Python integer holds a row: bit k is box start + k
+        while left:
+            lowest = left & -left
+            k = start + lowest.bit_length() - 1
+            kept.append(k)
+            left &= ~(lowest | int.from_bytes(raw[k * size:(k + 1) * size], "little"))
+        start = end
+    return np.array(kept, np.int64)
 
 
 def check(op, boxes, scores, idxs=None):
@@ -116,15 +122,32 @@ def check(op, boxes, scores, idxs=None):
                          ".float()")
 
 
-def kept(boxes, scores, groups, threshold):
+def kept(boxes, scores, threshold):
     """The boxes that stay, the best first; equal scores in their order."""
     order = scores.detach().argsort(descending=True, stable=True)
-    if groups is not None:
-        groups = groups.detach()[order]
-    words = overlap_bits(boxes.detach().t().index_select(1, order), groups,
-                         threshold=below(float(threshold), boxes.dtype))
-    stay = first_of_each(words.cpu().numpy())
-    return order[lampion.tensor(stay, dtype=lampion.int64, device=boxes.device)]
+    n = order.shape[0]
+    words = bits(boxes, order, threshold, None, None, n)
+    return order[lampion.from_numpy(first_of_each(words, [n])).to(order.device)]
+
+
+def bits(boxes, order, threshold, first, last, longest):
+    """`overlap_bits` of boxes in another order, on the host; `longest` group."""
+    return overlap_bits(boxes.detach().t().index_select(1, order), first, last, -(-longest // BITS),
+                        threshold=below(float(threshold), boxes.dtype)).cpu().numpy()
+
+
+def kept_of_groups(boxes, scores, idxs, threshold):
+    """`kept` of each group by itself, and then of all, the best first."""
+    order = scores.detach().argsort(descending=True, stable=True)
+    groups, rank = idxs.detach()[order].sort(stable=True)
+    key = groups.cpu().numpy()
+    ends = np.append(np.flatnonzero(key[1:] != key[:-1]) + 1, len(key))
+    sizes = np.diff(ends, prepend=0)
+    first, last = (lampion.from_numpy(np.repeat(e, sizes)).to(order.device)
+                   for e in (ends - sizes, ends))
+    words = bits(boxes, order[rank], threshold, first, last, int(sizes.max()))
+    stay = np.sort(rank.cpu().numpy()[first_of_each(words, ends.tolist())])
+    return order[lampion.from_numpy(stay).to(order.device)]
 
 
 BOXES = "v([[0.0, 0, 4, 4], [0, 0, 4, 3], [5, 5, 9, 9], [0, 1, 4, 4], [5, 5, 9, 8.5]])"
@@ -150,7 +173,7 @@ def nms(boxes, scores, iou_threshold):
     [1, 2]
     """
     check("nms", boxes, scores)
-    return kept(boxes, scores, None, iou_threshold)
+    return kept(boxes, scores, iou_threshold)
 
 
 @composite(differentiable=False, one_by_one=True, reference=ref.batched_nms, samples=f"""
@@ -162,4 +185,4 @@ def nms(boxes, scores, iou_threshold):
 def batched_nms(boxes, scores, idxs, iou_threshold):
     """`nms` in which only boxes of one category `idxs` (N) remove each other."""
     check("batched_nms", boxes, scores, idxs)
-    return kept(boxes, scores, idxs, iou_threshold)
+    return kept_of_groups(boxes, scores, idxs, iou_threshold)
