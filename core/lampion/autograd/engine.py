@@ -149,6 +149,8 @@ def _apply(node: Node, grads: list[Any]) -> Any:
 
 def _before(node: Node, extra: Any, grads: list[Any]) -> list[Any]:
     """Tensor hooks, pre-hooks and retained gradients, in PyTorch's order."""
+    if extra.tensor_hooks or extra.pre_hooks:
+        tracing.fail("a hook of a gradient runs")
     if extra.tensor_hooks and grads[0] is not None:
         for fn in list(extra.tensor_hooks.values()):
             new = fn(grads[0])
@@ -165,6 +167,7 @@ def _before(node: Node, extra: Any, grads: list[Any]) -> list[Any]:
 
 
 def _after(extra: Any, outs: Any, grads: list[Any]) -> Any:
+    tracing.fail("a hook of a gradient runs")
     for fn in list(extra.post_hooks.values()):
         new = fn(tuple(outs), tuple(grads))
         if new is not None:
@@ -207,6 +210,7 @@ def _accumulate(node: AccumulateGrad, g: Any, create: bool) -> None:
         else:
             have.add_(g.detach() if g.node is not None else g)
     if node.accumulated:
+        tracing.fail("a hook of a gradient runs")
         owner = node.owner()
         if owner is not None:
             for fn in list(node.accumulated.values()):

@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..base.device import device
 from ..base.dtype import dtype
 from ..callpath import NS
@@ -19,6 +21,40 @@ VALUES = (bool, int, float, complex, str, bytes, type(None), dtype, device, type
 
 class Unknown(Exception):
     """Something that can neither be looked into nor be taken for a constant."""
+
+
+class Read:
+    """Stands in a result for the number in a tensor, `number` when it was traced."""
+
+    def __init__(self, tensor: Any, number: Any) -> None:
+        self.tensor, self.number = tensor, number
+
+
+def with_reads(x: Any, reads: Sequence[Read]) -> Any:
+    """A result with the numbers that were read replaced by their `Read`s: floats are told by
+    identity, a whole number if it is the only one. Unknown where that does not tell."""
+    waiting = list(reads)
+    whole = any(type(r.number) is not float for r in reads)
+    if whole and len(reads) > 1:
+        raise Unknown("several values are read on the host, whole numbers among them")
+
+    def swap(y: Any) -> Any:
+        t = type(y)
+        if t in (list, tuple):
+            return t([swap(z) for z in y])
+        if t is dict:
+            return {k: swap(z) for k, z in y.items()}
+        for k, r in enumerate(waiting):
+            if y is r.number:
+                return waiting.pop(k)
+        if whole and t in (int, bool):
+            raise Unknown("a whole number is read on the host and returned beside others")
+        return y
+
+    x = swap(x)
+    if waiting:
+        raise Unknown("a value is read on the host")
+    return x
 
 
 def take_apart(x: Any, key: list[Any], tensors: list[Any], keep: list[Any]) -> None:
@@ -48,15 +84,20 @@ def take_apart(x: Any, key: list[Any], tensors: list[Any], keep: list[Any]) -> N
     elif isinstance(x, NS["BaseTensor"]):
         raise Unknown(f"an argument is a {t.__name__}, which overrides operations"
                       if x.meta.override is not None else f"an argument is a {t.__name__}")
+    elif isinstance(x, np.generic):
+        key.append((t, x.tobytes()))
+    elif isinstance(x, np.ndarray):
+        raise Unknown("an argument is a NumPy array, whose values are no tensor's: hand over "
+                      "lampion.from_numpy(array)")
     else:
         key.append((t, id(x)))
         keep.append(x)
 
 
 def rebuild(x: Any, new: Callable[[Any], Any]) -> Any:
-    """`x` with every tensor t replaced by new(t)."""
+    """`x` with every tensor t replaced by new(t); so are the numbers that a `Read` stands for."""
     t = type(x)
-    if isinstance(x, NS["BaseTensor"]):
+    if isinstance(x, NS["BaseTensor"]) or t is Read:
         return new(x)
     if t is list:
         return [rebuild(y, new) for y in x]
@@ -82,7 +123,7 @@ def results_of(x: Any, tensors: list[Any]) -> None:
     """The tensors of a result, in the order of `rebuild`. Unknown for objects that might hold
     tensors out of sight, or change from call to call."""
     t = type(x)
-    if isinstance(x, NS["BaseTensor"]):
+    if isinstance(x, NS["BaseTensor"]) or t is Read:
         tensors.append(x)
     elif t is list or isinstance(x, tuple):
         for y in x:
@@ -104,4 +145,5 @@ def same_memory(tensors: Sequence[Any]) -> tuple[int, ...]:
     return tuple([first.setdefault(id(t.data_), k) for k, t in enumerate(tensors)])
 
 
-__all__ = ["Unknown", "take_apart", "rebuild", "results_of", "same_memory", "VALUES"]
+__all__ = ["Unknown", "Read", "with_reads", "take_apart", "rebuild", "results_of", "same_memory",
+           "VALUES"]

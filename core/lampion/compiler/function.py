@@ -29,14 +29,15 @@ from ..tensor import empty_meta
 from . import arguments, names
 from .fusion import fuse
 from .graph import Buffer, Call, Graph, Late, Ref
-from .guards import World, same_memory
+from .guards import World, is_module, ours, same_memory
 from .joining import join_in_place, merge_products
 from .passes import drop_dead, elide_copies, functionalize, share_common
 from .program import Program, build
-from .results import Argument, New, Same, maker
+from .results import Argument, New, Number, Same, maker
 from .trace import GraphBreak, Trace
 
 _changes = tracing.changes
+_CONTAINERS = ("ModuleList", "ModuleDict", "OptimizedModule")
 CACHE_SIZE = 8  # entries per function before it is left to run eagerly
 
 
@@ -66,11 +67,14 @@ class Entry:
 
     def __init__(self, world: World | None, reason: str = "") -> None:
         self.world, self.reason = world, reason
+        self.parts: list[tuple[dict[str, Any], Compiled]] = []  # what is compiled instead
         self.programs: tuple[Program, ...] = ()
-        self.held: list[tuple[Any, Any]] = []  # (tensor, the storage it showed)
+        self.held: list[tuple[Any, Any, Any]] = []  # (tensor, its storage, its node)
         self.grads: list[tuple[Any, Any]] = []  # (leaf, the meta of its gradient or None)
+        self.leaves: list[Any] = []  # whose gradients it changes; they have no hooks
         self.keep: list[Any] = []
         self.moves = -1
+        self.moved = False  # whether the function changed what it reads
         self.apart = False  # whether it writes to arguments, which must not overlap then
 
     def holds(self) -> bool:
@@ -80,6 +84,9 @@ class Entry:
                 g = leaf.grad
                 if (None if g is None else g.meta) is not m:
                     return False
+        for leaf in self.leaves:
+            if leaf.accumulated or (leaf.extra is not None and hooked(leaf.extra)):
+                return False
         if self.world is not None and not self.world.holds():
             return False
         if self.moves != _changes["tensors"]:
@@ -205,8 +212,11 @@ class Compiled:
         self.name = getattr(fn, "__qualname__", type(self.target).__name__)
         if target is not None:
             self.name = type(target).__name__
+        self.code = getattr(getattr(fn, "__func__", fn), "__code__", None)
         self.entries: dict[Any, list[Entry]] = {}
         self.quick: dict[Any, Entry] = {}
+        self.made: dict[int, Compiled] = {}  # of modules inside
+        self.parts: list[tuple[dict[str, Any], Compiled]] | None = None  # when given up
         self.count = 0
         self.given_up = ""
 
@@ -232,7 +242,7 @@ class Compiled:
 
     def _general(self, args: Any, kwargs: Any) -> Any:
         """A call that is not like an earlier one, or not of tensors alone."""
-        if self.given_up or tracing.active or names._stance[0] == "force_eager":
+        if tracing.active or names._stance[0] == "force_eager":
             return self.fn(*args, **kwargs)
         key: list[Any] = [mode.enabled, mode.inference, dt._default]
         if NS["modes"]:
@@ -264,7 +274,7 @@ class Compiled:
                 if entry.apart and len({id(t.data_.base) for t in tensors}) < len(tensors):
                     return self.fn(*args, **kwargs)
                 if entry.reason:
-                    return self.fn(*args, **kwargs)
+                    return self._in_parts(entry.parts, args, kwargs)
                 self._remember(entry, args, tensors)
                 return entry.run(tensors)
         return self._trace(where, args, kwargs, tensors, keep)
@@ -278,11 +288,44 @@ class Compiled:
             self.quick[(mode.enabled, dt._default, *[t.meta for t in tensors],
                         *[t.node is None for t in tensors])] = entry
 
+    def _in_parts(self, parts: Sequence[tuple[dict[str, Any], Compiled]], args: Any,
+                  kwargs: Any) -> Any:
+        """Run the function itself, with the modules in it compiled each for itself."""
+        for attributes, compiled in parts:
+            attributes["forward"] = compiled
+        try:
+            return self.fn(*args, **kwargs)
+        finally:
+            for attributes, _ in parts:
+                attributes.pop("forward", None)
+
     def _eager(self, reason: str, args: Any, kwargs: Any) -> Any:
         if self.fullgraph:
             raise GraphBreak(f"{self.name} cannot be compiled: {reason}")
         self._say(reason)
         return self.fn(*args, **kwargs)
+
+    def _parts(self, world: Any) -> list[tuple[dict[str, Any], Compiled]]:
+        """The largest modules inside, as compiled functions that may take the place of their
+        `forward` where the whole cannot be compiled."""
+        waiting = [self.target] if is_module(self.target) else world.roots()
+        out = []
+        seen: set[int] = set()
+        while waiting:
+            m = waiting.pop(0)
+            if id(m) in seen:
+                continue
+            seen.add(id(m))
+            inside = list(m.children())
+            if m is self.target or type(m).__name__ in _CONTAINERS:
+                waiting += inside
+            elif "forward" not in m.__dict__ and (inside or not ours(type(m))):
+                made = self.made.get(id(m))
+                if made is None:
+                    made = self.made[id(m)] = Compiled(m.forward, options=self.options, target=m)
+                    names._made.add(made)
+                out.append((m.__dict__, made))
+        return out
 
     def _say(self, reason: str) -> None:
         get_logger("compile").warning(f"{self.name} runs eagerly: {reason}")
@@ -290,22 +333,39 @@ class Compiled:
     def _trace(self, where: Any, args: Any, kwargs: Any, tensors: list[Any],
                keep: list[Any]) -> Any:
         if self.count >= self.options.get("cache_size", CACHE_SIZE):
-            self.given_up = (f"{self.count} kinds of calls were compiled, and the next one is "
-                             "different again")
+            known, self.given_up = self.given_up, (
+                f"{self.count} kinds of calls (shapes, numbers, what the function reads of the "
+                "outside) were compiled, and the next one is different again")
             if self.fullgraph:
                 raise GraphBreak(f"{self.name}: {self.given_up}. Give it tensors of fewer shapes, "
                                  "and numbers that change as tensors.")
-            self._say(self.given_up)
-            return self.fn(*args, **kwargs)
+            if not known:
+                self._say(self.given_up)
+            if not any(_metas(where) == _metas(w) for w in self.entries):
+                return self.fn(*args, **kwargs)  # shapes that the modules inside do not know
+            if self.parts is None:
+                self.parts = self._parts(World(self.target, [*args, *kwargs.values()]))
+            return self._in_parts(self.parts, args, kwargs)
         self.count += 1
         tracer = Tracing(self, args, kwargs, tensors)
         result = tracer.run()
         entry = tracer.entry
         entry.keep = keep
+        others = self.entries.setdefault(where, [])
         if entry.reason:
             self._say(entry.reason)
-        self.entries.setdefault(where, []).append(entry)
+            entry.parts = self._parts(entry.world)
+            if entry.moved and any(e.moved for e in others):
+                entry.world = None  # it does so every time
+                others.clear()
+        others.append(entry)
         return result
+
+
+def _metas(key: Any) -> list[Meta]:
+    """The metas in the key of a call."""
+    row = key[0] if len(key) == 2 and type(key[0]) is tuple else key
+    return [x for x in row if isinstance(x, Meta)]
 
 
 def _restored(fn: Any, fullgraph: bool, options: Any) -> Compiled:
@@ -374,14 +434,17 @@ class Tracing:
             args, kwargs = arguments.rebuild((args, kwargs), lambda t: instead.get(id(t), t))
         world = World(owner.target, [*args, *kwargs.values()])
         NS.get("autocast_clear", int)()  # casts that are kept would pass for constants
-        trace = Trace(owner.name, [instead.get(id(t), t) for t in self.tensors], owner.fullgraph)
+        trace = Trace(owner.name, [instead.get(id(t), t) for t in self.tensors], owner.fullgraph,
+                      owner.code)
         entry: Entry | None = None
         with trace:
             result = owner.fn(*args, **kwargs)
             trace.finish()
             moved = world.moved()
             if moved:
-                trace.fail(f"the function changes {moved}")
+                trace.fail(moved)
+            elif world.clock:
+                trace.fail("the function reads the clock")
             self._written_arguments(trace)
             if not trace.reason:
                 try:
@@ -391,9 +454,11 @@ class Tracing:
         NS.get("autocast_clear", int)()
         if trace.reason or entry is None:
             self.entry = Entry(world, trace.reason or "it cannot be repeated")
+            self.entry.moved = bool(moved)
             return self._own(result)
         self.entry = entry
-        entry.held = [(t, t.data_.base) for t in trace.held.values()
+        entry.leaves = [node for node, leaf in trace.leaves.items() if leaf.known]
+        entry.held = [(t, t.data_.base, t.node) for t in trace.held.values()
                       if trace.buffers[id(t.data_.base)].kind == "held"]
         entry.moves = tracing.changes["tensors"]
         entry.grads = [(leaf.node, None if leaf.start is None else leaf.start.meta)
@@ -431,7 +496,12 @@ class Tracing:
         if trace.reason:
             return None, result
         tensors: list[Any] = []
+        numbers = result
+        if trace.reads:
+            result = arguments.with_reads(result, trace.reads)
         arguments.results_of(result, tensors)
+        reads = {k: t for k, t in enumerate(tensors) if type(t) is arguments.Read}
+        tensors = [t.tensor if k in reads else t for k, t in enumerate(tensors)]
         live = [k for k, t in enumerate(tensors) if t.node is not None
                 and type(t.node) is not AccumulateGrad and not freed(t.node)]
         where = {id(self.instead.get(id(t), t)): k
@@ -440,6 +510,12 @@ class Tracing:
         made: list[Any] = []
         places: dict[int, int] = {}
         for k, t in enumerate(tensors):
+            if k in reads:
+                ref = trace.ref(t.data_, t.meta)
+                outside = ref.buffer.kind != "made"
+                made.append(Number(t if outside else len(refs), t.meta))
+                refs += [] if outside else [ref]
+                continue
             if id(t) in where:
                 made.append(Argument(where[id(t)]))
                 continue
@@ -465,7 +541,7 @@ class Tracing:
         if not live:
             graph = optimize(trace.graph(refs))
             program = build(graph)
-            return Whole(world, program, _bare(result), made), result
+            return Whole(world, program, _bare(result), made), numbers
         return self._split(trace, world, result, tensors, live, refs, made)
 
     def _split(self, trace: Trace, world: World, result: Any, tensors: list[Any],
@@ -576,6 +652,11 @@ def _forget(graph: Graph) -> None:
     for r in graph.outputs:
         if r.buffer.kind in ("made", "input", "grad"):
             r.buffer.storage = None
+
+
+def hooked(extra: Any) -> bool:
+    """Whether functions of the user's run when a gradient passes a node."""
+    return bool(extra.tensor_hooks or extra.pre_hooks or extra.post_hooks)
 
 
 def freed(node: Any) -> bool:

@@ -86,6 +86,7 @@ class Call:
     status: int = 0  # bytes of status words that the launch leaves behind its outputs
     where: str = ""  # the user's line
     kernel: Any = None  # of a fused call
+    part: int = 0  # calls of different parts are not shared: one recomputes for the other
 
     @property
     def refs(self) -> Iterator[Ref]:

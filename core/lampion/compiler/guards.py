@@ -1,23 +1,43 @@
 """Guards: what a compiled function takes for granted beside its arguments.
 
-Floor 6; imports runtime. Python decides by more than arguments: attributes of modules, globals,
-closures, flags. Modules count their changes (`tracing.changes`), so that two comparisons tell that
-nothing changed; only if something did are the attributes of the function's modules compared.
-Globals, closures and attributes of plain objects that the function's code names are compared each
-time, if they are numbers, strings and the like.
+Floor 6; imports runtime. Python decides by more than arguments: attributes of modules and objects,
+globals, closures, lists and dicts. The function's code, and that of the functions and methods it
+names, tells which of them it can read: `World` collects them, compares numbers and strings by value
+and all else by identity. Modules count their changes (`tracing.changes`), so that two comparisons
+tell that nothing changed; only if something did are the attributes of the function's modules
+compared.
 """
 
 from __future__ import annotations
 
+import collections
+import datetime
+import dis
+import functools
+import random
+import sys
+import time
 import types
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..callpath import NS
 from ..runtime.tracing import changes
 from .arguments import VALUES
 
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None))
-_DEPTH = 3  # of functions that are called by name, and of objects in objects
+_DEPTH = 3  # of objects in objects
+_WHOLE = 256  # elements of a list or dict that are all compared; of larger ones length and ends
+_BYTES = 4096  # of a NumPy array whose values are compared
+_GONE = object()
+_CLOCKS = (time, datetime)
+_TIMES = ("time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns",
+          "process_time", "now", "today", "utcnow")
+_BOXES = (list, tuple, dict, set, collections.deque, collections.OrderedDict,
+          collections.defaultdict)
+_OURS = ("lampion", "builtins", "numpy")
+_TABLES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 class World:
@@ -25,89 +45,188 @@ class World:
 
     def __init__(self, fn: Any, arguments: Iterable[Any] = ()) -> None:
         self.modules: list[Any] = []
-        self.values: list[tuple[dict[str, Any], str, Any]] = []
+        self.values: list[tuple[Any, str, Any]] = []  # (namespace, name, value)
         self.cells: list[tuple[Any, Any]] = []
+        self.boxes: list[tuple[Any, Any]] = []  # (list or dict, what is in it)
+        self.arrays: list[tuple[Any, bytes]] = []
+        self.clock = False  # whether the code reads the time
+        self._given: list[tuple[Any, Any]] = []  # boxes among the arguments: not to be changed
         self._seen: set[int] = set()
+        self._names: set[str] = set()  # of attributes in all code that was reached
+        self._types: list[tuple[type, bool]] = []  # whose methods may be called by such a name
+        self._spaces: list[tuple[Any, int]] = []  # dicts of attributes, and their depth
+        self._done: set[tuple[int, str]] = set()
         self._object(fn, 0)
         for x in arguments:
-            self._object(x, 0)
-        for m in list(self.modules):
-            forward = type(m).__dict__.get("forward")
-            if forward is not None:
-                self._function(forward, 1)
+            self._argument(x, 0)
+        self._reach()
+        self._draws = _draws()
+        self._pinned = [x for m in self.modules for x in _attributes(m)]
         self.seen = changes["modules"], changes["tensors"]
         self.print = self.fingerprint()
 
+    # ---- what can be reached -------------------------------------------------------------------
+
+    def _argument(self, x: Any, depth: int) -> None:
+        if type(x) in _BOXES and depth <= _DEPTH:
+            self._given.append((x, _contents(x)))
+            for y in (x.values() if isinstance(x, dict) else x):
+                self._argument(y, depth + 1)
+        else:
+            self._object(x, 0)
+
     def _object(self, x: Any, depth: int) -> None:
-        if id(x) in self._seen or depth > _DEPTH:
+        if type(x) in _SIMPLE or id(x) in self._seen or depth > _DEPTH:
             return
         if isinstance(x, types.MethodType):
             self._object(x.__self__, depth)
-            self._function(x.__func__, depth)
+            self._function(x.__func__)
         elif isinstance(x, types.FunctionType):
-            self._function(x, depth)
+            self._function(x)
+        elif isinstance(x, functools.partial):
+            for y in (x.func, x.args, x.keywords):
+                self._object(y, depth)
         elif is_module(x):
+            self._module(x)
+        elif type(x) in _BOXES:
             self._seen.add(id(x))
-            for m in x.modules():
-                if all(m is not known for known in self.modules):
-                    self.modules.append(m)
-        elif type(x) in (list, tuple, dict):
-            self._seen.add(id(x))
-            for y in (x.values() if type(x) is dict else x):
-                self._object(y, depth + 1)
-        elif depth and type(x).__module__.partition(".")[0] in ("lampion", "builtins", "numpy"):
-            return
-        elif type(getattr(x, "__dict__", None)) is dict and not isinstance(
-                x, (type, types.ModuleType)):
-            self._seen.add(id(x))
-            for name, y in x.__dict__.items():
-                if type(y) in _SIMPLE:
-                    self.values.append((x.__dict__, name, y))
-                else:
+            self.boxes.append((x, _contents(x)))
+            if len(x) <= _WHOLE:
+                for y in (x.values() if isinstance(x, dict) else x):
                     self._object(y, depth + 1)
+        elif isinstance(x, type):
+            if not ours(x):
+                self._seen.add(id(x))
+                self._types.append((x, True))
+                self._spaces.append((x.__dict__, depth))
+        elif isinstance(x, types.ModuleType):
+            if ours(x) or x.__name__.partition(".")[0] in sys.stdlib_module_names:
+                return
+            self._seen.add(id(x))
+            self._spaces.append((x.__dict__, depth))
+        elif type(x).__module__ == "numpy":
+            if hasattr(x, "tobytes") and x.nbytes <= _BYTES:
+                self.arrays.append((x, x.tobytes()))
+        else:
+            self._plain(x, depth)
 
-    def _function(self, fn: Any, depth: int) -> None:
-        fn = getattr(fn, "__wrapped__", fn)
-        code = getattr(fn, "__code__", None)
-        if code is None or id(code) in self._seen or depth > _DEPTH or \
-                code.co_filename.startswith("<lampion"):
-            return
-        self._seen.add(id(code))
-        space = fn.__globals__
-        if space.get("__name__", "").partition(".")[0] == "lampion":
-            return
-        for cell in fn.__closure__ or ():
-            try:
-                x = cell.cell_contents
-            except ValueError:  # not filled yet
-                continue
-            if type(x) in _SIMPLE:
-                self.cells.append((cell, x))
-            else:
-                self._object(x, depth + 1)
-        for name in _names(code):
-            if name not in space:
-                continue
-            x = space[name]
-            if type(x) in _SIMPLE:
-                self.values.append((space, name, x))
-            elif isinstance(x, types.FunctionType):
-                self._function(x, depth + 1)
-            else:
-                self._object(x, depth + 1)
+    def _plain(self, x: Any, depth: int) -> None:
+        """An object of a class of the user's."""
+        wrapped = getattr(x, "__wrapped__", None)
+        if isinstance(wrapped, types.FunctionType):
+            self._function(wrapped)
+        if any(ours(t) and t is not object for t in type(x).__mro__):
+            return  # optimizers and the like: their state is their own
+        self._seen.add(id(x))
+        self._types.append((type(x), False))
+        if type(getattr(x, "__dict__", None)) is dict:
+            self._spaces.append((x.__dict__, depth))
+
+    def _module(self, x: Any) -> None:
+        for m in x.modules():
+            if id(m) not in self._seen:
+                self._seen.add(id(m))
+                self.modules.append(m)
+                self._types.append((type(m), False))
+                for name, y in m.__dict__.items():
+                    if name.endswith("hooks"):
+                        for hook in y.values() if isinstance(y, dict) else ():
+                            self._object(hook, 0)
+                    elif name not in _TABLES:
+                        self._object(y, 1)
+
+    def _function(self, fn: Any) -> None:
+        while True:
+            code = getattr(fn, "__code__", None)
+            if code is not None and id(fn) not in self._seen and not (
+                    code.co_filename.startswith("<lampion") or ours(fn)):
+                self._seen.add(id(fn))
+                for x in (*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()):
+                    self._object(x, 1)
+                clock = False
+                for cell in fn.__closure__ or ():
+                    try:
+                        x = cell.cell_contents
+                    except ValueError:  # not filled yet
+                        continue
+                    self.cells.append((cell, _known(x)))
+                    clock = clock or any(x is c for c in _CLOCKS)
+                    self._object(x, 1)
+                self._code(code, fn.__globals__, clock)
+            fn = getattr(fn, "__wrapped__", None)
+            if fn is None:
+                return
+
+    def _code(self, code: Any, space: dict[str, Any], timing: bool) -> None:
+        """The globals and the names of attributes in a function's code and in the functions that
+        it defines."""
+        for i in dis.get_instructions(code):
+            if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                if i.argval in space:
+                    self._value(space, i.argval, 0)
+                    timing = timing or any(space[i.argval] is c for c in _CLOCKS)
+            elif "ATTR" in i.opname or "METHOD" in i.opname:
+                self._names.add(i.argval)
+                self.clock = self.clock or (timing and i.argval in _TIMES)
+        for c in code.co_consts:
+            if isinstance(c, types.CodeType):
+                self._code(c, space, timing)
+            elif type(c) is str and c.isidentifier():  # getattr(x, "name")
+                self._names.add(c)
+
+    def _value(self, space: Any, name: str, depth: int) -> None:
+        x = space[name]
+        if not isinstance(x, types.ModuleType):
+            if (id(space), name) in self._done:
+                return
+            self._done.add((id(space), name))
+            self.values.append((space, name, _known(x)))
+        self._object(x, depth + 1)
+
+    def _reach(self) -> None:
+        """Follow names, as attributes and methods, until there are no new ones."""
+        size = -1
+        while size != (size := len(self._names) + len(self._spaces) + len(self._types)):
+            for space, depth in list(self._spaces):
+                for name in [n for n in space if n in self._names]:
+                    self._value(space, name, depth)
+            for t, called in list(self._types):
+                for c in t.__mro__:
+                    for name, x in () if ours(c) else list(c.__dict__.items()):
+                        if name in self._names or name == "forward" or (
+                                name.startswith("__") and (called or name != "__init__")):
+                            self._method(x)
+
+    def _method(self, x: Any) -> None:
+        if isinstance(x, (staticmethod, classmethod)):
+            x = x.__func__
+        if isinstance(x, property):
+            x = x.fget
+        if isinstance(x, (types.FunctionType, functools.partial)) or hasattr(x, "__wrapped__"):
+            self._object(x, 1)
+
+    def roots(self) -> list[Any]:
+        """The modules that are part of no other."""
+        inside = {id(c) for m in self.modules for c in m.children()}
+        return [m for m in self.modules if id(m) not in inside]
+
+    # ---- whether all is as it was --------------------------------------------------------------
 
     def fingerprint(self) -> tuple[Any, ...]:
-        """What calls of the modules depend on: their simple attributes, which tensors they hold,
-        and how many hooks."""
-        out: list[Any] = []
+        """What calls of the modules depend on: their attributes, which tensors they hold, and how
+        many hooks."""
+        out: list[Any] = [changes["hooks"]]
         for m in self.modules:
             d = m.__dict__
             out.append(id(m))
             for name, x in d.items():
                 if type(x) in VALUES:
                     out.append((name, type(x), x if x == x else repr(x)))
-                elif name.endswith("hooks") and x:
-                    out.append((name, len(x)))
+                elif name.endswith("hooks"):
+                    if x:
+                        out.append((name, len(x)))
+                elif name not in _TABLES:
+                    out.append((name, id(x)))
             for table in (d["_parameters"], d["_buffers"], d["_modules"]):
                 for x in table.values():
                     out.append((id(x), getattr(x, "node", None) is None))
@@ -116,12 +235,18 @@ class World:
     def holds(self) -> bool:
         """Whether all is as it was."""
         for space, name, x in self.values:
-            y = space.get(name)
-            if y is not x and (type(y) is not type(x) or y != x):
+            y = space.get(name, _GONE)
+            if y is not x and not _same(y, x):
                 return False
         for cell, x in self.cells:
             y = cell.cell_contents
-            if y is not x and (type(y) is not type(x) or y != x):
+            if y is not x and not _same(y, x):
+                return False
+        for box, inside in self.boxes:
+            if not _holds(box, inside):
+                return False
+        for array, data in self.arrays:
+            if array.tobytes() != data:
                 return False
         if self.seen[0] != changes["modules"] or self.seen[1] != changes["tensors"]:
             if self.fingerprint() != self.print:
@@ -130,23 +255,99 @@ class World:
         return True
 
     def moved(self) -> str:
-        """Which value changed since the start, for a reason; "" if none did."""
+        """What changed since the start, for a reason; "" if nothing did."""
+        found = self._moved()
+        self._pinned, self._given = [], []
+        return found
+
+    def _moved(self) -> str:
         for space, name, x in self.values:
-            if space.get(name) is not x and space.get(name) != x:
-                return name
+            if not _same(space.get(name, _GONE), x):
+                return f"the function changes {name}"
         for cell, x in self.cells:
-            if cell.cell_contents is not x and cell.cell_contents != x:
-                return "a variable of the enclosing function"
-        return "an attribute of a module" if self.fingerprint() != self.print else ""
+            if not _same(cell.cell_contents, x):
+                return "the function changes a variable of the enclosing function"
+        for box, inside in (*self.boxes, *self._given):
+            if not _holds(box, inside):
+                return f"the function changes a {type(box).__name__} of the outside"
+        if any(array.tobytes() != data for array, data in self.arrays):
+            return "the function changes a NumPy array"
+        if self._draws != _draws():
+            return "the function draws random numbers of Python or NumPy"
+        if self.fingerprint() != self.print:
+            return "the function changes an attribute of a module"
+        return ""
 
 
-def _names(code: Any) -> list[str]:
-    """Global names in a function's code and in the functions that it defines."""
-    out = list(code.co_names)
-    for c in code.co_consts:
-        if isinstance(c, types.CodeType):
-            out += _names(c)
-    return out
+def _known(x: Any) -> Any:
+    """What is kept of a value in order to compare it: tensors are not kept alive."""
+    return weakref.ref(x) if isinstance(x, NS["BaseTensor"]) else x
+
+
+def _same(y: Any, x: Any) -> bool:
+    """Whether `y` is the value of which `x` is kept."""
+    if y is x:
+        return True
+    if type(x) is weakref.ref:
+        return y is not None and x() is y
+    return type(y) is type(x) and type(y) in _SIMPLE and bool(y == x)
+
+
+def _contents(box: Any) -> tuple[Any, ...]:
+    """What is kept of a list or dict: its length, and its elements or the first and last one."""
+    if len(box) <= _WHOLE:
+        inside = (*box, *box.values()) if isinstance(box, dict) else box
+        return (len(box), *map(_known, inside))
+    if isinstance(box, (dict, set)):
+        return (len(box),)
+    return (len(box), _known(box[0]), _known(box[-1]))
+
+
+def _holds(box: Any, inside: tuple[Any, ...]) -> bool:
+    n = len(box)
+    if n != inside[0]:
+        return False
+    if n > _WHOLE:
+        return isinstance(box, (dict, set)) or (
+            _same(box[0], inside[1]) and _same(box[-1], inside[2]))
+    k = 1
+    for y in box:
+        x = inside[k]
+        if y is not x and not _same(y, x):
+            return False
+        k += 1
+    if isinstance(box, dict):
+        for y in box.values():
+            x = inside[k]
+            if y is not x and not _same(y, x):
+                return False
+            k += 1
+    return True
+
+
+def _attributes(m: Any) -> list[Any]:
+    return [x for x in m.__dict__.values() if type(x) not in VALUES] + [
+        x for t in ("_parameters", "_buffers") for x in m.__dict__[t].values()]
+
+
+def _draws() -> tuple[Any, ...]:
+    """Where the global generators of Python and NumPy are."""
+    return (random.getstate()[1], *_numpy_state())
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    module = sys.modules.get("numpy.random")
+    if module is None:
+        return ()
+    _, key, position, *rest = module.get_state()
+    return (key.tobytes(), position, *rest)
+
+
+def ours(x: Any) -> bool:
+    """Whether a class, module or function is lampion's, NumPy's or built in."""
+    name = x.__name__ if isinstance(x, types.ModuleType) else (
+        getattr(x, "__module__", None) or "builtins")
+    return name.partition(".")[0] in _OURS
 
 
 def is_module(x: Any) -> bool:
@@ -155,9 +356,9 @@ def is_module(x: Any) -> bool:
         and "_parameters" in x.__dict__
 
 
-def same_memory(held: Sequence[tuple[Any, Any]]) -> bool:
-    """Whether the tensors still show the storages they showed."""
-    return all(t.data_.base is base for t, base in held)
+def same_memory(held: Sequence[tuple[Any, Any, Any]]) -> bool:
+    """Whether the tensors still show the storages they showed, and are the leaves they were."""
+    return all(t.data_.base is base and t.node is node for t, base, node in held)
 
 
-__all__ = ["World", "is_module", "same_memory"]
+__all__ = ["World", "is_module", "ours", "same_memory"]

@@ -126,7 +126,7 @@ def reset() -> None:
     for compiled in list(_made):
         compiled.entries.clear()
         compiled.quick.clear()
-        compiled.count, compiled.given_up = 0, ""
+        compiled.count, compiled.given_up, compiled.parts = 0, "", None
 
 
 def explain(fn: Any, *args: Any, **kwargs: Any) -> Any:

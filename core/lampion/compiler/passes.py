@@ -67,7 +67,7 @@ def share_common(graph: Graph) -> None:
             items.append(item)
             continue
         item.reads = tuple(_moved(x, instead) for x in item.reads)
-        key = (item.op, id(item.launch), tuple(
+        key = (item.op, id(item.launch), item.part, tuple(
             (x.buffer, x.offset, x.meta, versions.get(x.buffer, 0)) if type(x) is Ref else
             (type(x), repr(x)) for x in item.reads))
         fresh = all(w.buffer.kind == "made" and count[w.buffer] == 1 and w.whole

@@ -31,6 +31,13 @@ class Argument(NamedTuple):
     number: int
 
 
+class Number(NamedTuple):
+    """The number in a tensor: at a place among the program's results, or one of the outside."""
+
+    place: Any
+    meta: Meta
+
+
 class New(NamedTuple):
     """A fresh tensor: its storage's place among the program's results and its meta; of which
     argument (by number) or tensor it is a view, if of any; which output of the node it is (-1: it
@@ -67,12 +74,12 @@ class FreedNode(Node):
             "this tensor called backward() itself, which freed the graph.")
 
 
-def maker(result: Any, made: Sequence[Same | Argument | New]) -> Maker:
+def maker(result: Any, made: Sequence[Same | Argument | Number | New]) -> Maker:
     """The function (storages, arguments, node) -> result. `result` shows the structure; `made`
     describes its tensors, in order."""
     rest = iter(made)
     t = type(result)
-    if isinstance(result, NS["BaseTensor"]):
+    if isinstance(result, (NS["BaseTensor"], arguments.Read)):
         return _tensor(next(rest))
     if t in (tuple, list) and all(isinstance(x, NS["BaseTensor"]) for x in result):
         makers = [_tensor(how) for how in made]
@@ -88,10 +95,16 @@ def maker(result: Any, made: Sequence[Same | Argument | New]) -> Maker:
     return general
 
 
-def _tensor(how: Same | Argument | New) -> Maker:
+def _tensor(how: Same | Argument | Number | New) -> Maker:
     if type(how) is Same:
         value = how.value
         return lambda storages, tensors, node: value
+    if type(how) is Number:
+        at = how.place
+        if type(at) is not int:
+            return lambda storages, tensors, node: at.item()
+        return lambda storages, tensors, node: NS["make_tensor"](
+            storages[at], how.meta, None).item()
     if type(how) is Argument:
         number = how.number
         return lambda storages, tensors, node: tensors[number]
@@ -130,4 +143,4 @@ def _tensor(how: Same | Argument | New) -> Maker:
     return general
 
 
-__all__ = ["Same", "Argument", "New", "FreedNode", "maker"]
+__all__ = ["Same", "Argument", "Number", "New", "FreedNode", "maker"]

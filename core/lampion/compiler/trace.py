@@ -16,10 +16,13 @@ from typing import Any
 from .. import callpath, conversion
 from ..autograd.node import AccumulateGrad
 from ..base.errors import LampionError
+from ..callpath import NS
 from ..ops import registry as R
 from ..runtime import tracing
 from ..runtime.backend import host_readers, host_writers
+from .arguments import Read
 from .graph import Buffer, Call, Graph, HostCall, Item, Late, Ref, SetGrads
+from .reads import returned
 
 _GENERATED = "generated from the kernel IR"
 
@@ -42,11 +45,14 @@ class Leaf:
 class Trace:
     """A recording of one run; `with trace:` around it, `graph()` afterwards.
 
-    `arguments` are the tensors that later runs replace.
+    `arguments` are the tensors that later runs replace; `code` is the function's.
     """
 
-    def __init__(self, name: str, arguments: Sequence[Any], strict: bool = False) -> None:
+    def __init__(self, name: str, arguments: Sequence[Any], strict: bool = False,
+                 code: Any = None) -> None:
         self.name, self.strict = name, strict
+        self.code = code  # of the function, if it is one
+        self.reads: list[Read] = []  # numbers that it read in order to return them
         self.thread = threading.get_ident()
         self.reason = ""
         self.items: list[Item] = []
@@ -56,6 +62,7 @@ class Trace:
         self.leaves: dict[AccumulateGrad, Leaf] = {}
         self.generators: dict[Any, list[Any]] = {}  # generator -> [key, first offset, groups]
         self.held: dict[int, Any] = {}  # id(storage) -> the tensor that showed it
+        self.parts = 0
         self._layer = callpath.Layer(lambda op, values: self._seen(values))
         self._stack: list[Any] = []
         for k, t in enumerate(arguments):
@@ -99,6 +106,23 @@ class Trace:
 
     def _read(self) -> None:
         self.fail("a value is read on the host")
+
+    def item(self, t: Any) -> Any:
+        if not self._mine() or t.meta.virtual:
+            return None
+        f = sys._getframe(2)
+        if f.f_code.co_name == "__float__":
+            f = f.f_back  # type: ignore[assignment]
+        if f.f_code is not self.code or not returned(f):
+            return None
+        alias = NS["make_tensor"](t.data_, t.meta.plain, None)
+        self.__exit__()
+        try:
+            number = alias.item()
+        finally:
+            self.__enter__()
+        self.reads.append(Read(alias, number))
+        return number
 
     def _constant(self, storage: Any) -> None:
         if self._mine():
@@ -154,13 +178,18 @@ class Trace:
         launch = plan.launch_of
         self.items.append(Call(plan.op.qualname, plan.call, launch, tuple(reads), tuple(writes),
                                plan.chosen == _GENERATED, plan,
-                               0 if launch.inner is None else launch.inner[1], user_line()))
+                               0 if launch.inner is None else launch.inner[1], user_line(),
+                               part=self.parts))
 
     def made(self, storage: Any) -> None:
         if self._mine() and id(storage.base) not in self.buffers:
             base = storage.base
             self.buffers[id(base)] = Buffer("made", len(self.buffers), base.nbytes, None,
                                             storage=base)
+
+    def part(self) -> None:
+        if self._mine():
+            self.parts += 1
 
     def drew(self, generator: Any, first: int, groups: int) -> None:
         if not self._mine():

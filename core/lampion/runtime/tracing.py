@@ -5,8 +5,8 @@ of calls tell it what they launch and what they allocate; whoever does something
 launches cannot repeat tells it so (`fail`), or asks to be called again in every later run
 (`host_call`). Fast paths do not look: while a trace goes on, every call takes the slow path.
 
-`changes` counts what compiled programs took for granted: attributes of modules, and which memory a
-tensor shows. Comparing two numbers tells that nothing of the kind happened.
+`changes` counts what compiled programs took for granted: attributes of modules, which memory a
+tensor shows, hooks of all modules. Comparing two numbers tells that nothing of the kind happened.
 """
 
 from __future__ import annotations
@@ -36,13 +36,19 @@ class Tracer(Protocol):
     def fail(self, reason: str) -> None:
         """What happens now cannot be repeated."""
 
+    def part(self) -> None:
+        """What follows is not to be replaced by what came before."""
+
+    def item(self, t: Any) -> Any:
+        """The number in a tensor, if the trace's function does nothing but return it, or None."""
+
     def host_call(self, function: Callable[..., Any], args: Sequence[Any],
                   kwargs: dict[str, Any]) -> Any:
         """Call a function now and in every later run, at this point."""
 
 
 active: list[Tracer] = []
-changes = {"modules": 0, "tensors": 0}
+changes = {"modules": 0, "tensors": 0, "hooks": 0}
 
 
 def fail(reason: str) -> None:
@@ -51,4 +57,11 @@ def fail(reason: str) -> None:
         active[-1].fail(reason)
 
 
-__all__ = ["Tracer", "active", "changes", "fail"]
+def part() -> None:
+    """Tell the trace that what follows is computed anew on purpose: what was computed before shall
+    not be kept for it."""
+    if active:
+        active[-1].part()
+
+
+__all__ = ["Tracer", "active", "changes", "fail", "part"]

@@ -18,6 +18,7 @@ from ..autograd.function import Function
 from ..autograd.graph import saved_tensors_hooks
 from ..autograd.modes import enable_grad, no_grad
 from ..autograd.state import mode
+from ..runtime import devices, tracing
 from ..tensor import Tensor
 
 
@@ -111,6 +112,7 @@ class _Frame:
     def recompute(self) -> None:
         """Run the function again and collect what it saves."""
         self.values.clear()
+        tracing.part()
         count = [0]
 
         def keep(t: Any) -> Any:
@@ -155,17 +157,18 @@ class _Random:
     """The generators' states at creation; as a context manager, brings them back for a while."""
 
     def __init__(self, values: Iterable[Any]) -> None:
-        devices = {"cpu"} | {str(t.device) for t in values if isinstance(t, Tensor)}
-        self.states = {d: random.get_rng_state(d) for d in sorted(devices)}
+        where = {devices.resolve("cpu")} | {t.device for t in values if isinstance(t, Tensor)}
+        generators = {random.generator_of(d) for d in where}
+        self.states = [(g, g._seed, g.offset) for g in generators]
 
     def __enter__(self) -> None:
-        self.outer = {d: random.get_rng_state(d) for d in self.states}
-        for d, state in self.states.items():
-            random.set_rng_state(state, d)
+        self.outer = [(g, g._seed, g.offset) for g, _, _ in self.states]
+        for g, seed, offset in self.states:
+            g._set(seed, offset)
 
     def __exit__(self, *exc: Any) -> None:
-        for d, state in self.outer.items():
-            random.set_rng_state(state, d)
+        for g, seed, offset in self.outer:
+            g._set(seed, offset)
 
 
 class _Reentrant(Function):
@@ -193,6 +196,7 @@ class _Reentrant(Function):
         args = list(ctx.rest)
         for k, t in zip(ctx.places, ctx.saved_tensors):
             args[k] = t.detach().requires_grad_(t.requires_grad)
+        tracing.part()
         with ctx.random or contextlib.nullcontext(), enable_grad():
             outputs = ctx.function(*args)
         many = outputs if isinstance(outputs, tuple) else (outputs,)

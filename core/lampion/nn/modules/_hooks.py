@@ -18,7 +18,7 @@ from typing import Any
 
 from lampion.autograd.node import Node, Select
 from lampion.autograd.state import clock, mode
-from lampion.runtime.tracing import changes
+from lampion.runtime.tracing import changes, fail
 from lampion.tensor import Tensor
 
 _handle_ids = itertools.count()
@@ -33,6 +33,19 @@ class HookTable(OrderedDict):
         if _arm:
             arm_call_path()
         super().__setitem__(key, hook)
+
+
+class GlobalHookTable(HookTable):
+    """A table of hooks of all modules: compiled programs hold as long as there is none."""
+
+    def __setitem__(self, key: int, hook: Callable[..., Any]) -> None:
+        changes["hooks"] += 1
+        super().__setitem__(key, hook)
+
+    def pop(self, *key: Any) -> Any:
+        """Take a hook out."""
+        changes["hooks"] += 1
+        return super().pop(*key)
 
 
 def arm_call_path() -> None:
@@ -86,6 +99,7 @@ class RemovableHandle:
 
     def remove(self) -> None:
         """Take the hook out of its table; a second call does nothing."""
+        changes["modules"] += 1
         for ref in (self.hooks_dict_ref, *self.extra_dict_ref):
             table = ref()
             if table is not None:
@@ -106,12 +120,12 @@ class RemovableHandle:
         self.remove()
 
 
-global_forward_pre_hooks: HookTable = HookTable()
-global_forward_hooks: HookTable = HookTable()
+global_forward_pre_hooks: HookTable = GlobalHookTable()
+global_forward_hooks: HookTable = GlobalHookTable()
 global_forward_hooks_with_kwargs: HookTable = HookTable()
 global_forward_hooks_always_called: HookTable = HookTable()
-global_backward_pre_hooks: HookTable = HookTable()
-global_backward_hooks: HookTable = HookTable()
+global_backward_pre_hooks: HookTable = GlobalHookTable()
+global_backward_hooks: HookTable = GlobalHookTable()
 global_registration_hooks: dict[str, HookTable] = {
     "buffer": HookTable(), "module": HookTable(), "parameter": HookTable()}
 
@@ -330,6 +344,9 @@ class BackwardTaps:
 def call_with_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call `module.forward` between its hooks, the process-wide ones first."""
     called: set[tuple[bool, int]] = set()
+    if (global_forward_pre_hooks or global_forward_hooks or global_backward_hooks
+            or global_backward_pre_hooks):
+        fail("a hook of all modules runs")
     try:
         return _hooked_forward(module, args, kwargs, called)
     except Exception:
