@@ -42,7 +42,7 @@ NEEDS_opencl := $(SAID)/opencl
 NEEDS_cuda   := $(SAID)/cuda
 NEEDS_ref    := $(SAID)/ref
 
-.PHONY: demo test onnx programs opencl cuda cuda-kernels parity parity-tests parity-full nightly bench conformance conformance-faults gpu lint install clean help
+.PHONY: demo test onnx programs opencl cuda cuda-kernels parity parity-tests parity-full nightly bench conformance conformance-faults matrix gpu lint install clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -118,6 +118,15 @@ conformance: install $(SAID)/dev
 	@mkdir -p $(VENV)/conformance
 	$(VENV)/bin/lampion conformance $(DEVICE) -n auto --html $(VENV)/conformance/$(DEVICE).html \
 	    --json $(VENV)/conformance/$(DEVICE).json $(ARGS)
+
+# docs/matrix.md, ops by devices and dtypes, from whole runs on these devices.
+DEVICES ?= cpu ref
+matrix: install $(SAID)/dev
+	@mkdir -p $(VENV)/conformance
+	for device in $(DEVICES); do $(VENV)/bin/lampion conformance $$device -n auto $(ARGS) \
+	    --json $(VENV)/conformance/$$device.json || true; done
+	$(VENV)/bin/lampion conformance-matrix --write docs/matrix.md \
+	    $(foreach device,$(DEVICES),$(VENV)/conformance/$(device).json)
 
 # The suite itself: a backend with one of forty faults must not pass, healthy ones must.
 conformance-faults: install $(SAID)/dev

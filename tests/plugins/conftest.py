@@ -191,7 +191,7 @@ def program(tmp_path: Path):
     It runs in an empty folder with no settings of the user's.
     """
 
-    def run(site: Path | None, what: str | list[str], **environment: str):
+    def run(site: Path | None, what: str | list[str], seconds: int = 120, **environment: str):
         clean = {k: v for k, v in os.environ.items() if not k.startswith("LAMPION_")}
         path = os.pathsep.join(filter(None, [str(site or ""), clean.get("PYTHONPATH", "")]))
         clean.update(XDG_CONFIG_HOME=str(tmp_path), PYTHONPATH=path, **environment)
@@ -199,7 +199,7 @@ def program(tmp_path: Path):
         if isinstance(what, str):
             command = [sys.executable, "-c", textwrap.dedent(what)]
         return subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, env=clean, timeout=120
+            command, capture_output=True, text=True, cwd=tmp_path, env=clean, timeout=seconds
         )
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parents[2] / "plugins" / "conformance"
 if not any((Path(p) / "lampion_conformance").is_dir() for p in sys.path if p):
     sys.path.append(str(ROOT))
 
-from lampion_conformance import CHAPTERS  # noqa: E402
+from lampion_conformance import CHAPTERS, matrix  # noqa: E402
 from lampion_conformance.plugin import name_of, read_known  # noqa: E402
 from lampion_conformance.report import Report, as_html, as_json, as_markdown, badge  # noqa: E402
 
@@ -136,3 +137,52 @@ def test_an_xfail_file_has_comments(tmp_path):
 def test_other_tests_are_left_alone():
     assert name_of("tests/ops/test_random.py::test_x") is None
     assert name_of("lib/lampion_conformance/test_ops.py::test_x[a]") == "ops::test_x[a]"
+
+
+# ---------------------------------------------------------------- the support matrix
+
+def reported(device, quick=False, **outcomes):
+    """A report of tests with outcomes; "refused" is a dtype that the op refuses."""
+    r = Report(device, quick)
+    for name, outcome in outcomes.items():
+        name = name.replace("__", "::", 1).replace("_OF_", "[").replace("_AND_", "-") + "]"
+        refused = outcome == "refused"
+        r.add(name, "passed" if refused else outcome, 0.1, "",
+              {"computed": not refused} if "test_dtypes" in name else {})
+    return json.loads(as_json(r))
+
+
+def test_the_matrix_says_what_was_tested():
+    one = reported("one", primitives__test_dtypes_OF_exp_AND_float64="passed",
+                   primitives__test_dtypes_OF_exp_AND_bool="refused",
+                   primitives__test_dtypes_OF_exp_AND_float16="passed",
+                   ops__test_values_OF_exp="passed", ops__test_forms_OF_exp="passed",
+                   gradients__test_gradients_OF_exp="passed",
+                   ops__test_values_OF_norm="passed", ops__test_values_OF_sort="skipped")
+    two = reported("two", True, primitives__test_dtypes_OF_exp_AND_float64="failed",
+                   primitives__test_dtypes_OF_exp_AND_float16="skipped",
+                   ops__test_values_OF_exp="failed", ops__test_forms_OF_exp="passed",
+                   gradients__test_gradients_OF_norm="known")
+    text = matrix.page([one, two])
+    assert "| `exp` | f2 f4 f8 | vog all | o ~~v~~ ~~f8~~ |" in text
+    assert "| `norm` | v | ~~g~~ |" in text and "`sort`" not in text
+    assert "a quick run tests a sample" in text
+    assert "a quick run" not in matrix.page([one])
+    assert matrix.defined({"uint8", "uint16", "uint32", "uint64", "float64", "bool"}) == "b u f4 f8"
+    assert matrix.defined({"float16", "bfloat16", "float64", "int8"}) == "i1 f"
+
+
+def test_the_matrix_command(tmp_path, capsys):
+    (tmp_path / "r.json").write_text(json.dumps(reported("one", ops__test_values_OF_exp="passed")))
+    (tmp_path / "x.json").write_text("[]")
+    parser = argparse.ArgumentParser()
+    matrix.arguments(parser)
+    words = [str(tmp_path / "r.json"), "--write", str(tmp_path / "m.md")]
+    assert matrix.run(parser.parse_args(words)) == 0
+    assert "| `exp` | v |" in (tmp_path / "m.md").read_text() and not capsys.readouterr().out
+    assert matrix.run(parser.parse_args(words[:1])) == 0
+    assert "# Support, op by op" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no report of lampion conformance"):
+        matrix.run(parser.parse_args([str(tmp_path / "x.json")]))
+    with pytest.raises(ValueError, match="nosuch"):
+        matrix.run(parser.parse_args([str(tmp_path / "nosuch.json")]))

@@ -115,6 +115,11 @@ class Dialect:
         """The library function for an intrinsic on `d`, or None to expand it."""
         return self.functions.get(op)
 
+    def expands(self, op: str, d: dtype) -> bool:
+        """Whether `math.expand_kernel` is to write an intrinsic as arithmetic: where the language
+        has no function for it."""
+        return self.call(op, d) is None
+
 
 class Scope:
     """One open block: its header, its lines, and the values that are known in it."""

@@ -15,7 +15,11 @@ HERE = Path(__file__).parent
 
 def lampion_cli_commands() -> list[Command]:
     """The hook."""
-    return [Command("conformance", "Test a device: every level, with a report.", arguments, run)]
+    from . import matrix
+
+    return [Command("conformance", "Test a device: every level, with a report.", arguments, run),
+            Command("conformance-matrix", "Tables of ops, devices and dtypes from reports.",
+                    matrix.arguments, matrix.run)]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
