@@ -68,6 +68,19 @@ def _rebuild_parameter_with_state(
     return parameter
 
 
+def _rebuild_sparse_tensor(layout: Any, data: Any) -> Any:
+    """A sparse tensor of its parts: (places, values, size, coalesced) or (starts, places, values,
+    size)."""
+    from . import sparse_compressed_tensor, sparse_coo, sparse_coo_tensor
+
+    if layout is sparse_coo:
+        places, values, size, *rest = data
+        return sparse_coo_tensor(places, values, size, is_coalesced=bool(rest and rest[0]))
+    starts, places, values, size = data
+    return sparse_compressed_tensor(starts, places, values, size, layout=layout,
+                                    check_invariants=True)
+
+
 def _set_state(obj: Any, state: Any) -> None:
     """Set attributes from a `__dict__`, or from a pair of it and a dict of slots."""
     plain, slots = state if isinstance(state, tuple) else (state, None)

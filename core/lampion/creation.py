@@ -394,10 +394,19 @@ def like(m: Any, dtype: Any, device: Any, fmt: Any) -> Any:
     return found
 
 
+def _sparse_zeros(input: Any, made: Tensor, requires_grad: bool) -> Tensor:
+    from .sparse.ops import zeros_like as zeros
+
+    return zeros(  # type: ignore[no-any-return]
+        input, dtype=made.dtype, device=made.device, requires_grad=requires_grad)
+
+
 def empty_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
                memory_format: Any = None, layout: Any = None, pin_memory: bool = False) -> Tensor:
     """An uninitialised tensor with the shape, dtype, device and dim order of `input`."""
     r = empty_meta(like(input.meta, dtype, device, memory_format))
+    if input.layout is not strided and layout is not strided:
+        return _sparse_zeros(input, r, requires_grad)
     if input.meta.virtual:
         r = NS["transformed_fresh"](input, r)
     return r.requires_grad_() if requires_grad else r
@@ -407,6 +416,8 @@ def zeros_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gr
                memory_format: Any = None, layout: Any = None, pin_memory: bool = False) -> Tensor:
     """Zeros with the shape, dtype, device and dim order of `input`."""
     r = filled(like(input.meta, dtype, device, memory_format), 0)
+    if input.layout is not strided and layout is not strided:
+        return _sparse_zeros(input, r, requires_grad)
     if input.meta.virtual:
         r = NS["transformed_fresh"](input, r)
     return r.requires_grad_() if requires_grad else r

@@ -23,7 +23,8 @@ MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func
             "config", "plugins", "ops", "testing", "random", "serialization",
             "overrides", "printing", "cli", "demos", "return_types", "masked", "signal",
             "amp", "compat", "compiler", "jit", "backends", "accelerator", "distributed",
-            "multiprocessing", "profiler", "hub", "types", "storage", "distributions", "fx", "onnx")
+            "multiprocessing", "profiler", "hub", "types", "storage", "distributions", "fx",
+            "onnx", "sparse")
 
 # Functions of the top level whose module is only imported when one of them is used.
 FUNCTIONS = {
@@ -57,7 +58,14 @@ FUNCTIONS = {
         ("BFloat16Storage", "BoolStorage", "ByteStorage", "CharStorage", "ComplexDoubleStorage",
          "ComplexFloatStorage", "DoubleStorage", "FloatStorage", "HalfStorage", "IntStorage",
          "LongStorage", "ShortStorage", "TypedStorage", "UntypedStorage"), "storage"),
-    **dict.fromkeys(_NAMED, "base.dtype")}
+    **dict.fromkeys(_NAMED, "base.dtype"),
+    **dict.fromkeys(("sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc",
+                     "jagged"), "base.layout"),
+    **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "sparse_csc_tensor",
+                     "sparse_bsr_tensor", "sparse_bsc_tensor", "sparse_compressed_tensor"),
+                    "sparse.construct"),
+    **dict.fromkeys(("smm", "spmm", "dsmm", "hspmm", "hsmm", "saddmm", "sspaddmm",
+                     "resize_as_sparse_"), "sparse.ops")}
 
 
 def lookup(module: str, name: str) -> Any:

@@ -84,6 +84,18 @@ def _to_dense(self: Tensor, dtype: Any = None, *, masked_grad: bool = True) -> T
     return self if dtype is None else self.to(dtype)
 
 
+def _sparse_method(name: str) -> Callable[..., Any]:
+    """A method of dense tensors that `lampion.sparse` has."""
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        from .sparse import dense
+
+        return getattr(dense, name)(self, *args, **kwargs)
+
+    method.__name__ = name
+    method.__doc__ = f"`{name}` of a dense tensor, see `lampion.sparse`."
+    return method
+
+
 def _resize(self: Tensor, *sizes: Any) -> Tensor:
     """`reshape`, by its older name."""
     return self.reshape(*sizes)
@@ -124,6 +136,12 @@ def _never(self: Tensor) -> bool:
     return False
 
 
+for _name in ("to_sparse", "to_sparse_coo", "to_sparse_csr", "to_sparse_csc", "to_sparse_bsr",
+              "to_sparse_bsc", "sparse_mask", "sparse_dim", "dense_dim", "coalesce", "is_coalesced",
+              "indices", "values", "_indices", "_values", "_nnz", "crow_indices", "col_indices",
+              "ccol_indices", "row_indices", "smm", "sspaddmm", "sparse_resize_",
+              "sparse_resize_and_clear_", "resize_as_sparse_"):
+    setattr(Tensor, _name, _sparse_method(_name))
 for _name, _fn in (("__div__", _div), ("__idiv__", _idiv), ("__reversed__", _reversed),
                    ("__long__", Tensor.__int__), ("__nonzero__", Tensor.__bool__),
                    ("_typed_storage", _storage), ("_conj", lambda self: self.conj()),

@@ -191,6 +191,9 @@ _ALONE = _alone()
 def _accumulate(node: AccumulateGrad, g: Any, create: bool) -> None:
     """Add to a leaf's gradient. A first gradient that nobody else holds is taken as it is."""
     if g.meta.override is not None:
+        if g.is_sparse:
+            _accumulate_sparse(node, g)
+            return
         g = plain(g)
     with lock:
         if tracing.active:
@@ -205,8 +208,8 @@ def _accumulate(node: AccumulateGrad, g: Any, create: bool) -> None:
                 node.grad = g if g.node is None else g.detach()
             else:
                 node.grad = g.detach().clone()
-        elif create:
-            node.grad = have + g
+        elif create or have.layout is not g.layout:
+            node.grad = have + g if create else (have + g).detach()
         else:
             have.add_(g.detach() if g.node is not None else g)
     if node.accumulated:
@@ -217,7 +220,17 @@ def _accumulate(node: AccumulateGrad, g: Any, create: bool) -> None:
                 fn(owner)
 
 
+def _accumulate_sparse(node: AccumulateGrad, g: Any) -> None:
+    """Add a sparse gradient: the sum is sparse unless there is a dense one already."""
+    with lock:
+        have = node.grad
+        node.grad = g.detach() if have is None else (have + g).detach()
+    owner = node.owner()
+    for fn in list((node.accumulated or {}).values()):
+        fn(owner)
+
+
 def plain(g: Any) -> Any:
     """A gradient as a Tensor itself: the class of what it was computed from is not handed on."""
-    return g if g is None or g.meta.override is None else N.make_tensor(
+    return g if g is None or g.meta.override is None or g.is_sparse else N.make_tensor(
         g.data_, g.meta.plain, g.node)

@@ -28,7 +28,8 @@ class memory_format:
 
 
 class layout:
-    """How elements are stored; `strided` is the only one."""
+    """How elements are stored: `strided` in memory at regular distances, the others as places and
+    values (`lampion.sparse`)."""
 
     __slots__ = ("name",)
 
@@ -38,17 +39,26 @@ class layout:
     def __repr__(self) -> str:
         return f"{dt._PREFIX}.{self.name}"
 
+    def __reduce__(self) -> Any:
+        return (_get_layout, (f"torch.{self.name}",))  # as files name it
+
 
 contiguous_format = memory_format("contiguous", 0)
 preserve_format = memory_format("preserve", 0)
 channels_last = memory_format("channels_last", 4)
 channels_last_3d = memory_format("channels_last_3d", 5)
-strided = layout("strided")
+LAYOUTS = {n: layout(n) for n in ("strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr",
+                                  "sparse_bsc", "jagged")}
+strided, sparse_coo, sparse_csr, sparse_csc, sparse_bsr, sparse_bsc, jagged = LAYOUTS.values()
 _ALL = {f.name: f for f in (contiguous_format, preserve_format, channels_last, channels_last_3d)}
 
 
 def _format(name: str) -> memory_format:
     return _ALL[name]
+
+
+def _get_layout(name: str) -> layout:
+    return LAYOUTS[name.rpartition(".")[2]]
 
 
 def format_strides(shape: tuple[int, ...], fmt: memory_format) -> tuple[int, ...]:

@@ -145,9 +145,14 @@ def _ctc(log_probs: Tensor, targets: Tensor, sizes: list[int], lengths: list[int
 # ---- embeddings ---------------------------------------------------------------------------------
 
 
-def _refuse_sparse(sparse: bool, weight: Tensor) -> None:
-    if sparse and weight.requires_grad and lampion.is_grad_enabled():
-        raise RuntimeError("sparse gradients are not available: pass sparse=False")
+def _lookup(weight: Tensor, input: Tensor, padding_idx: int, by_count: bool,
+            sparse: bool) -> Tensor:
+    """Rows of the table, whose gradient is sparse if asked for."""
+    if not (sparse and weight.requires_grad and lampion.is_grad_enabled()):
+        return ops.embedding(weight, input, padding_idx, by_count)
+    from lampion.nn._sparse_rows import SparseRows
+
+    return SparseRows.apply(weight, input, padding_idx, by_count)
 
 
 def _padding_row(padding_idx: int | None, weight: Tensor) -> int | None:
@@ -178,14 +183,12 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None,
     tensor([[0., 1.],
             [1., 0.]])
     """
-    if sparse:
-        _refuse_sparse(sparse, weight)
     if padding_idx is not None:
         padding_idx = _padding_row(padding_idx, weight)
     if max_norm is not None:
         _renormalize(weight, input, max_norm, norm_type)
-    return ops.embedding(weight, input, -1 if padding_idx is None else padding_idx,
-                         scale_grad_by_freq)
+    return _lookup(weight, input, -1 if padding_idx is None else padding_idx, scale_grad_by_freq,
+                   sparse)
 
 
 @replayed
@@ -200,7 +203,6 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
     input (B, N), or (N) with offsets (B) of the bags' first elements. Rows at padding_idx do not
     count; empty bags are zero. per_sample_weights, shaped as input, go with mode 'sum'.
     """
-    _refuse_sparse(sparse, weight)
     _check_bag(input, weight, offsets, mode, per_sample_weights, scale_grad_by_freq)
     padding_idx = _padding_row(padding_idx, weight)
     if max_norm is not None:
@@ -219,7 +221,7 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
         flat, bag_of = flat.index_select(0, kept), bag_of.index_select(0, kept)
         if per_sample_weights is not None:
             per_sample_weights = per_sample_weights.index_select(0, kept)
-    rows = ops.embedding(weight, flat, -1, scale_grad_by_freq)
+    rows = _lookup(weight, flat, -1, scale_grad_by_freq, sparse)
     if per_sample_weights is not None:
         rows = rows * per_sample_weights.unsqueeze(1)
     return _reduce_bags(rows, bag_of, len(starts) - 1, mode)

@@ -31,22 +31,27 @@ class Rule:
         update: the expression (see the module's docstring for its signature).
         buffers: state tensors updated in place beside the parameter, in call order.
         scalars: names of the numbers that follow the tensors, in call order.
+        sparse: whether a gradient of 0 changes nothing (without decay), so that with a sparse
+            gradient only its places need be looked at.
     """
 
     name: str
     update: Callable[..., tuple[Value, ...]]
     buffers: tuple[str, ...]
     scalars: tuple[str, ...]
+    sparse: bool = False
 
 
 RULES: dict[str, Rule] = {}
 
 
-def rule(*, buffers: str, scalars: str) -> Callable[[Callable[..., Any]], Rule]:
+def rule(*, buffers: str, scalars: str,
+         sparse: bool = False) -> Callable[[Callable[..., Any]], Rule]:
     """Register the decorated function as the rule of its name."""
 
     def declare(update: Callable[..., Any]) -> Rule:
-        made = Rule(update.__name__, update, tuple(buffers.split()), tuple(scalars.split()))
+        made = Rule(update.__name__, update, tuple(buffers.split()), tuple(scalars.split()),
+                    sparse)
         RULES[made.name] = made
         return made
 
@@ -66,7 +71,7 @@ def _mix(old: Value, new: Value, weight: Value) -> Value:
     return old + (new - old) * weight
 
 
-@rule(buffers="", scalars="lr weight_decay")
+@rule(buffers="", scalars="lr weight_decay", sparse=True)
 def sgd(m, p, g, lr, weight_decay, *, decay, maximize):
     g = _decayed(p, _signed(g, maximize), weight_decay, decay)
     return (p - g * lr,)
@@ -184,7 +189,7 @@ def rmsprop_centered_momentum(
     )  # fmt: skip
 
 
-@rule(buffers="sum", scalars="rate weight_decay eps")
+@rule(buffers="sum", scalars="rate weight_decay eps", sparse=True)
 def adagrad(m, p, g, total, rate, weight_decay, eps, *, decay, maximize):
     g = _decayed(p, _signed(g, maximize), weight_decay, decay)
     total = total + g * g

@@ -149,6 +149,8 @@ def fused(rule: Rule, flags: dict[str, bool], held: tuple[str, ...] = ()) -> Upd
     ) + "".join(_TOUCH.format(d=d) for d in datas)
 
     def plan(*tensors: Any) -> Any:
+        if tensors[1].layout is not lampion.strided:
+            return None
         found = _plan(rule, flags, tensors, held)
         table[tuple(t.meta for t in tensors)] = found
         return found
@@ -171,13 +173,31 @@ def _slow(rule: Rule, flags: dict[str, bool], held: tuple[str, ...]) -> Update:
     tensors = 2 + len(rule.buffers)
 
     def run(*args: Any) -> None:
-        if args[0].is_complex() and not NS["modes"]:
+        if args[1].layout is not lampion.strided:
+            on_places(rule, flags, args)
+        elif args[0].is_complex() and not NS["modes"]:
             pairs = [lampion.view_as_real(t) for t in args[:tensors]]
             updater(rule, flags, False, held)(*pairs, *args[tensors:])
         else:
             by_ops(*args)
 
     return run
+
+
+def on_places(rule: Rule, flags: dict[str, bool], args: Any) -> None:
+    """The rule where a sparse gradient has elements. RuntimeError if zeros count as well."""
+    if not rule.sparse or flags.get("decay"):
+        why = "weight_decay is not compatible with them" if rule.sparse else (
+            "please consider SparseAdam instead")
+        raise RuntimeError(f"the {rule.name} optimizer does not support sparse gradients, {why}")
+    count = 2 + len(rule.buffers)
+    g = args[1].coalesce()
+    places = tuple(g.indices())
+    written = [args[0], *args[2:count]]
+    values = [t[places] for t in written]
+    new = rule.update(TensorMath, values[0], g.values(), *values[1:], *args[count:], **flags)
+    for t, v in zip(written, new):
+        t[places] = v
 
 
 def _plan(rule: Rule, flags: dict[str, bool], tensors: Any, held: tuple[str, ...]) -> Any:

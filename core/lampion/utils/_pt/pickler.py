@@ -125,6 +125,7 @@ _PUBLIC = {
     ("lampion.tensor", "Tensor"): ("torch", "Tensor"),
     ("lampion.tensor", "Size"): ("torch", "Size"),
     ("lampion.base.device", "device"): ("torch", "device"),
+    ("lampion.base.layout", "_get_layout"): ("torch.serialization", "_get_layout"),
     ("lampion._utils", "_rebuild_from_type_v2"): ("torch._tensor", "_rebuild_from_type_v2"),
 }
 

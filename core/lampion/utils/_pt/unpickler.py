@@ -20,6 +20,7 @@ import numpy as np
 from ... import _utils
 from ...base.device import device
 from ...base.dtype import ALL, dtype
+from ...base.layout import LAYOUTS
 from ...tensor import Size, Tensor
 from . import names
 
@@ -92,9 +93,10 @@ def _latin1(text: Any, encoding: Any) -> bytes:
 
 
 def _layout(name: Any) -> Any:
-    if name != "torch.strided":
-        raise UnpicklingError(f"layout {name} is not supported: only dense tensors are")
-    return None
+    found = LAYOUTS.get(str(name).removeprefix("torch."))
+    if found is None:
+        raise UnpicklingError(f"there is no layout {name}")
+    return found
 
 
 def _allowed() -> dict[str, Any]:
@@ -129,6 +131,7 @@ def _allowed() -> dict[str, Any]:
         "_rebuild_tensor_v3",
         "_rebuild_parameter",
         "_rebuild_parameter_with_state",
+        "_rebuild_sparse_tensor",
     ):
         table[f"torch._utils.{name}"] = getattr(_utils, name)
     table.update((f"torch.{kind.name}", kind) for kind in ALL)
