@@ -87,7 +87,9 @@ class FunctionEvent(_Times):
                  sequence_nr: int = -1, fwd_thread: int = 0, flops: int = 0,
                  device_type: DeviceType = DeviceType.CPU, device_index: int = 0,
                  kind: str = "cpu_op", concrete_inputs: Any = None) -> None:
-        self.id, self.node_id, self.name, self.trace_name = id, -1, name, name
+        self.id, self.node_id, self.trace_name = id, -1, name
+        # steps are summed up as one
+        self.name = "ProfilerStep*" if name.startswith("ProfilerStep#") else name
         self.overload_name = ""
         self.time_range = Interval(start_us, end_us)
         self.thread, self.fwd_thread, self.sequence_nr = thread, fwd_thread, sequence_nr
