@@ -90,16 +90,16 @@ def test_traces_have_the_same_kinds(both, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Profiler won't be using warmup")
 @pytest.mark.parametrize("plan", [
-    dict(wait=1, warmup=1, active=2), dict(wait=0, warmup=0, active=1, repeat=3),
-    dict(wait=2, warmup=1, active=3, repeat=2, skip_first=4),
-    dict(wait=2, warmup=1, active=1, skip_first=2, skip_first_wait=1)], ids=str)
+    {"wait": 1, "warmup": 1, "active": 2}, {"wait": 0, "warmup": 0, "active": 1, "repeat": 3},
+    {"wait": 2, "warmup": 1, "active": 3, "repeat": 2, "skip_first": 4},
+    {"wait": 2, "warmup": 1, "active": 1, "skip_first": 2, "skip_first_wait": 1}], ids=str)
 def test_schedules_agree(plan):
     theirs, ours = torch.profiler.schedule(**plan), profiler.schedule(**plan)
     assert [ours(k).name for k in range(30)] == [theirs(k).name for k in range(30)]
 
 
-@pytest.mark.parametrize("plan", [dict(wait=1, warmup=1, active=2, repeat=2),
-                                  dict(wait=0, warmup=1, active=1)], ids=str)
+@pytest.mark.parametrize("plan", [{"wait": 1, "warmup": 1, "active": 2, "repeat": 2},
+                                  {"wait": 0, "warmup": 1, "active": 1}], ids=str)
 def test_cycles_agree(plan):
     found = []
     for P in (torch.profiler, profiler):
