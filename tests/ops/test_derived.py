@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from devices import thorough, wanted_devices
 
-from lampion.testing import op_checks, transform_checks
+from lampion.testing import compile_checks, op_checks, transform_checks
 from lampion_conformance.subjects import (
     EXCLUDED,
     PUBLIC,
@@ -80,3 +80,8 @@ def test_gradients(op: Any, device: str) -> None:
 def test_transforms(op: Any) -> None:
     transform_checks.check_tangents(op, "cpu", limit=2)
     transform_checks.check_batches(op, "cpu", limit=3)
+
+
+@pytest.mark.parametrize("op", TESTED, ids=lambda op: op.qualname)
+def test_compiled(op: Any) -> None:
+    compile_checks.check_compiled(op, limit=1)

@@ -24,6 +24,17 @@ def test_programs_give_what_numpy_gives(program):
     assert not differences(program, found, lambda t: t.cpu().numpy())
 
 
+COMPILED = COUNT // 5
+
+
+@settings(max_examples=COMPILED, deadline=None, database=None, derandomize=COMPILED <= 100,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(programs())
+def test_compiled_programs_give_what_numpy_gives(program):
+    for found in program.run_compiled(lampion):
+        assert not differences(program, found, lambda t: t.cpu().numpy())
+
+
 EVERYWHERE = int(os.environ.get("LAMPION_TEST_DEVICE_PROGRAMS", "10"))
 
 
