@@ -38,7 +38,8 @@ from .trace import GraphBreak, Trace
 
 _changes = tracing.changes
 _CONTAINERS = ("ModuleList", "ModuleDict", "OptimizedModule")
-CACHE_SIZE = 8  # entries per function before it is left to run eagerly
+CACHE_SIZE = 32  # kinds of calls of which none came twice, before new ones run eagerly
+MOST_ENTRIES = 512
 
 
 def _log_graph(graph: Graph) -> None:
@@ -74,6 +75,7 @@ class Entry:
         self.leaves: list[Any] = []  # whose gradients it changes; they have no hooks
         self.keep: list[Any] = []
         self.moves = -1
+        self.used = False  # more than once
         self.moved = False  # whether the function changed what it reads
         self.apart = False  # whether it writes to arguments, which must not overlap then
 
@@ -213,12 +215,21 @@ class Compiled:
         if target is not None:
             self.name = type(target).__name__
         self.code = getattr(getattr(fn, "__func__", fn), "__code__", None)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all programs."""
         self.entries: dict[Any, list[Entry]] = {}
         self.quick: dict[Any, Entry] = {}
         self.made: dict[int, Compiled] = {}  # of modules inside
         self.parts: list[tuple[dict[str, Any], Compiled]] | None = None  # when given up
-        self.count = 0
-        self.given_up = ""
+        self.said: set[str] = set()
+        self.budget = self.options.get("cache_size", CACHE_SIZE)
+
+    def _too_many(self) -> str:
+        return (f"{self.options.get('cache_size', CACHE_SIZE)} kinds of calls (shapes, numbers, "
+                "what the function reads of the outside) were compiled of which none came twice. "
+                "Give it tensors of fewer shapes, and numbers that change as tensors")
 
     def __reduce__(self) -> Any:
         return (_restored, (self.fn, self.fullgraph, self.options))
@@ -273,6 +284,9 @@ class Compiled:
             if entry.holds():
                 if entry.apart and len({id(t.data_.base) for t in tensors}) < len(tensors):
                     return self.fn(*args, **kwargs)
+                if not entry.used:
+                    entry.used = True
+                    self.budget += 1
                 if entry.reason:
                     return self._in_parts(entry.parts, args, kwargs)
                 self._remember(entry, args, tensors)
@@ -328,25 +342,25 @@ class Compiled:
         return out
 
     def _say(self, reason: str) -> None:
-        get_logger("compile").warning(f"{self.name} runs eagerly: {reason}")
+        if reason not in self.said:
+            self.said.add(reason)
+            get_logger("compile").warning(f"{self.name} runs eagerly: {reason}")
 
     def _trace(self, where: Any, args: Any, kwargs: Any, tensors: list[Any],
                keep: list[Any]) -> Any:
-        if self.count >= self.options.get("cache_size", CACHE_SIZE):
-            known, self.given_up = self.given_up, (
-                f"{self.count} kinds of calls (shapes, numbers, what the function reads of the "
-                "outside) were compiled, and the next one is different again")
+        if not self.budget:
             if self.fullgraph:
-                raise GraphBreak(f"{self.name}: {self.given_up}. Give it tensors of fewer shapes, "
-                                 "and numbers that change as tensors.")
-            if not known:
-                self._say(self.given_up)
+                raise GraphBreak(f"{self.name}: {self._too_many()}")
+            self._say(self._too_many())
             if not any(_metas(where) == _metas(w) for w in self.entries):
                 return self.fn(*args, **kwargs)  # shapes that the modules inside do not know
             if self.parts is None:
                 self.parts = self._parts(World(self.target, [*args, *kwargs.values()]))
             return self._in_parts(self.parts, args, kwargs)
-        self.count += 1
+        self.budget -= 1
+        if sum(map(len, self.entries.values())) >= MOST_ENTRIES:
+            self.entries.pop(next(iter(self.entries)))
+            self.quick.clear()
         tracer = Tracing(self, args, kwargs, tensors)
         result = tracer.run()
         entry = tracer.entry

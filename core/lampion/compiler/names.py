@@ -35,7 +35,8 @@ def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None 
         backend: "lampion" ("inductor" means the same); "eager" runs the function as it is; a
             function `backend(module, example_inputs)` is not supported.
         mode: accepted, one of PyTorch's.
-        options: {"cache_size": n}: how many programs to keep for a function (8).
+        options: {"cache_size": n}: after n (32) kinds of calls of which none came twice, new ones
+            run eagerly.
         disable: give `model` back as it is.
 
     Raises:
@@ -124,9 +125,7 @@ def wrap_numpy(fn: Any) -> Any:
 def reset() -> None:
     """Forget all compiled programs; functions are traced anew."""
     for compiled in list(_made):
-        compiled.entries.clear()
-        compiled.quick.clear()
-        compiled.count, compiled.given_up, compiled.parts = 0, "", None
+        compiled.reset()
 
 
 def explain(fn: Any, *args: Any, **kwargs: Any) -> Any:
