@@ -376,7 +376,7 @@ def test_what_a_function_does_not_read_may_change(said):
     for _ in range(12):
         f(lampion.ones(2))
         trainer.count()
-    assert not said and f.count == 1
+    assert not said and sum(map(len, f.entries.values())) == 1
 
 
 def test_side_effects_happen_in_every_call(said):

@@ -316,7 +316,7 @@ class Compiled:
     def _eager(self, reason: str, args: Any, kwargs: Any) -> Any:
         if self.fullgraph:
             raise GraphBreak(f"{self.name} cannot be compiled: {reason}")
-        self._say(reason)
+        self._tell(reason)
         return self.fn(*args, **kwargs)
 
     def _parts(self, world: Any) -> list[tuple[dict[str, Any], Compiled]]:
@@ -341,17 +341,20 @@ class Compiled:
                 out.append((m.__dict__, made))
         return out
 
-    def _say(self, reason: str) -> None:
+    def _tell(self, reason: str) -> None:
         if reason not in self.said:
             self.said.add(reason)
-            get_logger("compile").warning(f"{self.name} runs eagerly: {reason}")
+            self._say(reason)
+
+    def _say(self, reason: str) -> None:
+        get_logger("compile").warning(f"{self.name} runs eagerly: {reason}")
 
     def _trace(self, where: Any, args: Any, kwargs: Any, tensors: list[Any],
                keep: list[Any]) -> Any:
         if not self.budget:
             if self.fullgraph:
                 raise GraphBreak(f"{self.name}: {self._too_many()}")
-            self._say(self._too_many())
+            self._tell(self._too_many())
             if not any(_metas(where) == _metas(w) for w in self.entries):
                 return self.fn(*args, **kwargs)  # shapes that the modules inside do not know
             if self.parts is None:
@@ -367,7 +370,7 @@ class Compiled:
         entry.keep = keep
         others = self.entries.setdefault(where, [])
         if entry.reason:
-            self._say(entry.reason)
+            self._tell(entry.reason)
             entry.parts = self._parts(entry.world)
             if entry.moved and any(e.moved for e in others):
                 entry.world = None  # it does so every time
