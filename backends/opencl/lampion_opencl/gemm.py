@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 DEPTH = 256   # steps of k between two visits to the output: a panel that stays in the first cache
 DEEP = 8192   # steps of k at most where a panel is walked whole: it stays in the second cache
-ROWS = 96     # rows of a work item
+ROWS = 96     # rows of a work item at most
+WORTH = 1 << 19  # multiplications from which on every core is woken
 TILE = 64     # GPU: output tile of a work group
 TYPES = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
 
@@ -236,9 +237,12 @@ def _tile_text(rows: int, vectors: int, lanes: int, arithmetic: str, unit: str, 
     out.append("}")
     for n, (r, j) in enumerate(tile):
         if bias:
-            out.append(f"if (k0 == 0) for (long t = 0; t < width - {j * lanes} && t < {lanes}; "
-                       f"++t) (({arithmetic} *)&c{r}_{j})[t] += "
-                       f"e[(i + {r}) * em + (n0 + {j * lanes} + t) * en];")
+            row, first = f"(i + {r}) * em", f"n0 + {j * lanes}"
+            out += [f"if (k0 == 0) {{ if (en == 0) c{r}_{j} += ({v})(e[{row}]);",
+                    f"else if (en == 1 && width >= {(j + 1) * lanes}) "
+                    f"c{r}_{j} += *(__global const {v}_row *)(e + {row} + {first});",
+                    f"else for (long t = 0; t < width - {j * lanes} && t < {lanes}; ++t) "
+                    f"(({arithmetic} *)&c{r}_{j})[t] += e[{row} + ({first} + t) * en]; }}"]
         out.append(f"left[{n}] = k0 ? left[{n}] + c{r}_{j} : c{r}_{j};" if turned else
                    _tile_store(r, j, lanes, arithmetic))
     if turned:
@@ -272,9 +276,9 @@ def _tile_store(r: int, j: int, lanes: int, arithmetic: str) -> str:
 
 def _multiply_source(device: Device, d: dtype, rows: int, vectors: int, nb: int,
                      unit: str, direct: bool, bias: bool, turned: bool) -> str:
-    """c = a p (+ e); a work item does ROWS rows by one panel. `unit` names the stride of a that
-    is 1 ("am", "ak" or neither); direct: p is b itself, with rows of stride bk; turned: c has
-    neighbouring rows, and `cm` is the stride of its columns."""
+    """c = a p (+ e); a work item does a share of the rows by one panel. `unit` names the stride of
+    a that is 1 ("am", "ak" or neither); direct: p is b itself, with rows of stride bk; turned: c
+    has neighbouring rows, and `cm` is the stride of its columns."""
     _, arithmetic, _ = _source_type(d)
     lanes = 64 // (8 if arithmetic == "double" else 4)
     nr = vectors * lanes
@@ -309,8 +313,10 @@ def _multiply_source(device: Device, d: dtype, rows: int, vectors: int, nb: int,
         f"  const long n0 = panel * {nr};",
         "  p += n0;" if direct else f"  p += (batch * pb * panels + panel) * k * {nr};",
         "  const long width = n - n0;",
-        f"  const long i0 = get_global_id(1) * {ROWS};",
-        f"  const long i1 = i0 + {ROWS} < m ? i0 + {ROWS} : m;",
+        "  const long blocks = get_global_size(1);",
+        f"  const long share = ((m + blocks - 1) / blocks + {rows - 1}) / {rows} * {rows};",
+        "  const long i0 = get_global_id(1) * share;",
+        "  const long i1 = i0 + share < m ? i0 + share : m;",
         *(body if turned else _blocks_of_k(body)),
         "}"])
 
@@ -399,7 +405,10 @@ def _lanes_calls(device: Device, p: Problem, c: int, a: int, b: int, given: int 
                 *(p.b[:nb] if direct else ()),
                 *((*p.bias[-2:], *p.bias[:nb]) if bias else ()))  # type: ignore[index]
     slots = [c_slot, a_slot, b if direct else scratch_slot] + (extra_slot if bias else [])
-    calls.append((Bound(multiply, (panels, blocks, batch), one, integers),
+    shares = blocks
+    if p.m * p.n * p.k * batch >= WORTH:  # every core gets some
+        shares = max(blocks, min(-(-device.units // (panels * batch)), p.m // rows))
+    calls.append((Bound(multiply, (panels, shares, batch), one, integers),
                   [buffer] * len(slots), slots))
     if half:
         source = _copy_source(device, p.dtype, nb, True, given is not None)
