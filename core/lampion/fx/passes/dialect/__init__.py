@@ -1,0 +1,1 @@
+"""Passes for graphs of one dialect. Floor 7; imports nothing."""
