@@ -236,8 +236,10 @@ def is_on(name: str) -> property:
 
 def device_names() -> set[str]:
     """The devices of installed plug-ins, usable or not, and those that could be installed."""
-    return ({r.name for r in plugins.records("lampion.backends")} | set(plugins.offered())
-            | also_named)
+    from .plugins.discovery import is_device_name
+
+    named = {r.name for r in plugins.records("lampion.backends") if is_device_name(r.name)}
+    return named | set(plugins.offered()) | also_named
 
 
 def module_method(name: str) -> Callable[..., Any] | None:
@@ -253,11 +255,10 @@ def attach_names() -> None:
     from .tensor import Tensor
 
     for name in device_names() - _attached:
-        if name.isidentifier():
-            _attached.add(name)
-            for attribute, value in ((name, mover(name)), (f"is_{name}", is_on(name))):
-                if not hasattr(Tensor, attribute):
-                    setattr(Tensor, attribute, value)
+        _attached.add(name)
+        for attribute, value in ((name, mover(name)), (f"is_{name}", is_on(name))):
+            if not hasattr(Tensor, attribute):
+                setattr(Tensor, attribute, value)
 
 
 def attach() -> None:

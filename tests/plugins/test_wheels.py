@@ -314,3 +314,49 @@ def test_refresh_sees_a_wheel_that_was_installed_meanwhile(install, program):
         """,
     )
     assert done.stdout == "2 True\n", done.stderr
+
+
+NAMES = ["../evil", "Tensor", "a b", "cpu:0", "class", "is_cuda", "x" * 300, "Über", "nn", "add"]
+
+
+@pytest.fixture
+def strange(tmp_path):
+    """A folder with a wheel of devices with strange names, slow to import, and slow ops."""
+    site = tmp_path / "site"
+    info = site / "strange-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
+    points = "".join(f"{name} = strange_plugin\n" for name in NAMES)
+    (info / "entry_points.txt").write_text(
+        f"[lampion.backends]\n{points}\n[lampion.ops]\nslow-ops = strange_ops\n"
+        "\n[lampion.api]\nall = v0_1\n", encoding="utf-8")
+    (site / "strange_plugin.py").write_text(
+        "import time\ntime.sleep(1.2)\nfrom lampion_refdevice import RefBackend\n"
+        "class Strange(RefBackend): name = ''\n"
+        "def lampion_backend(): return Strange()\n")
+    (site / "strange_ops.py").write_text(
+        "import time\ntime.sleep(1.1)\ndef lampion_ops(registry): pass\n")
+    return site
+
+
+def test_strange_names_and_slow_imports_harm_nobody(strange, program):
+    pytest.importorskip("lampion_refdevice")
+    done = program(strange, """
+        import sys, lampion
+        from lampion import plugins
+        before = {n: getattr(lampion, n) for n in ("nn", "add", "Tensor")}
+        assert (lampion.ones(3) + 1).tolist() == [2.0] * 3
+        assert "strange_plugin" not in sys.modules
+        for name in ("nn", "add"):  # no names of devices to be proud of, but they can be told apart
+            x = lampion.ones(2, device=name)
+            assert x.device.type == name and (x + 1).cpu().tolist() == [2.0, 2.0]
+        assert {n: getattr(lampion, n) for n in before} == before
+        assert x.add(1).tolist() == [2.0, 2.0] and not lampion.ones(1).is_cuda
+        print(sorted(r.name[:7] for r in plugins.records("lampion.backends")
+                     if r.status == "refused" and "cannot be the name" in r.reason))
+        """)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{sorted(n[:7] for n in NAMES if n not in ('nn', 'add'))}\n"
+    slow = [line for line in done.stderr.splitlines() if "slow to load" in line]
+    assert len(slow) == 2 and "slow-ops" in slow[0] and "strange 1.0" in slow[1], done.stderr
+    assert "problem(s) found" in program(strange, ["doctor"]).stdout

@@ -41,7 +41,9 @@ def place(path: str, words: dict[str, str]) -> str:
 
 def backend_words(name: str) -> dict[str, str]:
     """The words of a backend's templates. ValueError if the name cannot be a device's."""
-    if not name.isidentifier() or keyword.iskeyword(name) or not name.islower():
+    from lampion.plugins.discovery import is_device_name
+
+    if not is_device_name(name):
         raise ValueError(f"{name!r} cannot be the name of a device: use lower-case letters, digits "
                          "and _, as in \"acme\"")
     title = "".join(part.capitalize() for part in name.split("_"))

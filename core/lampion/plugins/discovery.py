@@ -8,6 +8,7 @@ this package.
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterator
 from importlib import metadata
@@ -16,7 +17,7 @@ from typing import Any
 from lampion import config
 from lampion.logging import get_logger
 from lampion.plugins import versions
-from lampion.plugins.plugin_record import DISABLED, GROUPS, PluginRecord
+from lampion.plugins.plugin_record import BACKENDS, DISABLED, GROUPS, PluginRecord
 
 _log = get_logger("plugins")
 
@@ -86,6 +87,7 @@ def _records_of(distribution: Any) -> list[PluginRecord]:
         where = str(distribution.locate_file(""))
         record = PluginRecord(point.name, point.group, point.value, name, version, where)
         _check_api(record, ranges.get(point.name) or ranges.get("all"))
+        _check_name(record)
         records.append(record)
     return records
 
@@ -104,6 +106,25 @@ def _check_api(record: PluginRecord, declared: str | None) -> None:
     refusal = versions.refusal(record.api, record.distribution)
     if refusal is not None:
         record.refuse(*refusal)
+
+
+def _check_name(record: PluginRecord) -> None:
+    """Devices are named in programs, settings and messages: what could be read as something else
+    there is no name."""
+    if record.usable and record.group == BACKENDS and not is_device_name(record.name):
+        record.refuse(f"{record.name[:40]!r} cannot be the name of a device: lower-case letters, "
+                      "digits and _ can, beginning with a letter, not with is_",
+                      "its author chooses another name for the entry point")
+
+
+def is_device_name(name: str) -> bool:
+    """Whether a device may be called so.
+
+    >>> [is_device_name(n) for n in ("acme", "acme_2", "Acme", "a:0", "../a", "class", "is_acme")]
+    [True, True, False, False, False, False, False]
+    """
+    return re.fullmatch(r"(?!is_)[a-z][a-z0-9_]{0,39}", name) is not None \
+        and not keyword.iskeyword(name)
 
 
 def _apply_disable(records: list[PluginRecord]) -> None:

@@ -30,6 +30,8 @@ __all__ = ["Loader"]
 
 _log = get_logger("plugins")
 
+SLOW = 1.0  # seconds that importing a plug-in may take before that is worth a warning
+
 # What a plug-in of each group must have at least one of.
 _NEEDS = {
     BACKENDS: ("lampion_backend",),
@@ -106,6 +108,9 @@ class Loader:
                 self._register(record)
                 self._configure(record)
             record.seconds = time.perf_counter() - began
+        if record.seconds > SLOW:
+            _log.warning("slow to load", plugin=record.name, wheel=record.wheel,
+                         seconds=round(record.seconds, 2))
         if record.status == LOADED:
             _log.debug("loaded", plugin=record.name, wheel=record.wheel, seconds=record.seconds)
         else:
@@ -296,11 +301,12 @@ class Loader:
         self._deprecations(record)
 
     def _share(self, record: PluginRecord) -> None:
-        """Let one module stand for several entry points: pluggy wants an object for each, and a
-        hook is still called once."""
+        """Let one module stand for several entry points: pluggy wants an object for each. A hook
+        is still called once for each group, and once in all if it is of several groups."""
         for other in self.records():
             if other is not record and other.status == LOADED and other.source is record.plugin:
-                record.called = other.called
+                if other.group != record.group:
+                    record.called = other.called
                 record.plugin = ModuleType(other.source.__name__)
                 record.plugin.__dict__.update(vars(other.source))
                 return
