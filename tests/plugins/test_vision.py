@@ -127,7 +127,30 @@ def test_touching_boxes_have_the_slope_of_clamp():
     assert a.grad.tolist() == [[0.0, 0.0, 0.5, 0.0]]
 
 
+@pytest.mark.parametrize("dtype", [lampion.float32, F64])
+def test_rotated_boxes_whose_edges_lie_on_each_other(dtype):
+    rng = np.random.default_rng(7)
+    x, y, w, h = rng.random((4, 300)) * 5 + 1
+    r = rng.random(300) * 360 - 180
+    a = np.radians(r)
+    for shift, want in ((0, 1.0), (0.5, 1 / 3), (1.0, 0.0), (-0.25, 0.6)):
+        moved = np.stack([x + shift * w * np.cos(a), y - shift * w * np.sin(a), w, h, r], 1)
+        turned = np.stack([x, y, h, w, r + 90], 1)  # the same boxes
+        for other in (np.stack([x, y, w, h, r], 1), turned):
+            pair = [lampion.tensor(b[:, None]).to(dtype) for b in (other, moved)]
+            got = host(vision.box_iou(*pair, "cxcywhr")).ravel()
+            np.testing.assert_allclose(got, want, atol=1e-4 if dtype is lampion.float32 else 1e-8)
+
+
+def test_the_slope_of_the_overlap_of_rotated_boxes():
+    rng = np.random.default_rng(8)
+    low, size = np.array([0, 0, 2, 2, -80.0]), np.array([2, 2, 3, 3, 160.0])
+    a, b = (lampion.tensor(low + size * rng.random((4, 5)), requires_grad=True) for _ in range(2))
+    assert gradcheck(lambda a, b: vision.box_iou(a, b, "cxcywhr"), (a, b))
+
+
 @pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda b: vision.box_iou(b, b, "xywhr"), ValueError, r"5 coordinates.*\[3, 4\]"),
     (lambda b: vision.box_iou(b, b[0]), ValueError, r"box_iou.*\[3, 4\] and \[4\].*boxes\[None\]"),
     (lambda b: vision.box_area(b[:, :3]), ValueError, r"box_area.*4 coordinates.*\[3, 3\]"),
     (lambda b: vision.box_area(b, "xywhr"), ValueError, "xywhr.*xyxy, xywh, cxcywh"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from lampion import ops
 
-from . import boxes, deformable, losses, regions, resizing, suppression, taps
+from . import boxes, deformable, losses, regions, resizing, rotated, suppression, taps
 
 _LAYERS = ("DeformConv2d", "PSRoIAlign", "PSRoIPool", "RoIAlign", "RoIPool")
 __all__ = [

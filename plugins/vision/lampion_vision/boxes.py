@@ -14,6 +14,7 @@ from lampion.ops.registry import Scalar
 
 from . import references as ref
 from .declare import composite, elementwise
+from .rotated import rotated_ratio
 
 FORMATS = ("xyxy", "xywh", "cxcywh", "xywhr", "cxcywhr", "xyxyxyxy")
 UPRIGHT = FORMATS[:3]
@@ -24,6 +25,7 @@ _SMALL = {lampion.float16: lampion.float32, lampion.bfloat16: lampion.float32,
 # Samples: first boxes with corners in [0, 1] and [2, 3], second ones that overlap them in part.
 FIRST = "f(3, 4, low=[0, 0, 2, 2], high=[1, 1, 3, 3])"
 SECOND = "f(2, 4, low=[1.2, 1.2, 3.2, 3.2], high=[1.8, 1.8, 4, 4])"
+TURNED = "f(3, 5, low=[0, 0, 2, 2, -50], high=[1, 1, 4, 3, 50]).fixed"
 PAIRS = f"""
     {FIRST}, {SECOND}
     {FIRST}, f(2, 4, low=[1.2, 0.3, 1.8, 4], high=[1.4, 0.6, 1.9, 5]).transposed
@@ -237,13 +239,13 @@ def aspect_penalty(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2):
     return aspect((ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2))
 
 
-def pairs(op, boxes1, boxes2):
+def pairs(op, boxes1, boxes2, size=4):
     """The coordinates of (..., N, 4) and (..., M, 4), so that they broadcast to (..., N, M)."""
-    last(op, boxes1)
-    last(op, boxes2)
+    last(op, boxes1, size)
+    last(op, boxes2, size)
     if boxes1.ndim < 2 or boxes2.ndim < 2:
-        raise ValueError(f"{op}: expected boxes of shapes (..., N, 4) and (..., M, 4), got "
-                         f"{list(boxes1.shape)} and {list(boxes2.shape)}; a single box is "
+        raise ValueError(f"{op}: expected boxes of shapes (..., N, {size}) and (..., M, {size}), "
+                         f"got {list(boxes1.shape)} and {list(boxes2.shape)}; a single box is "
                          "boxes[None]")
     return *wide(boxes1).unsqueeze(-2).unbind(-1), *wide(boxes2).unsqueeze(-3).unbind(-1)
 
@@ -252,17 +254,24 @@ def pairs(op, boxes1, boxes2):
     {FIRST}, {SECOND}, "xywh"
     {FIRST}, {SECOND}, fmt="cxcywh"
     i(3, 4, low=0, high=9), i(2, 4, low=0, high=9), "xywh"
+    {TURNED}, {TURNED.replace("3, 5", "2, 5")}, "cxcywhr"
+    {TURNED}, {TURNED.replace("3, 5", "2, 5")}, "xywhr"
+    v([[1.0, 2, 3, 2, 30], [1, 2, 3, 2, 30], [0, 0, 2, 2, 45], [0, 0, 0, 0, 0]]), (
+        v([[1.0, 2, 3, 2, 30], [1, 2, 3, 2, 210], [0, 0, 2, 2, 0], [9, 9, 1, 1, 3]])), "cxcywhr"
 """)
 def box_iou(boxes1, boxes2, fmt="xyxy"):
-    """Intersection over union of every box of (..., N, 4) with every one of (..., M, 4), as
-    (..., N, M): "xyxy", "xywh" or "cxcywh".
+    """Intersection over union of every box of (..., N, K) with every one of (..., M, K), as
+    (..., N, M). Any of the formats of `box_convert`; rotated boxes have gradients as well.
 
     >>> box_iou(lampion.tensor([[0., 0., 2., 2.]]), lampion.tensor([[1., 0., 3., 2.]])).tolist()
     [[0.3333333432674408]]
     """
+    if fmt not in FORMATS:
+        raise ValueError(f"box_iou: Unsupported format '{fmt}'; there are {', '.join(FORMATS)}")
     if fmt not in UPRIGHT:
-        raise ValueError(f"box_iou: Unsupported format '{fmt}'; supported are the formats of "
-                         f"upright boxes, {', '.join(UPRIGHT)}")
+        found = [wide(b) if b.is_floating_point() else b.to(lampion.float32)
+                 for b in (boxes1, boxes2)]
+        return rotated_ratio(*pairs("box_iou", *[box_convert(b, fmt, "cxcywhr") for b in found], 5))
     c = pairs("box_iou", boxes1, boxes2)
     return overlap_ratio(*_to_corners(*c[:4], fmt), *_to_corners(*c[4:], fmt))
 

@@ -112,6 +112,9 @@ def _pairs(boxes1, boxes2, fmt="xyxy"):
 
 
 def box_iou(boxes1, boxes2, fmt="xyxy"):
+    if fmt.endswith("r"):
+        a, b = (box_convert(x, fmt, "cxcywhr") for x in (boxes1, boxes2))
+        return np.array([[_rotated(p, q) for q in b] for p in a])
     return overlap_ratio(*_pairs(boxes1, boxes2, fmt))
 
 
@@ -542,3 +545,46 @@ def resized_crop(img, top, left, height, width, size, interpolation="bilinear", 
         if 0 <= y + top < img.shape[-2] and 0 <= x + left < img.shape[-1]:
             part[..., y, x] = img[..., y + top, x + left]
     return resize(part, size, interpolation, antialias=antialias)
+
+
+# ---------------------------------------------------------------- rotated boxes
+
+def _polygon(x, y, w, h, r):
+    """Corners of a rotated box."""
+    a = math.radians(r)
+    right = np.array([math.cos(a), -math.sin(a)])
+    down = np.array([math.sin(a), math.cos(a)])
+    return [np.array([x, y]) + i * w / 2 * right + j * h / 2 * down
+            for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+
+
+def _cross(a, b):
+    return a[0] * b[1] - a[1] * b[0]
+
+
+def _cut(points, start, end):
+    """The part of a polygon on the inner side of a line (Sutherland and Hodgman)."""
+    kept = []
+    for k, p in enumerate(points):
+        before = points[k - 1]
+        here, there = _cross(end - start, p - start), _cross(end - start, before - start)
+        if (here >= 0) != (there >= 0):
+            kept.append(before + (p - before) * (there / (there - here)))
+        if here >= 0:
+            kept.append(p)
+    return kept
+
+
+def _rotated(a, b):
+    points, other = _polygon(*a), _polygon(*b)
+    for k in range(4):
+        points = _cut(points, other[k - 1], other[k]) if points else []
+    inter = sum(_cross(points[k - 1], p) for k, p in enumerate(points)) / 2
+    union = a[2] * a[3] + b[2] * b[3] - inter
+    return inter / union if union else 0.0
+
+
+def rotated_ratio(*c):
+    c = np.broadcast_arrays(*c)
+    return np.array([_rotated([x[k] for x in c[:5]], [x[k] for x in c[5:]])
+                     for k in np.ndindex(c[0].shape)]).reshape(c[0].shape)
