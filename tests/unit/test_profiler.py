@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import threading
 import time
 from typing import Any
@@ -249,7 +250,7 @@ def test_tables(step):
     text = averages.table(sort_by="cpu_time_total", row_limit=3)
     lines = [line.split() for line in text.splitlines() if line and line[0] != "-"]
     assert lines[0][0] == "Name" and "FLOPs" in text and len(lines) == 5
-    assert "forward" in text and text.rstrip().splitlines()[-1].startswith("Self CPU time total")
+    assert "forward" in averages.table() and text.rstrip().splitlines()[-1].startswith("Self CPU time total")
     order = sorted(averages, key=lambda e: -e.self_cpu_time_total)
     first = averages.table(sort_by="self_cpu_time_total").splitlines()[3].split()[0]
     assert order[0].key.split()[0] == first
@@ -433,10 +434,38 @@ def test_older_names():
     with older.profile(enabled=False) as off:
         torch.ones(2)
     assert off is None
+    with older.emit_nvtx(enabled=False):
+        torch.ones(1)
     tracker = older.KinetoStepTracker
     tracker.init_step_count("a")
     assert tracker.increment_step("a") == tracker.current_step()
     assert tracker.erase_step_count("a") and not tracker.erase_step_count("a")
+
+
+def test_ranges_of_other_tools(monkeypatch):
+    class Tool:
+        open: list[str] = []
+        seen: list[str] = []
+
+        @classmethod
+        def push_range(cls, name):
+            cls.open.append(name)
+            cls.seen.append(name)
+
+        @classmethod
+        def pop_range(cls):
+            cls.open.pop()
+
+    Tool.task_begin, Tool.task_end = Tool.push_range, Tool.pop_range
+    for make, package in ((older.emit_nvtx, "nvtx"), (older.emit_itt, "ittapi")):
+        Tool.seen.clear()
+        monkeypatch.setitem(sys.modules, package, Tool)
+        with make():
+            F.softsign(torch.ones(2))
+        assert "softsign" in Tool.seen and not Tool.open
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(RuntimeError, match=f"pip install {package}"):
+            make().__enter__()
 
 
 def test_replayed_composites_and_copies_are_seen():

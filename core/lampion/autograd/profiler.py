@@ -18,7 +18,7 @@ from lampion.profiler.profiler import (
 )
 from lampion.watching import Watch
 
-__all__ = ["profile", "record_function", "emit_nvtx", "EventList", "FunctionEvent",
+__all__ = ["profile", "record_function", "emit_nvtx", "emit_itt", "EventList", "FunctionEvent",
            "FunctionEventAvg", "Interval", "Kernel", "KinetoStepTracker"]
 
 
@@ -97,30 +97,28 @@ class profile:
         return "<unfinished profiler>" if self._profile._record is None else self.table()
 
 
-class emit_nvtx:
-    """A `with` block whose ops are ranges of NVTX, which tools of that kind show.
-
-    RuntimeError if the package nvtx is not there.
-    """
+class _Ranges:
+    """A `with` block whose ops are ranges of some tool."""
 
     def __init__(self, enabled: bool = True, record_shapes: bool = False) -> None:
         self.enabled, self.record_shapes = enabled, record_shapes
         self._watch: Watch | None = None
 
-    def __enter__(self) -> emit_nvtx | None:
+    def _tool(self) -> tuple[Callable[[str], Any], Callable[[], Any]]:
+        """What begins and what ends a range."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Any:
         if not self.enabled:
             return None
-        try:
-            import nvtx
-        except ImportError:
-            raise RuntimeError("emit_nvtx needs the package nvtx: pip install nvtx") from None
+        begin, end = self._tool()
 
         def ranged(fn: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-            nvtx.push_range(fn.__name__)
+            begin(fn.__name__)
             try:
                 return call(*args, **kwargs)
             finally:
-                nvtx.pop_range()
+                end()
 
         self._watch = Watch(ranged).__enter__()
         return self
@@ -128,6 +126,34 @@ class emit_nvtx:
     def __exit__(self, *exc: Any) -> None:
         if self._watch is not None:
             self._watch.__exit__()
+
+
+class emit_nvtx(_Ranges):
+    """A `with` block whose ops are ranges of NVTX, for the tools that show these.
+
+    RuntimeError if the package nvtx is not there.
+    """
+
+    def _tool(self) -> Any:
+        try:
+            import nvtx
+        except ImportError:
+            raise RuntimeError("emit_nvtx needs the package nvtx: pip install nvtx") from None
+        return nvtx.push_range, nvtx.pop_range
+
+
+class emit_itt(_Ranges):
+    """A `with` block whose ops are tasks of ITT, for the tools that show these.
+
+    RuntimeError if the package ittapi is not there.
+    """
+
+    def _tool(self) -> Any:
+        try:
+            import ittapi
+        except ImportError:
+            raise RuntimeError("emit_itt needs the package ittapi: pip install ittapi") from None
+        return ittapi.task_begin, ittapi.task_end
 
 
 class KinetoStepTracker:

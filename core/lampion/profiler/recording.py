@@ -409,10 +409,9 @@ def _name(fn: FunctionType) -> str:
     """An op's name as PyTorch's profiler writes it; what is no public function is lampion's own."""
     name = fn.__name__
     special = OPERATORS[name][0] if name in OPERATORS else name
-    op = R.REGISTRY.get(name)
-    public = (special != name or (op is not None and op.__dict__.get("fn") is fn and bool(op.where))
-              or vars(Tensor).get(name) is fn or vars(functional).get(name) is fn
-              or fn.__module__ != "lampion")
+    op = R.REGISTRY.get(name) or R.REGISTRY.get(name.removesuffix("_"))
+    public = (special != name or (op is not None and (bool(op.where) or op.method))
+              or vars(functional).get(name) is fn or fn.__module__ != "lampion")
     _NAMES[fn] = full = f"{'aten' if public else 'lampion'}::{special}"
     return full
 
