@@ -6,6 +6,8 @@ Boxes have no gradient, as in torchvision. Imports taps.
 
 from __future__ import annotations
 
+import numpy as np
+
 import lampion
 from lampion.base import dtype as dt
 from lampion.ir import expr as E
@@ -35,8 +37,8 @@ def regions(op, input, boxes, output_size):
         if len(boxes) > input.shape[0]:
             raise ValueError(f"{op}: boxes of {len(boxes)} images for a batch of "
                              f"{input.shape[0]}")
-        counts = lampion.tensor([b.shape[0] for b in boxes], dtype=lampion.int64)
-        images = lampion.arange(len(boxes)).repeat_interleave(counts).to(input.device)
+        each = np.repeat(np.arange(len(boxes)), [b.shape[0] for b in boxes])
+        images = lampion.tensor(each, dtype=lampion.int64, device=input.device)
         boxes = lampion.cat(list(boxes)) if boxes else input.new_zeros(0, 4)
     elif boxes.ndim != 2 or boxes.shape[1] != 5:
         raise ValueError(f"{op}: boxes are a Tensor[K, 5] (image, x1, y1, x2, y2) or a list of "
@@ -88,6 +90,8 @@ def pooled(input, images, rows, columns):
 
 
 # ---------------------------------------------------------------- averages of samples
+# With a given number of samples these read no value, so that calls can be replayed; an adaptive
+# number is read on the host, and then they run as they are.
 
 @elementwise(kinds="f", differentiable=False, domain={"start": (0, 1), "end": (2, 3),
              "pooled": (2, 2)}, reference=ref.sample_count)
@@ -129,7 +133,7 @@ def aligned_average(op, input, boxes, images, size, scale, ratio, shift, least):
 ROIS = "v([[0.0, 0.4, 0.3, 3.6, 4.1], [1, 1.2, 0.1, 2.9, 2.3], [1, -3, 1, 9, 3.3]])"
 
 
-@composite(one_by_one=True, reference=ref.roi_align, samples=f"""
+@composite(replay=True, one_by_one=True, reference=ref.roi_align, samples=f"""
     f(2, 3, 5, 6), {ROIS}, 2
     f(2, 3, 5, 6).transposed, {ROIS}, (2, 3), 0.7, 2, True
     f(2, 2, 5, 6), {ROIS}, (1, 2), 1.5, -1, True
@@ -156,7 +160,7 @@ def roi_align(input, boxes, output_size, spatial_scale=1.0, sampling_ratio=-1, a
                            spatial_scale, sampling_ratio, 0.5 if aligned else 0.0, not aligned)
 
 
-@composite(one_by_one=True, reference=ref.ps_roi_align, samples=f"""
+@composite(replay=True, one_by_one=True, reference=ref.ps_roi_align, samples=f"""
     f(2, 8, 5, 6), {ROIS}, 2
     f(2, 6, 5, 6).transposed, {ROIS}, (2, 3), 0.7, 2
     f(1, 4, 4, 4), f(0, 5), 2
