@@ -92,8 +92,9 @@ def _named(names: Any) -> list[torch.dtype]:
     return [getattr(torch, n) for n in names]
 
 
-def work(task: tuple[int, dict[str, Any]]) -> dict[str, Any]:
-    """All checks of one entry: {check: {dtype: outcome}}."""
+def work(task: tuple[int, dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """All checks of one entry, {check: {dtype: outcome}}, and the ops of which the host had to do
+    the work of the device."""
     at, options = task
     op = entries.all_entries()[at]
     torch.set_num_threads(1)
@@ -102,6 +103,8 @@ def work(task: tuple[int, dict[str, Any]]) -> dict[str, Any]:
     import lampion
 
     lampion.set_num_threads(1)
+    lampion.config.set("fallback.policy", "allow")
+    lampion.reset_fallbacks()
     found: dict[str, Any] = {}
     for check in options["checks"]:
         table = found.setdefault(check, {})
@@ -113,7 +116,7 @@ def work(task: tuple[int, dict[str, Any]]) -> dict[str, Any]:
         for d in dtypes_of(op, check, options["dtypes"]):
             job = checks.Job(op, check, d, *options["job"])
             table[str(d).removeprefix("torch.")] = _guarded(job).as_dict()
-    return found
+    return found, sorted({e.op for e in lampion.fallbacks()})
 
 
 def _guarded(job: checks.Job) -> Outcome:
@@ -141,14 +144,17 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
     start = time.monotonic()
     for done, ((at, _), found, trouble) in enumerate(
             pool.run(tasks, work, args.jobs, args.timeout), 1):
-        op = every[at]
+        op, fallbacks = every[at], []
         if done % 50 == 0:
             print(f"{done} of {len(tasks)} entries, {time.monotonic() - start:.0f} s",
                   file=sys.stderr, flush=True)
-        if found is None:
+        if found is not None:
+            found, fallbacks = found
+        else:
             failure = {"sample": "all", "kind": trouble, "text": trouble}
             found = {c: {"any": {"total": 1, "passed": 0, "failures": [failure]}} for c in names}
-        results[entries.full_name(op)] = {"family": entries.family(op), "checks": found}
+        results[entries.full_name(op)] = {"family": entries.family(op), "checks": found,
+                                           "fallbacks": fallbacks}
     ordered = {entries.full_name(op): results[entries.full_name(op)] for op in chosen}
     return {"options": vars(args), "entries": ordered}
 
@@ -181,7 +187,9 @@ def merged(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         into["seconds"] += results["seconds"]
         for name, e in results["entries"].items():
-            into["entries"].setdefault(name, e)["checks"].update(e["checks"])
+            one = into["entries"].setdefault(name, e)
+            one["checks"].update(e["checks"])
+            one["fallbacks"] = sorted({*one.get("fallbacks", ()), *e.get("fallbacks", ())})
     return list(by_device.values())
 
 

@@ -62,6 +62,24 @@ def failing(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def native(results: dict[str, Any]) -> list[str]:
+    """What a device does itself, and the ops that it leaves to the host."""
+    left: dict[str, list[str]] = {}
+    for name, e in sorted(results["entries"].items()):
+        for op in e.get("fallbacks", ()):
+            left.setdefault(op, []).append(name)
+    tried = [e for e in results["entries"].values() if any(
+        o["total"] for t in e["checks"].values() for o in t.values())]
+    good = sum(not e.get("fallbacks") for e in tried)
+    lines = [f"Natively {good}/{len(tried)} entries ({good / max(len(tried), 1):.1%})."]
+    if left:
+        lines += ["Of the others, these ops run on the host where a fallback is allowed, as here, and",
+                  "are errors that say so under the default policy:", ""]
+        lines += [f"- `{op}`: {', '.join(f'`{n}`' for n in names)}"
+                  for op, names in sorted(left.items())]
+    return lines
+
+
 def document(found: list[dict[str, Any]]) -> str:
     """docs/support.md."""
     lines = ["# Support", "",
@@ -76,6 +94,8 @@ def document(found: list[dict[str, Any]]) -> str:
                   f"Up to {o['samples'] or 'all'} samples of each entry, seed {o['seed']}, dtypes "
                   f"{o['dtypes'] or 'float32 for values, float64 for derivatives'}.", "",
                   *table(results), ""]
+        if o["device"] != "cpu":
+            lines += [*native(results), ""]
         bad = failing(results)
         if bad:
             lines += ["Not all samples agree for:", "", *bad, ""]
