@@ -73,8 +73,8 @@ def native(results: dict[str, Any]) -> list[str]:
     good = sum(not e.get("fallbacks") for e in tried)
     lines = [f"Natively {good}/{len(tried)} entries ({good / max(len(tried), 1):.1%})."]
     if left:
-        lines += ["Of the others, these ops run on the host where a fallback is allowed, as here, and",
-                  "are errors that say so under the default policy:", ""]
+        lines += ["Of the others, these ops run on the host where a fallback is allowed, as here,",
+                  "and are errors that say so under the default policy:", ""]
         lines += [f"- `{op}`: {', '.join(f'`{n}`' for n in names)}"
                   for op, names in sorted(left.items())]
     return lines
