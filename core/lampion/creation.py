@@ -611,6 +611,8 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any =
     steps = _steps("logspace", steps)
     start, end = _number(start), _number(end)
     d, kind = _spaced_dtype("logspace", start, end, dtype)
+    if d.kind in "ui":
+        start, end = int(start), int(end)
     exponents = np.linspace(start, end, steps, dtype=kind)
     r = upload(np.power(complex(base) if base < 0 and d.kind == "c" else float(base), exponents),
                d, device)

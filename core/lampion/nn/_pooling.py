@@ -4,6 +4,7 @@ May import: nn._ops, nn.modules.utils, lampion.tensor.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -184,10 +185,11 @@ def _largest_in_windows(x: Tensor, samples: Tensor, kernel: tuple[int, ...],
         shape[2 + axis], shape[2 + axes + axis] = out[axis], kernel[axis]
         position = position.reshape(shape)
         flat = position if flat is None else flat * space[axis] + position
-    index = flat.reshape(*lead, -1)
-    values = x.flatten(2).gather(2, index).reshape(*lead, *out, -1)
+    windows = math.prod(out), math.prod(kernel)
+    index = flat.reshape(*lead, windows[0] * windows[1])
+    values = x.flatten(2).gather(2, index).reshape(*lead, *out, windows[1])
     best, at = values.max(-1)
-    where = index.reshape(*lead, *out, -1).gather(-1, at.unsqueeze(-1)).squeeze(-1)
+    where = index.reshape(*lead, *out, windows[1]).gather(-1, at.unsqueeze(-1)).squeeze(-1)
     return best, where
 
 

@@ -222,9 +222,11 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None,
         if per_sample_weights is not None:
             per_sample_weights = per_sample_weights.index_select(0, kept)
     rows = _lookup(weight, flat, -1, scale_grad_by_freq, sparse)
+    if weight.dtype.itemsize == 2:  # added up in float32
+        rows = rows.float()
     if per_sample_weights is not None:
         rows = rows * per_sample_weights.unsqueeze(1)
-    return _reduce_bags(rows, bag_of, len(starts) - 1, mode)
+    return _reduce_bags(rows, bag_of, len(starts) - 1, mode).to(weight.dtype)
 
 
 def _check_bag(input: Tensor, weight: Tensor, offsets: Tensor | None, mode: str,

@@ -303,9 +303,15 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
     if known[2] and dropout_p == 0.0:
         out = fused_attention.fn(query, key, value, attn_mask, float(scale), bool(is_causal))[0]
     else:
+        d, wide = query.meta.dtype, dt.opmath(query.meta.dtype)
+        if d is not wide:  # rounded once, at the end
+            query, key, value = query.to(wide), key.to(wide), value.to(wide)
+            if attn_mask is not None and attn_mask.meta.dtype.kind == "f":
+                attn_mask = attn_mask.to(wide)
         scores = gemm.fn(query, key, False, True)
         weights = attention_softmax.fn(scores, attn_mask, float(scale), bool(is_causal))
         if dropout_p > 0.0:
             weights = REGISTRY["dropout"].fn(weights, dropout_p, True)
         out = gemm.fn(weights, value, False, False)
+        out = out if d is wide else out.to(d)
     return out.flatten(-4, -3) if regroup else out

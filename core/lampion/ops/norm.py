@@ -463,6 +463,9 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-05, cudnn_enabl
     if m.shape[1] % num_groups:
         raise RuntimeError("Expected number of channels in input to be divisible by num_groups, "
                            f"but got input of shape {list(m.shape)} and num_groups={num_groups}")
+    wide = dt.opmath(m.dtype)
+    if wide is not m.dtype and (weight is not None or bias is not None):  # rounded once, at the end
+        return group_norm.fn(input.to(wide), num_groups, weight, bias, eps).to(m.dtype)
     rows = input.reshape(m.shape[0], num_groups,
                          m.shape[1] // num_groups * math.prod(m.shape[2:]))
     y = layer_norm_stats.fn(rows, None, None, (rows.meta.shape[2],), eps)[0].reshape(*m.shape)

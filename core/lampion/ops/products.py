@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import warnings
 
+from ..base import dtype as dt
 from ..base.meta import broadcast_shapes
 from .contract import bmm, conj, dot, linear, matmul, mm, mv
 from .linalg_checks import eye, op
@@ -15,8 +16,14 @@ from .registry import composite
 
 # ---------------------------------------------------------------- scaled sums of products
 
-def blended(name, input, result, beta, alpha):
-    """beta * input + alpha * result; input is not read at all where beta is 0."""
+def blended(name, input, product, left, right, beta, alpha):
+    """beta * input + alpha * product(left, right); input is not read at all where beta is 0. Sums
+    of 16-bit floats are rounded once, at the end."""
+    d, wide = left.meta.dtype, dt.opmath(left.meta.dtype)
+    if d is not wide and beta != 0 and input.meta.dtype is d is right.meta.dtype:
+        parts = (t.to(wide) for t in (left, right))
+        return blended(name, input.to(wide), product, *parts, beta, alpha).to(d)
+    result = product(left, right)
     m, r = input.meta, result.meta
     if broadcast_shapes(m.shape, r.shape) != r.shape:
         raise RuntimeError(f"{name}: the input {list(m.shape)} does not broadcast to the result "
@@ -48,7 +55,7 @@ def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     if beta == 1 and alpha == 1 and input.meta.ndim == 1 and mat2.meta.ndim == 2 \
             and mat1.meta.ndim == 2 and input.meta.shape[0] == mat2.meta.shape[1]:
         return linear.fn(mat1, mat2.t(), input)
-    return blended("addmm", input, mm.fn(mat1, mat2), beta, alpha)
+    return blended("addmm", input, mm.fn, mat1, mat2, beta, alpha)
 
 
 @composite(method=True, inplace=True, replay=True, samples="""
@@ -57,7 +64,7 @@ def addmm(input, mat1, mat2, *, beta=1, alpha=1):
 """)
 def addmv(input, mat, vec, *, beta=1, alpha=1):
     """beta * input + alpha * mat @ vec."""
-    return blended("addmv", input, mv.fn(mat, vec), beta, alpha)
+    return blended("addmv", input, mv.fn, mat, vec, beta, alpha)
 
 
 @composite(method=True, inplace=True, replay=True, samples="""
@@ -66,7 +73,7 @@ def addmv(input, mat, vec, *, beta=1, alpha=1):
 """)
 def baddbmm(input, batch1, batch2, *, beta=1, alpha=1):
     """beta * input + alpha * batch1 @ batch2, matrix by matrix."""
-    return blended("baddbmm", input, bmm.fn(batch1, batch2), beta, alpha)
+    return blended("baddbmm", input, bmm.fn, batch1, batch2, beta, alpha)
 
 
 @composite(method=True, replay=True, samples="""
@@ -80,7 +87,7 @@ def addbmm(input, batch1, batch2, *, beta=1, alpha=1):
         bmm.fn(batch1, batch2)  # raises
     wide = batch1.transpose(0, 1).reshape(a.shape[1], a.shape[0] * a.shape[2])
     tall = batch2.reshape(b.shape[0] * b.shape[1], b.shape[2])
-    return blended("addbmm", input, mm.fn(wide, tall), beta, alpha)
+    return blended("addbmm", input, mm.fn, wide, tall, beta, alpha)
 
 
 @composite(method=True, out=False, name="addbmm_", where=(), samples="""
@@ -100,7 +107,7 @@ def addbmm_inplace(input, batch1, batch2, *, beta=1, alpha=1):
 """)
 def addr(input, vec1, vec2, *, beta=1, alpha=1):
     """beta * input + alpha * the outer product of two vectors."""
-    return blended("addr", input, outer.fn(vec1, vec2), beta, alpha)
+    return blended("addr", input, outer.fn, vec1, vec2, beta, alpha)
 
 
 # ---------------------------------------------------------------- vectors
