@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 import lampion
@@ -86,6 +87,9 @@ def widened(sample: Any, dtype: torch.dtype) -> Call:
 def exact_of(op: Any, sample: Any, dtype: torch.dtype, post: Callable[[Any], Any] = lambda x: x,
              ) -> Callable[[], Any] | None:
     """A function for PyTorch's result in double precision, or None where nothing is wider."""
+    known = entries.EXACT.get(op.name)
+    if known is not None and dtype is torch.float64:
+        return lambda: post(torch.from_numpy(np.asarray(known(sample.input.detach().numpy()))))
     if dtype not in compare.WIDER:
         return None
     found: list[Any] = []
@@ -153,6 +157,10 @@ def compare_call(job: Job, fn: Callable[..., Any], sample: Any, want: Any) -> No
         want = torch.where(mask, want, torch.zeros((), dtype=want.dtype))
         got = lampion.where(convert.Converter(job.device)(mask), got,
                             lampion.zeros((), dtype=got.dtype, device=got.device))
+    if job.op.name in entries.POSITIONS and not sample.kwargs.get("stable"):
+        found = convert.Converter(job.device)(sample.input)
+        return compare.same(at_positions(job.op, sample, sample.input, want),
+                            at_positions(job.op, sample, found, got))
     process = getattr(sample, "output_process_fn_grad", None)
     if ambiguous(job.op, process):
         c = convert.function(process)
@@ -160,6 +168,19 @@ def compare_call(job: Job, fn: Callable[..., Any], sample: Any, want: Any) -> No
         return compare.same(want, got, exact_of(job.op, sample, job.dtype, process))
     compare.same(want, got, exact_of(job.op, sample, job.dtype))
     return None
+
+
+def at_positions(op: Any, sample: Any, x: Any, result: Any) -> Any:
+    """The result with positions replaced by the values there (of x, a tensor of either library),
+    in place of a whole order also by which positions there are."""
+    *values, where = result if isinstance(result, tuple) else (result,)
+    k = entries.POSITIONS[op.name]
+    dim = sample.kwargs.get("dim", sample.args[k] if len(sample.args) > k else -1)
+    if x.ndim == 0:
+        return (*values, where)
+    full = where.unsqueeze(dim) if where.ndim < x.ndim else where
+    every = full.sort(dim)[0] if op.name in ("sort", "argsort") else where * 0
+    return (*values, x.gather(dim, full), every)
 
 
 def is_random(op: Any, sample: Any) -> bool:

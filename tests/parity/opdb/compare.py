@@ -123,7 +123,7 @@ def values(want: torch.Tensor, ours: torch.Tensor, exact: Callable[[], Any] | No
             a, b, c = want.to(wide), ours.to(wide), best.to(wide)
             regular = torch.isfinite(c) & torch.isfinite(a)
             rest = bool(torch.isclose(b, a, equal_nan=True)[~regular].all()) or bool(
-                torch.isclose(b.to(want.dtype), c.to(want.dtype),
+                torch.isclose(b.to(want.dtype), c.to(want.dtype), rtol, atol,
                               equal_nan=True)[~regular].all())
             if rest and bool(regular.any()):
                 theirs = ((a - c).abs() / (atol + rtol * c.abs()))[regular].max()

@@ -55,6 +55,9 @@ class Converter:
             return getattr(lampion, str(x).removeprefix("torch."))
         if isinstance(x, torch.Generator):
             return lampion.Generator().manual_seed(x.initial_seed())
+        if isinstance(x, torch.nn.LinearCrossEntropyOptions):
+            return lampion.nn.LinearCrossEntropyOptions(**{
+                k: self(getattr(x, k)) for k in x.__dataclass_fields__})
         if isinstance(x, (types.FunctionType, torch.nn.Module)):
             return function(x)
         if isinstance(x, str) and x.partition(":")[0] == "cpu":

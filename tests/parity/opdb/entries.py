@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy.special
 import torch
 
 # Entries that mean nothing outside PyTorch, with the reason.
@@ -45,6 +46,15 @@ EXCUSED: dict[tuple[str, ...], str] = {
     ("masked.logaddexp", "gradgrad"): "PyTorch gives NaN where both are masked out",
     ("masked.logaddexp", "forward_mode"): "likewise",
 }
+
+# Entries in whose float64 PyTorch has float32's accuracy: functions that are exact.
+EXACT: dict[str, Any] = {
+    f"special.{name}": getattr(scipy.special, name.removeprefix("bessel_"))
+    for name in ("bessel_j0", "bessel_j1", "bessel_y0", "bessel_y1")}
+
+# Entries that tell where values are: among equal ones PyTorch promises no position (unless asked
+# for a stable order). For each, which argument after the input is the dim.
+POSITIONS = {"sort": 0, "argsort": 0, "mode": 0, "topk": 1, "kthvalue": 1}
 
 # Entries whose values are random: their distribution is compared.
 RANDOM = frozenset("""
