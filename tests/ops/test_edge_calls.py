@@ -255,3 +255,30 @@ def test_assignments_to_16_bits_do_become_infinite():
     assert x.tolist() == [np.inf, -np.inf, np.inf]
     with pytest.raises(RuntimeError, match="without overflow"):
         L.tensor([1.0, 300.0], dtype=L.int8)
+
+
+@pytest.mark.parametrize("call", [
+    lambda t: L.baddbmm(t(2, 3, 4), t(2, 3, 5), t(2, 5, 4), beta=0.7, alpha=1.3),
+    lambda t: L.addmm(t(3, 4), t(3, 5), t(5, 4), beta=0.7), lambda t: L.addr(t(3, 4), t(3), t(4)),
+    lambda t: F.group_norm(t(2, 6, 5), 3, t(6), t(6)),
+    lambda t: F.scaled_dot_product_attention(*[t(2, 5, 4)] * 3, t(5, 5), scale=2.0),
+    lambda t: F.embedding_bag(L.tensor([[0, 1, 2, 3, 4, 5, 6, 7]]), t(8, 5), mode="sum")])
+@pytest.mark.parametrize("dtype", [L.float16, L.bfloat16])
+def test_16_bit_results_are_rounded_once(call, dtype):
+    def run(wide):
+        rng = np.random.default_rng(3)
+        return call(lambda *shape: L.tensor(rng.standard_normal(shape)).to(dtype).to(wide))
+
+    got, want = run(dtype), run(L.float64)
+    assert got.dtype is dtype
+    np.testing.assert_allclose(got.double().numpy(), want.numpy(), rtol=L.finfo(dtype).eps,
+                               atol=1e-6)
+
+
+def test_logspace_of_integers_truncates_its_ends():
+    assert L.logspace(4.3, 6.9, 3, base=2, dtype=L.int64).tolist() == [16, 32, 64]
+
+
+def test_fractional_pools_take_empty_batches():
+    assert F.fractional_max_pool2d(L.ones(0, 1, 6, 6), 2, 3).shape == (0, 1, 3, 3)
+    assert F.fractional_max_pool3d(L.ones(0, 1, 6, 6, 6), 2, 3).shape == (0, 1, 3, 3, 3)
