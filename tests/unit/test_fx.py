@@ -685,3 +685,37 @@ def test_legalize():
         made.graph.lint()
     legalize_graph(made).graph.lint()
     assert made(torch.ones(1)).item() == 2
+
+
+def test_tracers_with_a_trace_of_their_own():
+    """What packages use of the module's internals."""
+    from lampion.fx import _symbolic_trace as st
+
+    class Own(fx.Tracer):
+        @st.compatibility(is_backward_compatible=True)
+        def trace(self, root, concrete_args=None):
+            self.root, self.tensor_attrs = root, {}
+            self.submodule_paths = {m: path for path, m in root.named_modules()}
+            self.graph = fx.Graph(tracer_cls=type(self))
+            fn, args = self.create_args_for_root(type(root).forward, True, concrete_args)
+
+            def call(mod, *args, **kwargs):
+                def forward(*args, **kwargs):
+                    return st._orig_module_call(mod, *args, **kwargs)
+
+                st._autowrap_check(patcher, mod.forward.__globals__, self._autowrap_function_ids)
+                return self.call_module(mod, forward, args, kwargs)
+
+            with st._Patcher() as patcher:
+                patcher.patch_method(nn.Module, "__getattr__", lambda mod, name: self.getattr(
+                    name, st._orig_module_getattr(mod, name), {}), deduplicate=False)
+                patcher.patch_method(nn.Module, "__call__", call, deduplicate=False)
+                st._patch_wrapped_functions(patcher)
+                self.create_node("output", "output", (self.create_arg(fn(*args)),), {})
+            return self.graph
+
+    net, x = Net().eval(), torch.randn(2, 4)
+    call = vars(nn.Module)["__call__"]
+    made = fx.GraphModule(net, Own().trace(net))
+    assert same(made(x), net(x)) and vars(nn.Module)["__call__"] is call
+    assert str(made.graph) == str(fx.symbolic_trace(net).graph)

@@ -26,6 +26,7 @@ from ..tensor import Tensor
 from ..utils import _pytree as pytree
 from ..watching import Watch, hand_over
 from ._codegen import _PyTreeCodeGen, _PyTreeInfo
+from ._compatibility import compatibility  # noqa: F401  (packages find it here)
 from .graph import Graph
 from .graph_module import GraphModule
 from .node import Argument, base_types, has_side_effect, map_aggregate
@@ -101,14 +102,20 @@ def _all_positional(fn: Any, nargs: int) -> FunctionType:
         fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
 
 
-class _Patches:
-    """What is replaced while a tracer runs, and put back in the opposite order."""
+class _Patcher:
+    """What is replaced while a tracer runs, and put back in the opposite order.
+
+    Packages whose tracers have a `trace` of their own use it by this name, with the functions
+    `_orig_module_call`, `_orig_module_getattr`, `_autowrap_check` and `_patch_wrapped_functions`.
+    """
 
     def __init__(self) -> None:
         self.undo: list[Callable[[], Any]] = []
         self.seen: set[int] = set()
 
-    def __enter__(self) -> _Patches:
+    def __enter__(self) -> _Patcher:
+        watch = Watch(hand_over).__enter__()
+        self.undo.append(lambda: watch.__exit__())
         return self
 
     def __exit__(self, *exc: Any) -> None:
@@ -116,8 +123,9 @@ class _Patches:
             self.undo.pop()()
         self.seen.clear()
 
-    def entry(self, table: dict[str, Any], name: str, value: Any) -> None:
-        """Put a value into a table."""
+    def patch(self, table: dict[str, Any], name: str, value: Any,
+              deduplicate: bool = True) -> None:
+        """Put a value into a table of globals."""
         if name in table:
             old = table[name]
             self.undo.append(lambda: table.__setitem__(name, old))
@@ -125,14 +133,36 @@ class _Patches:
             self.undo.append(lambda: table.pop(name, None))
         table[name] = value
 
-    def attribute(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute of a class or module."""
-        old = vars(owner).get(name, self)
+    def patch_method(self, cls: type, name: str, value: Any, deduplicate: bool = True) -> None:
+        """Set a method of a class."""
+        if cls is Module and name == "__call__":
+            self.undo.append(watch_calls(
+                lambda module, call, args, kwargs: value(module, *args, **kwargs)))
+            return
+        old = vars(cls).get(name, self)
         if old is self:
-            self.undo.append(lambda: delattr(owner, name))
+            self.undo.append(lambda: delattr(cls, name))
         else:
-            self.undo.append(lambda: setattr(owner, name, old))
-        setattr(owner, name, value)
+            self.undo.append(lambda: setattr(cls, name, old))
+        setattr(cls, name, value)
+
+
+_orig_module_getattr = Module.__getattr__
+
+
+def _orig_module_call(module: Module, *args: Any, **kwargs: Any) -> Any:
+    """What calling a module does while nothing is patched."""
+    return module._call_impl(*args, **kwargs)
+
+
+def _patch_wrapped_functions(patcher: _Patcher) -> None:
+    """Record the functions and methods that `wrap` named."""
+    for (_, name), table in list(_wrapped_fns_to_patch.items()):
+        original = table.get(name, getattr(builtins, name, None))
+        if original is not None:
+            patcher.patch(table, name, _recorded(original))
+    for cls, name in _wrapped_methods_to_patch:
+        patcher.patch_method(cls, name, _recorded_method(cls, name))
 
 
 class Tracer(TracerBase):
@@ -390,7 +420,7 @@ class Tracer(TracerBase):
                                  "Python function")
         was, _is_fx_tracing_flag = _is_fx_tracing_flag, True
         try:
-            with Watch(hand_over), _Patches() as patches:
+            with _Patcher() as patches:
                 fn_, args = self.create_args_for_root(fn, isinstance(root, Module), concrete_args)
                 self._patch(patches, fn.__globals__)
                 result = self.create_arg(fn_(*args))
@@ -401,27 +431,21 @@ class Tracer(TracerBase):
         self.submodule_paths = None
         return self.graph
 
-    def _patch(self, patches: _Patches, fn_globals: dict[str, Any]) -> None:
+    def _patch(self, patches: _Patcher, fn_globals: dict[str, Any]) -> None:
         """Let modules, parameters and wrapped functions come to this tracer."""
         cache: dict[str, Any] = {}
-        plain_getattr = Module.__getattr__
 
         def module_getattr(module: Any, attr: str) -> Any:
-            return self.getattr(attr, plain_getattr(module, attr), cache)
+            return self.getattr(attr, _orig_module_getattr(module, attr), cache)
 
         def module_call(module: Any, call: Any, args: Any, kwargs: Any) -> Any:
             _autowrap_check(patches, getattr(module.forward, "__globals__", {}),
                             self._autowrap_function_ids)
             return self.call_module(module, call, args, kwargs)
 
-        patches.attribute(Module, "__getattr__", module_getattr)
+        patches.patch_method(Module, "__getattr__", module_getattr)
         patches.undo.append(watch_calls(module_call))
-        for (_, name), table in list(_wrapped_fns_to_patch.items()):
-            original = table.get(name, getattr(builtins, name, None))
-            if original is not None:
-                patches.entry(table, name, _recorded(original))
-        for cls, name in _wrapped_methods_to_patch:
-            patches.attribute(cls, name, _recorded_method(cls, name))
+        _patch_wrapped_functions(patches)
         _autowrap_check(patches, fn_globals, self._autowrap_function_ids)
         for module in self._autowrap_search:
             _autowrap_check(patches, vars(module), self._autowrap_function_ids)
@@ -495,14 +519,14 @@ def _recorded_method(cls: type, name: str) -> Callable[..., Any]:
     return recorded
 
 
-def _autowrap_check(patches: _Patches, table: dict[str, Any], ids: set[int]) -> None:
+def _autowrap_check(patcher: _Patcher, table: dict[str, Any], ids: set[int]) -> None:
     """Record the functions with these ids in a table of globals, once."""
-    if id(table) in patches.seen:
+    if id(table) in patcher.seen:
         return
-    patches.seen.add(id(table))
+    patcher.seen.add(id(table))
     for name, value in list(table.items()):
         if not name.startswith("_") and callable(value) and id(value) in ids:
-            patches.entry(table, name, _recorded(value))
+            patcher.patch(table, name, _recorded(value))
 
 
 def wrap(fn_or_name: Any) -> Any:
