@@ -94,7 +94,7 @@ def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0
     if mask is not None:
         wy = wy * mask.reshape(n, moved, taps, places, 1)
     pixels = input.reshape(n, moved, channels // moved, 1, 1, height, width)
-    columns = tap_sum(pixels, None, ys, xs, wy.unsqueeze(-1) * wx.unsqueeze(-2))
+    columns = tap_sum(pixels, None, ys, xs, wy.unsqueeze(-1) * wx.unsqueeze(-2), op)
     columns = columns.reshape(n, groups, channels // groups * taps, places)
     matrix = weight.reshape(groups, weight.shape[0] // groups, -1)
     out = (matrix @ columns).reshape(n, weight.shape[0], *space)

@@ -301,7 +301,7 @@ def _pixels(pixels, row, column):
     return np.broadcast_to(pixels, (*pixels.shape[:3], row, column, *pixels.shape[5:]))
 
 
-def tap_sum(pixels, images, ys, xs, weights):
+def tap_sum(pixels, images, ys, xs, weights, caller=""):
     shape, ys, xs, weights = _broadcast(ys, xs, weights, pixels.shape[1])
     x = _pixels(pixels, *shape[2:])
     out = np.zeros((*shape[:2], pixels.shape[2], *shape[2:]))
@@ -431,7 +431,7 @@ def ps_roi_pool(input, boxes, output_size, spatial_scale=1.0):
     return out
 
 
-def bin_max(pixels, images, top, bottom, left, right, span):
+def bin_max(pixels, images, top, bottom, left, right, span, caller=""):
     shape = (len(images), pixels.shape[1], top.shape[1], left.shape[1])
     out, at = np.zeros(shape), np.full(shape, -1)
     for k, c, p, q in np.ndindex(*shape):

@@ -79,13 +79,13 @@ def line(n, like):
     return lampion.arange(n, dtype=like.dtype, device=like.device)
 
 
-def pooled(input, images, rows, columns):
+def pooled(op, input, images, rows, columns):
     """tap_sum of an input (N, C, P or 1, Q or 1, H, W) over (index, weight) taps: of rows
     (K, P, ty) and of columns (K, Q, tx)."""
     (ys, wy), (xs, wx) = rows, columns
     weights = (wy[:, None, :, None, :, None] * wx[:, None, None, :, None, :]).to(
         lampion.float64 if input.dtype == lampion.float64 else lampion.float32)
-    out = tap_sum(input.unsqueeze(1), images, ys[:, None, :, None], xs[:, None, None], weights)
+    out = tap_sum(input.unsqueeze(1), images, ys[:, None, :, None], xs[:, None, None], weights, op)
     return out.squeeze(1)
 
 
@@ -127,7 +127,7 @@ def aligned_average(op, input, boxes, images, size, scale, ratio, shift, least):
         if least:  # the older rule: no side is shorter than a pixel
             end = start + (end - start).clamp(min=1.0)
         taps.append(samples(op, start, end, pooled_, pixels, ratio))
-    return pooled(input, images, *taps)
+    return pooled(op, input, images, *taps)
 
 
 ROIS = "v([[0.0, 0.4, 0.3, 3.6, 4.1], [1, 1.2, 0.1, 2.9, 2.3], [1, -3, 1, 9, 3.3]])"
@@ -213,10 +213,10 @@ def ps_roi_pool(input, boxes, output_size, spatial_scale=1.0):
         used = k < length
         taps.append((lampion.where(used, first[..., None] + k, -1.0).to(INDEX),
                      lampion.where(used, 1 / length, 0.0)))
-    return pooled(x, images, *taps)
+    return pooled(op, x, images, *taps)
 
 
-@kernel_op("pixels: T, images: T, top: T, bottom: T, left: T, right: T, span")
+@kernel_op("pixels: T, images: T, top: T, bottom: T, left: T, right: T, span, caller='bin_max'")
 class bin_max:
     """(largest value, its position y W + x) in the bins of regions: pixels (N, C, H, W) and
     ranges [top, bottom) (K, P) and [left, right) (K, Q), at most `span` long, give (K, C, P, Q).
@@ -235,16 +235,16 @@ class bin_max:
         v([[[[nan, 1.0], [2, 2]]]]), v([0]), v([[0, 1]]), v([[1, 2]]), v([[0]]), v([[2]]), (1, 2)
     """
 
-    def meta(pixels, images, top, bottom, left, right, span):
+    def meta(pixels, images, top, bottom, left, right, span, caller):
         k, p = top.shape
         if bottom.shape != (k, p) or right.shape != left.shape or left.shape[0] != k or (
                 images.shape != (k,) or pixels.ndim != 4):
             raise RuntimeError(
-                f"bin_max: pixels {list(pixels.shape)}, images {list(images.shape)}, rows "
+                f"{caller}: pixels {list(pixels.shape)}, images {list(images.shape)}, rows "
                 f"{list(top.shape)} to {list(bottom.shape)} and columns {list(left.shape)} to "
                 f"{list(right.shape)} do not fit")
-        checks.index_dtype(images, "bin_max")
-        checks.refuse_empty(pixels.shape[0], images, 0, "bin_max: ")
+        checks.index_dtype(images, caller)
+        checks.refuse_empty(pixels.shape[0], images, 0, f"{caller}: ")
         shape = (k, pixels.shape[1], p, left.shape[1])
         return [(pixels.dtype, shape), (dt.int64, shape)]
 
@@ -303,4 +303,4 @@ def roi_pool(input, boxes, output_size, spatial_scale=1.0):
         first, last, most = pixel_bins("roi_pool", boxes, a, spatial_scale, count, 1, pixels)
         edges += [first.to(INDEX), last.to(INDEX)]
         span.append(most)
-    return bin_max(input, images, *edges, tuple(span))[0]
+    return bin_max(input, images, *edges, tuple(span), "roi_pool")[0]

@@ -179,11 +179,16 @@ def range_of_images(slot):
 
 
 def explained(op, slot):
-    return checks.explain_by(range_of_images(slot), "{op}a region is of image {index}, but there "
-                             "are {size} images", f"{op}: ")
+    """The `explain` of an op that looks at images; the error names `caller`, if there is one."""
+    def explain(call, inputs):
+        name = call.args.get("caller", op)
+        checks.explain_by(range_of_images(slot), "{op}a region is of image {index}, but there are "
+                          "{size} images", f"{name}: ")(call, inputs)
+
+    return explain
 
 
-@kernel_op("pixels: T, images: T?, ys: T, xs: T, weights: T")
+@kernel_op("pixels: T, images: T?, ys: T, xs: T, weights: T, caller='tap_sum'")
 class tap_sum:
     """Weighted sums of pixels (image, group, channel, row or 1, column or 1, height, width), as
     (region, group, channel, row, column).
@@ -191,7 +196,7 @@ class tap_sum:
     `ys` (region, group, row, column, ty) and `xs` (..., tx) are indices of pixels, -1 for none;
     `weights` are (region, group, row, column, ty, tx). Any of their dims but the taps may be 1.
     `images` (region) says where each region is; without it, region r is in image r. IndexError for
-    an image that there is not.
+    an image that there is not, which names `caller`.
     """
 
     linear = ("pixels", "weights")
@@ -208,8 +213,8 @@ class tap_sum:
         f(2, 1, 1, 1, 1, 2, 2), i(0), i(0, 1, 1, 1, 2), i(0, 1, 1, 1, 2), f(0, 1, 1, 1, 2, 2)
     """
 
-    def meta(pixels, images, ys, xs, weights):
-        return [(pixels.dtype, check("tap_sum", pixels.shape, images, ys, xs, weights))]
+    def meta(pixels, images, ys, xs, weights, caller):
+        return [(pixels.dtype, check(caller, pixels.shape, images, ys, xs, weights))]
 
     def lower(call):
         x, w, out = call.pixels, call.weights, call.outputs[0]
