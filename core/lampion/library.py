@@ -24,7 +24,7 @@ MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func
             "overrides", "printing", "cli", "demos", "return_types", "masked", "signal",
             "amp", "compat", "compiler", "jit", "backends", "accelerator", "distributed",
             "multiprocessing", "profiler", "hub", "types", "storage", "distributions", "fx",
-            "onnx", "sparse")
+            "onnx", "sparse", "export")
 
 # Functions of the top level whose module is only imported when one of them is used.
 FUNCTIONS = {

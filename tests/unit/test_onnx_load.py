@@ -141,9 +141,9 @@ def network():
              node("Relu", "n", "r"), node("MaxPool", "r", "p", kernel_shape=[2, 2], strides=[2, 2]),
              node("Shape", "p", "s"), node("Gather", "s zero", "batch", axis=0),
              node("Concat", "batch minus", "shape", axis=0), node("Reshape", "p shape", "f"),
-             node("MatMul", "f dense", "y")]
+             node("MatMul", "f block.dense", "y")]
     weights = {"w": w, "b": b, "scale": scale, "shift": shift, "mean": mean, "var": var,
-               "zero": np.array([0]), "minus": np.array([-1]), "dense": dense}
+               "zero": np.array([0]), "minus": np.array([-1]), "block.dense": dense}
     made = model(nodes, [info("x", F, ["N", 3, 6, 6])], [info("y", F, [None, 5])], weights)
     onnx.checker.check_model(made)
     x = floats(2, 3, 6, 6)
@@ -180,14 +180,14 @@ def test_shapes_are_computed_in_host_memory(network, monkeypatch):
 def test_weights_are_parameters_and_statistics_buffers(network):
     made, x, y = network
     run = lampion.onnx.load(made)
-    assert set(dict(run.named_parameters())) == {"w", "b", "scale", "shift", "dense"}
+    assert set(dict(run.named_parameters())) == {"w", "b", "scale", "shift", "block.dense"}
     assert set(dict(run.named_buffers())) == {"mean", "var", "zero", "minus"}
-    assert set(run.state_dict()) == {"w", "b", "scale", "shift", "dense", "mean", "var", "zero",
-                                     "minus"}
+    assert set(run.state_dict()) == {"w", "b", "scale", "shift", "block.dense", "mean", "var",
+                                     "zero", "minus"}
     assert not any(p.requires_grad for p in run.parameters())
     run.requires_grad_()
     run(lampion.tensor(x)).square().sum().backward()
-    assert run.get_parameter("dense").grad.shape == (36, 5)
+    assert run.get_parameter("block.dense").grad.shape == (36, 5)
     assert float(run.get_parameter("w").grad.abs().sum()) > 0
     other = lampion.onnx.load(made)
     other.load_state_dict(run.state_dict())

@@ -19,6 +19,7 @@ import numpy as np
 import lampion
 
 from ..base.errors import UnsupportedError
+from ..export.weights import place
 from ..interop import host_device
 from ..nn import Module, Parameter
 from . import table
@@ -407,37 +408,33 @@ class ImportedModel(Module):
         self.opsets = dict(importer.versions)
         weights = {t.name for t in model.graph.initializer}
         self._on_host: dict[str, Any] = {}
+        self._places: dict[str, Any] = {}  # of the other constants
         for name, array in importer.constants.items():
             value = from_array(array)
             if name not in importer.read or is_host_only(value):
                 self._on_host[name] = value if is_host_only(value) else array
             elif name in weights and value.is_floating_point() \
                     and name not in importer.statistics:
-                self._parameters[name] = Parameter(value, requires_grad=False)
+                self._places[name] = place(self, name, Parameter(value, requires_grad=False),
+                                           parameter=True)
             else:
-                self._buffers[name] = value
-                if name not in weights:
-                    self._non_persistent_buffers_set.add(name)
+                self._places[name] = place(self, name, value, parameter=False,
+                                           persistent=name in weights)
 
     @property
     def device(self) -> Any:
         """Where the parameters are; without any, where the last inputs were."""
-        for t in (*self._parameters.values(), *self._buffers.values()):
-            if t is not None:
-                return t.device
+        for tensors, key in self._places.values():
+            return tensors[key].device
         return self._seen_device or lampion.get_default_device()
 
     _seen_device: Any = None
 
     def constants(self, names: set[str]) -> dict[str, Any]:
         """The values of constants."""
-        out: dict[str, Any] = {}
-        for n in names:
-            for where in (self._parameters, self._buffers, self._on_host):
-                if n in where:
-                    out[n] = where[n]
-                    break
-        return out
+        found = {n: self._places[n] for n in names if n in self._places}
+        return {**{n: tensors[key] for n, (tensors, key) in found.items()},
+                **{n: self._on_host[n] for n in names if n in self._on_host}}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph. TypeError for inputs that are missing or not the graph's."""
@@ -462,7 +459,7 @@ class ImportedModel(Module):
                 for k, v in names.items()}
 
     def _device_of_weights(self) -> Any:
-        return self.device if self._parameters or self._buffers else None
+        return self.device if self._places else None
 
     def extra_repr(self) -> str:
         """Inputs, results and size."""
