@@ -3,7 +3,7 @@ make files of that.
 
     program = lampion.export.export(model, (x,))     # or lampion.export(model, (x,))
     lampion.export.save(program, "model.pt2")
-    lampion.export.load("model.pt2").module().to("opencl")(x)
+    lampion.export.load("model.pt2").module().to(device)(x)
 
 Floor 7. The module may be called: that is `export`.
 """

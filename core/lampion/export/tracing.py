@@ -275,6 +275,13 @@ class Recording:
 
     grad_cleared = grad_read
 
+    def part(self) -> None:
+        """Nothing is left out of a graph."""
+
+    def item(self, t: Any) -> Any:
+        """None: a number that is read is no part of a graph."""
+        return None
+
     def host_call(self, function: Any, args: Any, kwargs: Any) -> Any:
         """What has to run on the host cannot be in a graph."""
         return self.fail(f"{getattr(function, '__qualname__', function)}() is called")
