@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
+from .autograd import trace
 from .base.device import device
 from .base.dtype import dtype
 from .callpath import NS
@@ -28,6 +29,7 @@ from .tensor import Tensor
 Watcher = Callable[[FunctionType, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 watchers: list[Watcher] = []
+trace.between.add(__file__)
 _lock = threading.RLock()
 _watched: dict[FunctionType, "_Passage"] = {}
 _HERE = "the passage of the function"

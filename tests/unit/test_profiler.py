@@ -97,6 +97,17 @@ def test_results_are_those_without_a_profile(step):
         assert torch.equal(a, b) and torch.equal(a, c)
 
 
+def test_errors_do_not_name_a_line_that_is_not_the_programs():
+    x = torch.ones(2, requires_grad=True)
+    with profile():
+        y = x.exp()
+        y.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace") as error:
+        y.sum().backward()
+    assert "recording.py" not in str(error.value) and "watching.py" not in str(error.value)
+    assert "mul_" in str(error.value)
+
+
 def test_nothing_is_left_behind(step):
     functions = [F.relu, F.cross_entropy, torch.add, torch.Tensor.add, torch.Tensor.__add__]
     codes = [f.__code__ for f in functions]

@@ -21,9 +21,15 @@ def line_of(code: Any, lasti: int) -> int:
     return int(line)
 
 
+# Files whose frames stand between a call and the program while calls are watched.
+between: set[str] = set()
+
+
 def describe_writer(writer: Any) -> str:
     """One sentence on the call that last wrote to a storage."""
     if not writer:
         return "The write came from outside (a NumPy or DLPack alias)."
     name, code, lasti = writer
+    if code.co_filename in between:
+        return f"It was last written by {name}, in a call that a profile or a trace was watching."
     return f"It was last written by {name} at {code.co_filename}:{line_of(code, lasti)}."

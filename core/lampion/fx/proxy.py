@@ -23,7 +23,7 @@ from ..base.device import device
 from ..base.dtype import dtype
 from ..base.layout import layout, memory_format
 from ..tensor import OPERATORS, Size, Tensor
-from ..watching import follow_classes, watchers
+from ..watching import follow_classes
 from . import traceback as fx_traceback
 from ._codegen import magic_methods, reflectable_magic_methods
 from ._names import SPELLED
@@ -210,9 +210,11 @@ class Proxy:
     """
 
     def __init__(self, node: Node, tracer: TracerBase | None = None) -> None:
-        if not watchers:
-            follow_classes()
-        self.__dict__["tracer"] = GraphAppendingTracer(node.graph) if tracer is None else tracer
+        if tracer is None:
+            tracer = GraphAppendingTracer(node.graph)
+        if isinstance(tracer, GraphAppendingTracer):
+            follow_classes()  # no trace that runs says when the proxy is done with
+        self.__dict__["tracer"] = tracer
         self.__dict__["node"] = node
 
     def __repr__(self) -> str:

@@ -22,7 +22,7 @@ from types import FrameType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..autograd import engine
+from ..autograd import engine, trace
 from ..autograd.node import AccumulateGrad, Node, Select
 from ..base.device import device
 from ..nn import functional
@@ -34,6 +34,7 @@ from ..watching import Watch, reroute, twin
 from . import labels
 
 _NAMES: dict[Any, str] = {}
+trace.between.add(__file__)
 
 
 class Event:
