@@ -61,11 +61,13 @@ class Generator:
 
     def manual_seed(self, seed: int) -> "Generator":
         """Start the stream of `seed`, an integer of 64 bits. Returns the generator."""
+        tracing.fail("a generator is seeded")
         self._set(seed_value(seed), 0)
         return self
 
     def seed(self) -> int:
         """Start the stream of a seed from the system's entropy, and return the seed."""
+        tracing.fail("a generator is seeded")
         self._set(entropy(), 0)
         return self._seed
 
@@ -191,6 +193,7 @@ def manual_seed(seed: int) -> Generator:
 
     Integers of 64 bits; ValueError beyond.
     """
+    tracing.fail("the generators are seeded")
     n = seed_value(seed)
     _start[0] = n
     default_generator._set(n, 0)

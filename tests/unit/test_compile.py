@@ -166,6 +166,19 @@ def test_random_numbers_are_those_of_the_uncompiled_function(device):
             same(f(x), w, 0)
 
 
+def test_a_function_that_seeds_the_generators_does_so_in_every_call(said):
+    def fn(x):
+        lampion.manual_seed(3)
+        return x + lampion.rand(2)
+
+    f = lampion.compile(fn)
+    want = fn(lampion.ones(2))
+    for k in range(3):
+        lampion.manual_seed(k)
+        same(f(lampion.ones(2)), want, 0)
+    assert "seeded" in said[0]
+
+
 def test_dropout_has_the_same_mask_forward_and_backward(device):
     f = lampion.compile(lambda x: F.dropout(x, 0.5))
     for _ in range(3):
