@@ -62,9 +62,9 @@ def versus(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], *, rou
 
 
 def undisturbed(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], *,
-                rounds: int = 21, target: float = 1e-2, rest: float = 0.02) -> Row:
+                rounds: int = 31, target: float = 1e-2, rest: float = 0.02) -> Row:
     """Alternate the two for `rounds` rounds of about `target` seconds each; of the times of single
-    calls the one that a tenth of them stay below.
+    calls the one that a hundredth of them stay below.
 
     For two that have several threads each. When another process takes a core, all of a call's
     threads wait for the one that was stopped, and a median tells mostly how often that happened.
@@ -80,7 +80,7 @@ def undisturbed(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], *
                 start = time.perf_counter()
                 f()
                 spent[k].append(time.perf_counter() - start)
-    return Row(name, *(statistics.quantiles(times, n=10)[0] for times in spent))
+    return Row(name, *(sorted(times)[len(times) // 100] for times in spent))
 
 
 def geomean(values: Sequence[float]) -> float:

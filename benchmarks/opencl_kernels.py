@@ -58,7 +58,7 @@ def operands() -> tuple[list[Any], list[Any], Callable[[], None]]:
 
 def rows(names: Iterable[str]) -> list[Row]:
     """Wall time of each case, with the wait for its result, against PyTorch with its threads:
-    the fastest tenth of the calls."""
+    the fastest hundredth of the calls."""
     ours, theirs, wait = operands()
 
     def row(name: str, fn: Callable[..., Any]) -> Row:
