@@ -1,6 +1,7 @@
 """Run the benchmarks: `python benchmarks/run.py [SUITE ...]`, a suite being calls, kernels,
 library, training, opencl, plugins or start, or `... opdb [options]` for every op of PyTorch's op
-database (`opdb --help` tells the options).
+database, or `... compile [options]` for compiled training steps (`opdb --help` and
+`compile --help` tell the options).
 
 Everything is measured against torch in the same process, alternating; prints Markdown tables.
 """
@@ -8,6 +9,7 @@ Everything is measured against torch in the same process, alternating; prints Ma
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import platform
 import statistics
@@ -120,8 +122,8 @@ def main() -> None:
     """Parse arguments and run the suites asked for."""
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("suite", nargs="*", choices=[*SUITES, []], help="default: all but opencl")
-    whole_table = sys.argv[1:2] == ["opdb"]
-    args = p.parse_args([] if whole_table else None)
+    own = sys.argv[1] if sys.argv[1:2] in (["opdb"], ["compile"]) else ""
+    args = p.parse_args([] if own else None)
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     import torch
 
@@ -129,10 +131,9 @@ def main() -> None:
 
     print(f"Python {platform.python_version()}, torch {torch.__version__}, "
           f"{torch.get_num_threads()} threads, {platform.machine()}\n")
-    if whole_table:
-        import opdb
-
-        opdb.run(lampion, torch, sys.argv[2:])
+    if own:
+        importlib.import_module({"opdb": "opdb", "compile": "compiled"}[own]).run(
+            lampion, torch, sys.argv[2:])
         return
     for name in args.suite or [s for s in SUITES if s != "opencl"]:
         globals()[name](lampion, torch)
