@@ -413,6 +413,53 @@ def test_host_randomness_and_the_clock_are_not_frozen(said):
     assert "random numbers of Python" in said[0] and "clock" in said[-1]
 
 
+def test_what_prints_prints_in_every_call(said, capsys):
+    def fn(x, loud):
+        if loud:
+            print("loud")
+        return x + 1
+
+    f = lampion.compile(fn)
+    for loud in (True, False, True, False, True):
+        same(f(lampion.ones(2), loud), lampion.full((2,), 2.0))
+    assert capsys.readouterr().out == "loud\n" * 3
+    assert said == [said[0]] and "prints" in said[0]
+
+
+class Layer:
+    """Keys of a layer, kept."""
+
+    def __init__(self, keys):
+        self.keys, self.count = keys, 1
+
+
+class Cache:
+    """An object with layers."""
+
+    def __init__(self):
+        self.layers = []
+
+
+def test_results_may_be_objects_that_the_function_made(said):
+    w = nn.Parameter(lampion.ones(3))
+
+    def fn(x):
+        cache = Cache()
+        cache.layers.append(Layer(x * w))
+        cache.layers.append(Layer(x + 1))
+        return {"sum": (x * w).sum(), "cache": cache}
+
+    f = lampion.compile(fn)
+    outs = [f(lampion.full((3,), float(k))) for k in range(4)]
+    for k, out in enumerate(outs):
+        assert type(out["cache"]) is Cache and type(out["cache"].layers[0]) is Layer
+        assert out["cache"].layers[0].keys.tolist() == [k] * 3
+        assert out["cache"].layers[1].keys.tolist() == [k + 1] * 3
+        assert out["cache"].layers[1].count == 1
+    outs[3]["cache"].layers[0].keys.sum().backward()
+    assert w.grad.tolist() == [3, 3, 3] and not said
+
+
 def test_hooks_run_in_every_call(said):
     seen = []
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))

@@ -30,6 +30,49 @@ class Read:
         self.tensor, self.number = tensor, number
 
 
+class Object:
+    """Stands in a result for an object that the function made: a class and its attributes."""
+
+    def __init__(self, cls: type, attributes: dict[str, Any]) -> None:
+        self.cls, self.attributes = cls, attributes
+
+
+def objects_apart(x: Any, outside: Callable[[Any], bool]) -> Any:
+    """A result with plain objects that hold tensors, and are not of the outside, replaced by their
+    `Object`s. Unknown for one that is there twice."""
+    seen: set[int] = set()
+
+    def apart(y: Any) -> Any:
+        t = type(y)
+        if t in (list, tuple):
+            return t([apart(z) for z in y])
+        if t is dict:
+            return {k: apart(z) for k, z in y.items()}
+        if isinstance(y, dict) and dataclasses.is_dataclass(y):
+            new = {k: apart(z) for k, z in y.items()}
+            return y if all(new[k] is z for k, z in y.items()) else t(**new)
+        if not plain(y) or outside(y):
+            return y
+        if id(y) in seen:
+            raise Unknown(f"the result holds a {t.__module__}.{t.__name__} twice")
+        seen.add(id(y))
+        return Object(t, {k: apart(z) for k, z in y.__dict__.items()})
+
+    return apart(x)
+
+
+def plain(x: Any) -> bool:
+    """Whether an object is no more than its class and its attributes."""
+    t = type(x)
+    return (type(getattr(x, "__dict__", None)) is dict and not isinstance(x, (type, BaseException))
+            and t.__module__.partition(".")[0] not in ("lampion", "builtins", "numpy", "functools")
+            and t.__new__ is object.__new__ and t.__reduce_ex__ is object.__reduce_ex__
+            and t.__reduce__ is object.__reduce__ and not hasattr(t, "__del__")
+            and not callable(x) and not dataclasses.is_dataclass(x)
+            and not isinstance(x, (dict, list, tuple, NS["BaseTensor"]))
+            and not any(c.__dict__.get("__slots__") for c in t.__mro__))
+
+
 def with_reads(x: Any, reads: Sequence[Read]) -> Any:
     """A result with the numbers that were read replaced by their `Read`s: floats are told by
     identity, a whole number if it is the only one. Unknown where that does not tell."""
@@ -94,28 +137,36 @@ def take_apart(x: Any, key: list[Any], tensors: list[Any], keep: list[Any]) -> N
         keep.append(x)
 
 
-def rebuild(x: Any, new: Callable[[Any], Any]) -> Any:
-    """`x` with every tensor t replaced by new(t); so are the numbers that a `Read` stands for."""
+def rebuild(x: Any, new: Callable[[Any], Any], keep: bool = False) -> Any:
+    """`x` with every tensor t replaced by new(t); so are the numbers that a `Read` stands for, and
+    an `Object` by the object, unless `keep`."""
     t = type(x)
     if isinstance(x, NS["BaseTensor"]) or t is Read:
         return new(x)
     if t is list:
-        return [rebuild(y, new) for y in x]
+        return [rebuild(y, new, keep) for y in x]
     if isinstance(x, tuple):
-        parts = [rebuild(y, new) for y in x]
+        parts = [rebuild(y, new, keep) for y in x]
         return t._make(parts) if hasattr(t, "_make") else (
             tuple(parts) if t is tuple else t(parts))
     if t is dict:
-        return {k: rebuild(y, new) for k, y in x.items()}
+        return {k: rebuild(y, new, keep) for k, y in x.items()}
     if isinstance(x, dict):
         if dataclasses.is_dataclass(x):  # an ordered dict whose fields are its items
-            return t(**{k: rebuild(y, new) for k, y in x.items()})
+            return t(**{k: rebuild(y, new, keep) for k, y in x.items()})
         made = t.__new__(t)
-        dict.update(made, {k: rebuild(y, new) for k, y in x.items()})
+        dict.update(made, {k: rebuild(y, new, keep) for k, y in x.items()})
+        return made
+    if t is Object:
+        attributes = {k: rebuild(y, new, keep) for k, y in x.attributes.items()}
+        if keep:
+            return Object(x.cls, attributes)
+        made = object.__new__(x.cls)
+        made.__dict__.update(attributes)
         return made
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
         return dataclasses.replace(x, **{
-            f.name: rebuild(getattr(x, f.name), new) for f in dataclasses.fields(x) if f.init})
+            f.name: rebuild(getattr(x, f.name), new, keep) for f in dataclasses.fields(x) if f.init})
     return x
 
 
@@ -135,7 +186,10 @@ def results_of(x: Any, tensors: list[Any]) -> None:
         for f in dataclasses.fields(x):
             if f.init:
                 results_of(getattr(x, f.name), tensors)
-    elif t not in VALUES:
+    elif t is Object:
+        for y in x.attributes.values():
+            results_of(y, tensors)
+    elif t not in VALUES and not isinstance(x, type):
         raise Unknown(f"the result holds a {t.__module__}.{t.__name__}")
 
 

@@ -29,7 +29,7 @@ from ..tensor import empty_meta
 from . import arguments, names
 from .fusion import fuse
 from .graph import Buffer, Call, Graph, Late, Ref
-from .guards import World, is_module, ours, same_memory
+from .guards import World, is_module, ours, same_memory, watched
 from .joining import join_in_place, merge_products
 from .passes import drop_dead, elide_copies, functionalize, share_common
 from .program import Program, build
@@ -455,13 +455,12 @@ class Tracing:
                       owner.code)
         entry: Entry | None = None
         with trace:
-            result = owner.fn(*args, **kwargs)
+            with watched(trace):
+                result = owner.fn(*args, **kwargs)
             trace.finish()
             moved = world.moved()
             if moved:
                 trace.fail(moved)
-            elif world.clock:
-                trace.fail("the function reads the clock")
             self._written_arguments(trace)
             if not trace.reason:
                 try:
@@ -516,6 +515,7 @@ class Tracing:
         numbers = result
         if trace.reads:
             result = arguments.with_reads(result, trace.reads)
+        result = arguments.objects_apart(result, world.holds_object)
         arguments.results_of(result, tensors)
         reads = {k: t for k, t in enumerate(tensors) if type(t) is arguments.Read}
         tensors = [t.tensor if k in reads else t for k, t in enumerate(tensors)]
@@ -653,7 +653,7 @@ class _Holder:
 
 def _bare(result: Any) -> Any:
     """A result with its tensors replaced by placeholders, so that none is kept alive."""
-    return arguments.rebuild(result, lambda t: _PLACE())
+    return arguments.rebuild(result, lambda t: _PLACE(), True)
 
 
 def _PLACE() -> Any:

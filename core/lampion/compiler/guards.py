@@ -14,16 +14,18 @@ import collections
 import datetime
 import dis
 import functools
+import os
 import random
 import sys
 import time
 import types
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ..callpath import NS
-from ..runtime.tracing import changes
+from ..runtime.tracing import active, changes
 from .arguments import VALUES
 
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None))
@@ -31,9 +33,6 @@ _DEPTH = 3  # of objects in objects
 _WHOLE = 256  # elements of a list or dict that are all compared; of larger ones length and ends
 _BYTES = 4096  # of a NumPy array whose values are compared
 _GONE = object()
-_CLOCKS = (time, datetime)
-_TIMES = ("time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns",
-          "process_time", "now", "today", "utcnow")
 _BOXES = (list, tuple, dict, set, collections.deque, collections.OrderedDict,
           collections.defaultdict)
 _OURS = ("lampion", "builtins", "numpy")
@@ -49,7 +48,6 @@ class World:
         self.cells: list[tuple[Any, Any]] = []
         self.boxes: list[tuple[Any, Any]] = []  # (list or dict, what is in it)
         self.arrays: list[tuple[Any, bytes]] = []
-        self.clock = False  # whether the code reads the time
         self._given: list[tuple[Any, Any]] = []  # boxes among the arguments: not to be changed
         self._seen: set[int] = set()
         self._names: set[str] = set()  # of attributes in all code that was reached
@@ -143,34 +141,30 @@ class World:
                 self._seen.add(id(fn))
                 for x in (*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()):
                     self._object(x, 1)
-                clock = False
                 for cell in fn.__closure__ or ():
                     try:
                         x = cell.cell_contents
                     except ValueError:  # not filled yet
                         continue
                     self.cells.append((cell, _known(x)))
-                    clock = clock or any(x is c for c in _CLOCKS)
                     self._object(x, 1)
-                self._code(code, fn.__globals__, clock)
+                self._code(code, fn.__globals__)
             fn = getattr(fn, "__wrapped__", None)
             if fn is None:
                 return
 
-    def _code(self, code: Any, space: dict[str, Any], timing: bool) -> None:
+    def _code(self, code: Any, space: dict[str, Any]) -> None:
         """The globals and the names of attributes in a function's code and in the functions that
         it defines."""
         for i in dis.get_instructions(code):
             if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 if i.argval in space:
                     self._value(space, i.argval, 0)
-                    timing = timing or any(space[i.argval] is c for c in _CLOCKS)
             elif "ATTR" in i.opname or "METHOD" in i.opname:
                 self._names.add(i.argval)
-                self.clock = self.clock or (timing and i.argval in _TIMES)
         for c in code.co_consts:
             if isinstance(c, types.CodeType):
-                self._code(c, space, timing)
+                self._code(c, space)
             elif type(c) is str and c.isidentifier():  # getattr(x, "name")
                 self._names.add(c)
 
@@ -204,6 +198,10 @@ class World:
             x = x.fget
         if isinstance(x, (types.FunctionType, functools.partial)) or hasattr(x, "__wrapped__"):
             self._object(x, 1)
+
+    def holds_object(self, x: Any) -> bool:
+        """Whether an object was there before the function was called."""
+        return id(x) in self._seen
 
     def roots(self) -> list[Any]:
         """The modules that are part of no other."""
@@ -277,6 +275,35 @@ class World:
         if self.fingerprint() != self.print:
             return "the function changes an attribute of a module"
         return ""
+
+
+_EVERY_TIME = {f: "reads the clock" for f in (
+    time.time, time.time_ns, time.perf_counter, time.perf_counter_ns, time.monotonic,
+    time.monotonic_ns, time.process_time, datetime.datetime.now, datetime.datetime.today,
+    datetime.datetime.utcnow, datetime.date.today)} | {
+    print: "prints", input: "asks for input", open: "opens a file", time.sleep: "sleeps"}
+_LIBRARY = tuple({os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__file__))})
+
+
+@contextmanager
+def watched(trace: Any) -> Iterator[None]:
+    """A block in which the trace fails if the user's code calls what every call has to do anew: ask
+    for the time, print. (Not where somebody else profiles the thread.)"""
+    if sys.getprofile() is not None:
+        yield
+        return
+
+    def called(frame: Any, event: str, function: Any) -> None:
+        if event == "c_call" and function in _EVERY_TIME and trace in active:
+            where = frame.f_code.co_filename
+            if "site-packages" in where or not where.startswith(_LIBRARY):
+                trace.fail(f"the function {_EVERY_TIME[function]}")
+
+    sys.setprofile(called)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
 
 
 def _known(x: Any) -> Any:
@@ -361,4 +388,4 @@ def same_memory(held: Sequence[tuple[Any, Any, Any]]) -> bool:
     return all(t.data_.base is base and t.node is node for t, base, node in held)
 
 
-__all__ = ["World", "is_module", "ours", "same_memory"]
+__all__ = ["World", "is_module", "ours", "same_memory", "watched"]
