@@ -165,8 +165,8 @@ def rebuild(x: Any, new: Callable[[Any], Any], keep: bool = False) -> Any:
         made.__dict__.update(attributes)
         return made
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
-        return dataclasses.replace(x, **{
-            f.name: rebuild(getattr(x, f.name), new, keep) for f in dataclasses.fields(x) if f.init})
+        return dataclasses.replace(x, **{f.name: rebuild(getattr(x, f.name), new, keep)
+                                         for f in dataclasses.fields(x) if f.init})
     return x
 
 
