@@ -188,6 +188,11 @@ def generator_of(where: Device) -> Generator:
     return found
 
 
+def defaults() -> list[Generator]:
+    """The default generators of all devices that were asked for."""
+    return list({id(g): g for g in (default_generator, *_defaults.values())}.values())
+
+
 def manual_seed(seed: int) -> Generator:
     """Start the stream of `seed` on all devices. Returns the default generator of the host.
 

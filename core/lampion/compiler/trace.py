@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .. import callpath, conversion
+from .. import callpath, conversion, random
 from ..autograd.node import AccumulateGrad
 from ..base.errors import LampionError
 from ..callpath import NS
@@ -64,7 +64,7 @@ class Trace:
         self.held: dict[int, Any] = {}  # id(storage) -> the tensor that showed it
         self.parts = 0
         self._layer = callpath.Layer(lambda op, values: self._seen(values))
-        self._stack: list[Any] = []
+        self._streams = [(g, g.key, g.offset) for g in random.defaults()]
         for k, t in enumerate(arguments):
             base = t.data_.base
             known = self.buffers.get(id(base))
@@ -324,6 +324,9 @@ class Trace:
         self._settle_grads()
         for g, (key, start, groups) in self.generators.items():
             if g.key != key or g.offset != start + groups:
+                self.fail("a generator's position is set")
+        for g, key, offset in self._streams:
+            if g not in self.generators and (g.key, g.offset) != (key, offset):
                 self.fail("a generator's position is set")
 
     def graph(self, outputs: Sequence[Ref], items: Sequence[Item] | None = None) -> Graph:
