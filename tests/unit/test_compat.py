@@ -282,3 +282,18 @@ except RuntimeError as error:
     print(error)
 """)
     assert out.startswith("torch.export.Dim is not in lampion yet")
+
+
+def test_names_of_the_compiler(tmp_path):
+    """What trainers and adapters ask of a compiled model."""
+    assert run(tmp_path, """
+import torch
+import torch._dynamo
+
+net = torch.compile(torch.nn.Linear(2, 2))
+assert isinstance(net, torch._dynamo.OptimizedModule)
+assert isinstance(net, torch._dynamo.eval_frame.OptimizedModule)
+assert isinstance(net._orig_mod, torch.nn.Linear)
+assert torch._dynamo.explain(torch.nn.Linear(2, 2))(torch.ones(1, 2)).graph_break_count == 0
+print("fine")
+""") == "fine"

@@ -89,20 +89,31 @@ def _threads() -> int:
 
 
 def _dynamo() -> dict[str, Any]:
-    """What asks for eager running of a function is what all functions do here."""
+    """Names of PyTorch's tracer; what tunes it changes nothing."""
     from lampion import compiler
+    from lampion.runtime import tracing
+
+    def graph_break(msg: str = "") -> None:
+        """End the graph here: the function runs eagerly."""
+        tracing.fail(f"graph_break({msg!r}) is called")
 
     same = {n: getattr(compiler, n) for n in (
-        "allow_in_graph", "assume_constant_result", "disable", "is_compiling", "list_backends",
-        "reset", "substitute_in_graph")}
+        "allow_in_graph", "assume_constant_result", "disable", "explain", "is_compiling",
+        "list_backends", "reset", "substitute_in_graph")}
     nothing = dict.fromkeys(("mark_dynamic", "maybe_mark_dynamic", "mark_static",
-                             "mark_static_address", "graph_break", "set_recursion_limit"),
+                             "mark_static_address", "set_recursion_limit"),
                             lambda *args, **kwargs: None)
     passed_on = dict.fromkeys(("disallow_in_graph", "forbid_in_graph", "run",
                                "disable_nested_graph_breaks", "nonstrict_trace",
                                "dont_skip_tracing"), compiler._same)
     return {**same, **nothing, **passed_on, "config": module("torch._dynamo.config"),
-            "set_stance": compiler.set_stance}
+            "set_stance": compiler.set_stance, "graph_break": graph_break, **_eval_frame()}
+
+
+def _eval_frame() -> dict[str, Any]:
+    from lampion.nn.modules.compiled import OptimizedModule
+
+    return {"OptimizedModule": OptimizedModule}
 
 
 def _utils() -> dict[str, Any]:
@@ -209,7 +220,8 @@ def _library() -> dict[str, Any]:
 
 EXTRA: dict[str, Callable[[], dict[str, Any]]] = {
     "torch": _torch, "torch.version": _version, "torch.torch_version": _torch_version,
-    "torch.__config__": _config, "torch._dynamo": _dynamo, "torch._utils": _utils,
+    "torch.__config__": _config, "torch._dynamo": _dynamo,
+    "torch._dynamo.eval_frame": _eval_frame, "torch._utils": _utils,
     "torch.ops": _ops, "torch.jit": _jit, "torch.library": _library, **torch_internals.EXTRA,
 }
 
