@@ -70,6 +70,15 @@ def test_a_known_failure_that_passes_is_an_error(tmp_path):
     assert data["chapters"]["contract"]["failed"] == 1
 
 
+def test_a_run_that_stopped_has_no_level(tmp_path):
+    (tmp_path / "known").write_text("contract::test_descriptions  it is shy\n")
+    done = conformance("ref", "--quick", "-x", "--xfail", "known", "--json", "r.json",
+                       cwd=tmp_path)
+    assert done.returncode == 1 and "XPASS(strict)" in done.stdout
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert (data["whole"], data["level"], data["label"]) == (False, None, "part of the suite")
+
+
 def test_what_cannot_be_run_says_why(tmp_path):
     done = conformance("nosuch", cwd=tmp_path)
     assert done.returncode == 1 and "'nosuch'" in done.stderr and not done.stdout

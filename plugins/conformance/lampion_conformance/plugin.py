@@ -114,8 +114,10 @@ class Session:
         self.report.add(name, outcome, report.duration, text, dict(report.user_properties))
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_sessionfinish(self) -> Iterator[None]:
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
         yield
+        if session.shouldstop or session.shouldfail:  # -x, or somebody's patience
+            self.report.whole = False
         if hasattr(self.config, "workerinput"):  # the controller of pytest-xdist writes
             return
         from . import report
