@@ -114,10 +114,10 @@ class Session:
         self.report.add(name, outcome, report.duration, text, dict(report.user_properties))
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Iterator[None]:
         yield
-        if session.shouldstop or session.shouldfail:  # -x, or somebody's patience
-            self.report.whole = False
+        if session.shouldstop or session.shouldfail or exitstatus not in (0, 1):
+            self.report.whole = False  # by -x, or since somebody's patience ended
         if hasattr(self.config, "workerinput"):  # the controller of pytest-xdist writes
             return
         from . import report
