@@ -181,6 +181,20 @@ def test_the_matrix_says_what_was_tested():
     assert matrix.defined({"float16", "bfloat16", "float64", "int8"}) == "i1 f"
 
 
+def test_what_was_run_again_counts():
+    first = reported("one", ops__test_values_OF_exp="failed", ops__test_values_OF_log="passed")
+    again = reported("one", ops__test_values_OF_exp="passed")
+    text = matrix.page([first, again])
+    assert "| `exp` | v |" in text and "| `log` | v |" in text and "100.0%" in text
+    first["whole"] = True
+    r = results(ops="failed")
+    r.results["ops::test_x"].properties["elsewhere"] = ["eigh"]
+    whole = json.loads(as_json(r))
+    assert Report.of(whole).level == 1 and Report.of(whole).elsewhere == ["eigh"]
+    whole_again = json.loads(as_json(results()))
+    assert Report.of(whole, whole_again).level == 2
+
+
 def test_the_matrix_command(tmp_path, capsys):
     (tmp_path / "r.json").write_text(json.dumps(reported("one", ops__test_values_OF_exp="passed")))
     (tmp_path / "x.json").write_text("[]")

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .report import Report, Result
+
 # Dtypes in the order of the page, with the letters that stand for them there.
 LETTERS = {
     "bool": "b", "uint8": "u1", "uint16": "u2", "uint32": "u4", "uint64": "u8", "int8": "i1",
@@ -48,28 +50,27 @@ Then each device has a cell, in which
 
 
 class Cells:
-    """What one report says of every op."""
+    """What the report of a device says of every op."""
 
-    def __init__(self, report: dict[str, Any]) -> None:
-        self.device = report["device"]["device"]
-        self.about = report["device"].get("description", "")
-        self.label = report["label"] + (", a quick run" if report["quick"] else "")
-        self.percentage = report["percentage"]
-        self.quick = report["quick"]
+    def __init__(self, report: Report) -> None:
+        about = report.described()
+        self.device, self.about = about["device"], about.get("description", "")
+        self.label = report.label + (", a quick run" if report.quick else "")
+        self.percentage, self.quick = report.percentage(), report.quick
         self.dtypes: dict[str, dict[str, bool]] = {}  # op -> dtype -> passed
         self.parts: dict[str, dict[str, bool]] = {}   # op -> "values"... -> passed
-        for test in report["tests"]:
+        for test in report.results.values():
             self._take(test)
 
-    def _take(self, test: dict[str, Any]) -> None:
-        found = _CASE.fullmatch(test["name"])
-        if found is None or test["outcome"] == "skipped":
+    def _take(self, test: Result) -> None:
+        found = _CASE.fullmatch(test.name)
+        if found is None or test.outcome == "skipped":
             return
         chapter, name, case = found.groups()
-        passed = test["outcome"] == "passed"
+        passed = test.outcome == "passed"
         if (chapter, name) == ("primitives", "test_dtypes"):
             op, _, dtype = case.rpartition("-")
-            if test.get("computed") or not passed:  # else the op refuses the dtype everywhere
+            if test.properties.get("computed") or not passed:  # else the op refuses the dtype
                 self.dtypes.setdefault(op, {})[dtype] = passed
         elif (chapter, name) in _PARTS:
             self.parts.setdefault(case, {})[_PARTS[chapter, name]] = passed
@@ -99,10 +100,12 @@ def defined(dtypes: set[str]) -> str:
 
 
 def page(reports: Sequence[dict[str, Any]]) -> str:
-    """The text of the page. ValueError without a report."""
-    if not reports:
-        raise ValueError("the matrix needs reports: lampion conformance DEVICE --json FILE")
-    columns = [Cells(r) for r in reports]
+    """The text of the page. Several reports of one device are one column, in which a later run of
+    a test counts."""
+    devices: dict[str, list[dict[str, Any]]] = {}
+    for r in reports:
+        devices.setdefault(r["device"]["device"], []).append(r)
+    columns = [Cells(Report.of(*given)) for given in devices.values()]
     ops = sorted({op for c in columns for op in (*c.dtypes, *c.parts)},
                  key=lambda op: (op.startswith("_"), op))
     full = {op: {d for c in columns for d in c.dtypes.get(op, ())} for op in ops}

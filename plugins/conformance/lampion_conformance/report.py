@@ -39,7 +39,21 @@ class Report:
 
     def __init__(self, device: str, quick: bool) -> None:
         self.device, self.quick, self.whole = device, quick, False
+        self.about: dict[str, Any] = {}  # of the device, where it is another process's
         self.results: dict[str, Result] = {}
+
+    @classmethod
+    def of(cls, *reports: dict[str, Any]) -> "Report":
+        """What JSON reports of one device say together: a later one counts where it has a test."""
+        made = cls(reports[0]["device"]["device"], all(r["quick"] for r in reports))
+        made.whole = any(r["whole"] for r in reports)
+        made.about = reports[-1]["device"]
+        for r in reports:
+            for t in r["tests"]:
+                made.results.pop(t["name"], None)
+                made.add(t["name"], t["outcome"], t["seconds"], t["text"],
+                         {k: t[k] for k in ("computed", "elsewhere") if k in t})
+        return made
 
     def add(self, name: str, outcome: str, seconds: float, text: str,
             properties: dict[str, Any]) -> None:
@@ -102,6 +116,8 @@ class Report:
 
     def described(self) -> dict[str, str]:
         """The device, its driver, and the versions of what was run."""
+        if self.about:
+            return self.about
         found = {"device": self.device, "python": platform.python_version(),
                  "machine": f"{platform.system()} {platform.machine()}"}
         try:
@@ -133,7 +149,7 @@ def as_json(r: Report) -> str:
         "elsewhere": r.elsewhere, "numerics": r.numerics,
         "tests": [{"name": t.name, "outcome": t.outcome, "seconds": round(t.seconds, 4),
                    "text": t.text,
-                   **{k: v for k, v in t.properties.items() if k == "computed"}}
+                   **{k: v for k, v in t.properties.items() if k in ("computed", "elsewhere")}}
                   for t in r.results.values()],
     }
     return json.dumps(data, indent=1) + "\n"
