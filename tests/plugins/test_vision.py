@@ -19,6 +19,7 @@ from lampion.autograd import gradcheck, gradgradcheck
 from lampion.func import jvp, vmap
 from lampion.ops import registry
 from lampion.runtime.backend import KernelImpl
+from lampion_vision import suppression
 
 SOURCES = Path(__file__).resolve().parents[2] / "plugins" / "vision" / "lampion_vision"
 F64 = lampion.float64
@@ -208,6 +209,19 @@ def test_nms_is_greedy_also_with_ties(device, n):
         assert got.tolist() == greedy(boxes, scores, threshold)
         got = vision.batched_nms(b, s, lampion.tensor(idxs, device=device), threshold)
         assert got.tolist() == greedy(boxes, scores, threshold, idxs)
+
+
+def test_many_boxes_are_done_in_parts(monkeypatch):
+    """The bits of a part fill the memory that is allowed."""
+    monkeypatch.setattr(suppression, "MOST_BYTES", 1)
+    rng = np.random.default_rng(9)
+    boxes, scores = random_boxes(rng, 300), rng.random(300).astype(np.float32)
+    b, s = lampion.tensor(boxes), lampion.tensor(scores)
+    assert vision.nms(b, s, 0.3).tolist() == greedy(boxes, scores, 0.3)
+    for classes in (2, 40):
+        idxs = rng.integers(0, classes, 300)
+        got = vision.batched_nms(b, s, lampion.tensor(idxs), 0.3)
+        assert got.tolist() == greedy(boxes, scores, 0.3, idxs)
 
 
 def test_thresholds_are_compared_as_float64():

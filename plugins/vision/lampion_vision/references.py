@@ -165,14 +165,14 @@ def _iou(a, b):
     return w * h / union if union else math.nan
 
 
-def overlap_bits(corners, first, last, words, *, threshold):
+def overlap_bits(corners, first, last, begin, count, words, *, threshold):
     n = corners.shape[1]
-    out = np.zeros((n, words), np.int64)
-    for i in range(n):
+    out = np.zeros((count, words), np.int64)
+    for i in range(begin, begin + count):
         start, end = (0, n) if first is None else (first[i], last[i])
         for j in range(i + 1, end):
             if _iou(corners[:, i], corners[:, j]) > threshold:
-                out[i, (j - start) // 64] |= np.left_shift(np.int64(1), (j - start) % 64)
+                out[i - begin, (j - start) // 64] |= np.left_shift(np.int64(1), (j - start) % 64)
     return out
 
 

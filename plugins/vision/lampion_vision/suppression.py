@@ -20,28 +20,31 @@ from .boxes import overlap
 from .declare import composite, kernel_op
 
 BITS = 64
+MOST_BYTES = 1 << 26  # of bits at a time
 
 
-@kernel_op("corners: T, first: T?, last: T?, words, *, threshold: S")
+@kernel_op("corners: T, first: T?, last: T?, begin, count, words, *, threshold: S")
 class overlap_bits:
-    """Which boxes overlap which later ones of their group, as bits.
+    """Which of the boxes begin, begin + 1, ... overlap which later ones of their group, as bits.
 
     `corners` (4, N) holds x1, y1, x2, y2. The group of box i are the boxes [first[i], last[i])
-    (N, int64), or all. Bit b of the int64 word (i, w) of the result (N, words) is set if box
-    j = first[i] + 64 w + b of the group comes after i and their intersection over union is above
-    `threshold`.
+    (N, int64), or all. Bit b of the int64 word (i - begin, w) of the result (count, words) is set
+    if box j = first[i] + 64 w + b of the group comes after i and their intersection over union is
+    above `threshold`.
     """
 
     differentiable = False
     reference = ref.overlap_bits
     samples = """
-        v([[0.0, 0, 5, 0], [0, 0, 5, 0], [4, 4, 9, 4], [4, 3, 9, 4]]), None, None, 1, threshold=0.5
-        f(4, 70, low=0, high=3), None, None, 2, threshold=0.2
-        f(4, 5, low=0, high=3).transposed, v([0, 0, 2, 2, 2]), v([2, 2, 5, 5, 5]), 1, threshold=0.2
-        f(4, 0), None, None, 0, threshold=0.5
+        v([[0.0, 0, 5, 0], [0, 0, 5, 0], [4, 4, 9, 4], [4, 3, 9, 4]]), None, None, 0, (
+            4), 1, threshold=0.5
+        f(4, 70, low=0, high=3), None, None, 3, 50, 2, threshold=0.2
+        f(4, 5, low=0, high=3).transposed, v([0, 0, 2, 2, 2]), v([2, 2, 5, 5, 5]), 1, (
+            4), 1, threshold=0.2
+        f(4, 0), None, None, 0, 0, 0, threshold=0.5
     """
 
-    def meta(corners, first, last, words, threshold):
+    def meta(corners, first, last, begin, count, words, threshold):
         if corners.ndim != 2 or corners.shape[0] != 4:
             raise RuntimeError("overlap_bits: expected corners of shape (4, N), got "
                                f"{list(corners.shape)}")
@@ -49,25 +52,28 @@ class overlap_bits:
             raise DtypeError(f"overlap_bits is not implemented for {corners.dtype!r}; convert the "
                              "boxes with .float()")
         n = corners.shape[1]
+        if not 0 <= begin <= begin + count <= n:
+            raise RuntimeError(f"overlap_bits: there are no boxes {begin} to {begin + count} of "
+                               f"{n}")
         for m in (first, last):
             if m is not None and m.shape != (n,):
                 raise RuntimeError(f"overlap_bits: {n} boxes need ranges of shape [{n}], got "
                                    f"{list(m.shape)}")
-        return [(dt.int64, (n, words))]
+        return [(dt.int64, (count, words))]
 
     def lower(call):
         boxes, out = call.corners, call.outputs[0]
         n = Nest("overlap_bits", (*out.shape, BITS), [2], compute=dt.opmath(boxes.dtype),
                  merge=False)
         o, x = n.output(out, (*out.strides, 0)), n.buffer(boxes)
-        ranges = [None if m is None else n.input(m, (m.strides[0], 0, 0))
+        ranges = [None if m is None else (n.buffer(m), n.params.stride(m.strides[0]))
                   for m in (call.first, call.last)]
         threshold = E.cast(n.scalar(), dt.opmath(boxes.dtype))
         n.start()
-        count = n.of(out.shape[0])
-        first, last = (whole if r is None else checks.clamped(r(), count + 1)
+        count = n.of(boxes.shape[1])
+        i, bit = n.coord(0) + n.of(call.begin), n.coord(2)
+        first, last = (whole if r is None else checks.clamped(r[0].at(i * r[1]), count + 1)
                        for r, whole in zip(ranges, (E.const(0, dt.int64), count)))
-        i, bit = n.coord(0), n.coord(2)
         j = first + n.coord(1) * E.const(BITS, dt.int64) + bit
         real = n.typed(j < last)
 
@@ -91,20 +97,30 @@ def below(threshold, d):
     return float(np.nextafter(near, np.float32(-np.inf)) if float(near) > threshold else near)
 
 
-def first_of_each(words, ends):
-    """The positions of the boxes that stay, given the bits (N, words) of `overlap_bits` and where
-    each group ends: of a group the first, and each next one that none of those before it overlaps.
-    """
-    raw, size = words.astype("<i8", copy=False).tobytes(), 8 * words.shape[1]
-    kept, start = [], 0
-    for end in ends:
-        left = (1 << (end - start)) - 1  # a Python integer holds a row: bit k is box start + k
-        while left:
+def survivors(boxes, order, threshold, ends, ranges=(None, None)):
+    """The positions in `order` of the boxes that stay: of each group, which ends before the next
+    of `ends`, the first and each next one that none of those before it overlaps."""
+    count = order.shape[0]
+    words = int(-(-max(np.diff(ends, prepend=0), default=0) // BITS))
+    rows = max(BITS, MOST_BYTES // (8 * max(words, 1)))  # that fit into the memory
+    corners = boxes.detach().t().index_select(1, order)
+    limit = below(float(threshold), boxes.dtype)
+    kept, begin, end, left, groups = [], 0, 0, 0, iter(ends)
+    for start in range(0, count, rows):
+        stop = min(start + rows, count)
+        raw = overlap_bits(corners, *ranges, start, stop - start, words, threshold=limit)
+        raw = raw.cpu().numpy().astype("<i8", copy=False).tobytes()
+        while end < stop or left:
+            if not left:  # on to the next group
+                begin, end = end, next(groups)
+                left = (1 << (end - begin)) - 1  # bit k is box begin + k
             lowest = left & -left
-            k = start + lowest.bit_length() - 1
+            k = begin + lowest.bit_length() - 1
+            if k >= stop:
+                break
             kept.append(k)
-            left &= ~(lowest | int.from_bytes(raw[k * size:(k + 1) * size], "little"))
-        start = end
+            at = (k - start) * 8 * words
+            left &= ~(lowest | int.from_bytes(raw[at:at + 8 * words], "little"))
     return np.array(kept, np.int64)
 
 
@@ -125,15 +141,8 @@ def check(op, boxes, scores, idxs=None):
 def kept(boxes, scores, threshold):
     """The boxes that stay, the best first; equal scores in their order."""
     order = scores.detach().argsort(descending=True, stable=True)
-    n = order.shape[0]
-    words = bits(boxes, order, threshold, None, None, n)
-    return order[lampion.from_numpy(first_of_each(words, [n])).to(order.device)]
-
-
-def bits(boxes, order, threshold, first, last, longest):
-    """`overlap_bits` of boxes in another order, on the host; `longest` group."""
-    return overlap_bits(boxes.detach().t().index_select(1, order), first, last, -(-longest // BITS),
-                        threshold=below(float(threshold), boxes.dtype)).cpu().numpy()
+    stay = survivors(boxes, order, threshold, [order.shape[0]])
+    return order[lampion.from_numpy(stay).to(order.device)]
 
 
 def kept_of_groups(boxes, scores, idxs, threshold):
@@ -143,10 +152,10 @@ def kept_of_groups(boxes, scores, idxs, threshold):
     key = groups.cpu().numpy()
     ends = np.append(np.flatnonzero(key[1:] != key[:-1]) + 1, len(key))
     sizes = np.diff(ends, prepend=0)
-    first, last = (lampion.from_numpy(np.repeat(e, sizes)).to(order.device)
-                   for e in (ends - sizes, ends))
-    words = bits(boxes, order[rank], threshold, first, last, int(sizes.max()))
-    stay = np.sort(rank.cpu().numpy()[first_of_each(words, ends.tolist())])
+    ranges = [lampion.from_numpy(np.repeat(e, sizes)).to(order.device)
+              for e in (ends - sizes, ends)]
+    stay = survivors(boxes, order[rank], threshold, ends.tolist(), ranges)
+    stay = np.sort(rank.cpu().numpy()[stay])
     return order[lampion.from_numpy(stay).to(order.device)]
 
 
