@@ -625,10 +625,9 @@ def override(op: R.Op, values: Sequence[Any], out: Any = None, inplace: bool = F
         from .watching import follow_classes
 
         follow_classes()  # composites cannot know such a class by its meta
-    kwargs = {p.name: v for p, v in zip(op.params, values) if p.kwonly and v is not p.default}
+    args, kwargs = op.as_called(values)
     if out is not None:
         kwargs["out"] = out
-    args = tuple(v for p, v in zip(op.params, values) if not p.kwonly)
     found.sort(key=lambda t: -len(type(t).__mro__))
     for t in found:
         result = type(t).__torch_function__(NS["public"](op, inplace), types, args, kwargs)

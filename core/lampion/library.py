@@ -24,7 +24,7 @@ MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func
             "overrides", "printing", "cli", "demos", "return_types", "masked", "signal",
             "amp", "compat", "compiler", "jit", "backends", "accelerator", "distributed",
             "multiprocessing", "profiler", "hub", "types", "storage", "distributions", "fx",
-            "onnx", "sparse", "export")
+            "onnx", "sparse", "export", "futures")
 
 # Functions of the top level whose module is only imported when one of them is used.
 FUNCTIONS = {
@@ -64,6 +64,13 @@ FUNCTIONS = {
     **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "sparse_csc_tensor",
                      "sparse_bsr_tensor", "sparse_bsc_tensor", "sparse_compressed_tensor"),
                     "sparse.construct"),
+    "Future": "futures", "legacy_contiguous_format": "base.layout", **dict.fromkeys(
+        ("SymBool", "SymFloat", "SymInt", "sym_float", "sym_fresh_size", "sym_int", "sym_ite",
+         "sym_max", "sym_min", "sym_not", "sym_sqrt", "sym_sum", "_check", "_check_index",
+         "_check_value", "_check_type", "_check_not_implemented", "_check_is_size",
+         "_check_tensor_all", "_assert_async", "_shape_as_tensor"), "symbolic"),
+    **dict.fromkeys(("_convert_indices_from_coo_to_csr", "_convert_indices_from_csr_to_coo"),
+                    "sparse.construct"),
     **dict.fromkeys(("smm", "spmm", "dsmm", "hspmm", "hsmm", "saddmm", "sspaddmm",
                      "resize_as_sparse_"), "sparse.ops")}
 
@@ -73,7 +80,9 @@ def lookup(module: str, name: str) -> Any:
     where = module.partition(".")[2]
     if not where and name in MODULES:
         return importlib.import_module(f"{module}.{name}")
-    if not where and name in FUNCTIONS:
+    if not where and name.startswith("_foreach_"):
+        fn = getattr(importlib.import_module(".foreach", __package__), name)
+    elif not where and name in FUNCTIONS:
         fn = getattr(importlib.import_module(f"{module}.{FUNCTIONS[name]}"), name)
     else:
         found = public(where).get(name)

@@ -166,8 +166,7 @@ def _handle(op: R.Op, values: Any) -> Any:
     modes = _modes()
     if not modes:
         return NotImplemented
-    args = tuple([v for p, v in zip(op.params, values) if not p.kwonly])
-    kwargs = {p.name: v for p, v in zip(op.params, values) if p.kwonly and v is not p.default}
+    args, kwargs = op.as_called(values)
     types = tuple(dict.fromkeys(type(v) for v in values if _takes_part(v)))
     with _below(modes) as mode:
         return mode.__torch_function__(NS["public"](op), types, args, kwargs)

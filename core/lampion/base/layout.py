@@ -45,6 +45,7 @@ class layout:
 
 contiguous_format = memory_format("contiguous", 0)
 preserve_format = memory_format("preserve", 0)
+legacy_contiguous_format = contiguous_format
 channels_last = memory_format("channels_last", 4)
 channels_last_3d = memory_format("channels_last_3d", 5)
 LAYOUTS = {n: layout(n) for n in ("strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr",

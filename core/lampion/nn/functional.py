@@ -13,6 +13,7 @@ from lampion.nn._activations import *  # noqa: F403
 from lampion.nn._attention import multi_head_attention_forward
 from lampion.nn._chunked_loss import linear_cross_entropy
 from lampion.nn._distances import cosine_similarity, normalize, pairwise_distance, pdist
+from lampion.nn._grouped import grouped_mm as grouped_mm
 from lampion.nn._losses import *  # noqa: F403
 from lampion.nn._ops import find, ops
 from lampion.nn._pooling import (

@@ -179,6 +179,22 @@ class Op:
         """Name with namespace: "add" or "vision::nms"."""
         return f"{self.namespace}::{self.name}" if self.namespace else self.name
 
+    def as_called(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What a caller would write, by place and by name, given a value per parameter."""
+        args: list[Any] = []
+        named: dict[str, Any] = {}
+        starred = False
+        for p, v in zip(self.params, values):
+            if p.kwonly or starred:
+                if v is not p.default:
+                    named[p.name] = v
+            elif p.kind == "*":
+                args.extend(v)
+                starred = True
+            else:
+                args.append(v)
+        return tuple(args), named
+
     def bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
         """Arguments in the order of `params`, defaults filled in. TypeError as Python's."""
         n = len(self.positional)

@@ -521,3 +521,5 @@ class CosineAnnealingLR(LRScheduler):
 
 from ._lr_composed import ChainedScheduler, ReduceLROnPlateau, SequentialLR  # noqa: E402
 from ._lr_cycles import CosineAnnealingWarmRestarts, CyclicLR, OneCycleLR  # noqa: E402
+
+_LRScheduler = LRScheduler  # its older name, which packages still look for

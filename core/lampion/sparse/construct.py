@@ -11,7 +11,7 @@ import lampion
 
 from ..base import layout as L
 from ..tensor import Tensor
-from .tensor import SparseTensor, made_compressed, made_coo
+from .tensor import SparseTensor, _starts_of, made_compressed, made_coo
 
 __all__ = ["check_sparse_tensor_invariants", "sparse_bsc_tensor", "sparse_bsr_tensor",
            "sparse_compressed_tensor", "sparse_coo_tensor", "sparse_csc_tensor",
@@ -202,3 +202,20 @@ def spdiags(diagonals: Tensor, offsets: Tensor, shape: Any, layout: Any = None) 
     kept = (rows >= 0) & (rows < shape[0]) & (columns < shape[1])
     places = lampion.stack([rows[kept], columns[kept]])
     return sparse_coo_tensor(places, rows_of[kept], shape).to_sparse(layout=layout or L.sparse_coo)
+
+
+def _convert_indices_from_coo_to_csr(self: Tensor, size: int, *, out_int32: bool = False) -> Tensor:
+    """Where each of `size` lines begins, given the sorted lines of the elements."""
+    found = _starts_of(self, size)
+    return found.to(lampion.int32) if out_int32 else found
+
+
+def _convert_indices_from_csr_to_coo(crow_indices: Tensor, col_indices: Tensor, *,
+                                     out_int32: bool = False, transpose: bool = False) -> Tensor:
+    """The places (2, n) of a CSR matrix's elements."""
+    counts = crow_indices.diff().to(lampion.int64)
+    lines = lampion.arange(len(counts), device=crow_indices.device).repeat_interleave(
+        counts, output_size=len(col_indices))
+    pair = [lines, col_indices.to(lampion.int64)]
+    found = lampion.stack(pair[::-1] if transpose else pair)
+    return found.to(lampion.int32) if out_int32 else found

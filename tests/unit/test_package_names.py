@@ -1,0 +1,125 @@
+"""What packages call beyond the documented names: futures, weak dictionaries, decorators, checks of
+sizes, modes that see backward passes."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import pytest
+
+import lampion
+from lampion import nn, overrides
+from lampion.futures import Future, collect_all, wait_all
+from lampion.utils._contextlib import _DecoratorContextManager, _NoParamDecoratorContextManager
+from lampion.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
+
+
+def test_futures():
+    later = Future()
+    chained = later.then(lambda f: f.value() + 1).then(lambda f: f.value() * 10)
+    seen = []
+    later.add_done_callback(lambda f: seen.append(f.done()))
+    assert not chained.done()
+    threading.Timer(0.05, later.set_result, [1]).start()
+    assert chained.wait() == 20 and seen == [True]
+    with pytest.raises(RuntimeError, match="only be marked completed once"):
+        later.set_result(2)
+    failed = Future()
+    failed.set_exception(ValueError("no"))
+    with pytest.raises(ValueError, match="no"):
+        failed.then(lambda f: f.wait()).wait()
+    assert wait_all([later, chained]) == [1, 20] and collect_all([]).wait() == []
+    with pytest.raises(ValueError, match="no"):
+        wait_all([later, failed])
+
+
+def test_dictionaries_by_identity():
+    a, b = lampion.ones(2), lampion.ones(2)
+    table = WeakTensorKeyDictionary({a: 1})
+    table[b] = 2
+    assert table[a] == 1 and table[b] == 2 and lampion.ones(2) not in table and a in table
+    del a
+    gc.collect()
+    assert len(table) == 1 and list(table.values()) == [2]
+    assert isinstance(table.copy(), WeakIdKeyDictionary) and table.copy()[b] == 2
+
+
+def test_decorating_context_managers():
+    inside = []
+
+    class Mark(_DecoratorContextManager):
+        def __init__(self, name):
+            self.name = name
+
+        def __enter__(self):
+            inside.append(self.name)
+
+        def __exit__(self, *error):
+            inside.pop()
+
+        def clone(self):
+            return type(self)(self.name)
+
+    @Mark("f")
+    def f():
+        return list(inside)
+
+    @Mark("g")
+    def steps():
+        yield list(inside)
+        yield list(inside)
+
+    assert f() == ["f"] and not inside
+    with Mark("outer"):
+        assert f() == ["outer", "f"]
+    for got in steps():
+        assert got == ["g"] and not inside
+
+    class Plain(_NoParamDecoratorContextManager):
+        def __enter__(self):
+            inside.append("plain")
+
+        def __exit__(self, *error):
+            inside.pop()
+
+    assert Plain(lambda: list(inside))() == Plain()(lambda: list(inside))() == ["plain"]
+
+
+def test_sizes_are_numbers():
+    x = lampion.ones(2, 3)
+    assert not isinstance(x.shape[0], (lampion.SymInt, lampion.SymFloat, lampion.SymBool))
+    assert lampion.sym_max(2, 3.0) == 3.0 and lampion.sym_int(2.7) == 2 and lampion.sym_not(0)
+    lampion._check(x.shape[0] == 2)
+    with pytest.raises(ValueError, match="two"):
+        lampion._check_value(False, lambda: "two")
+    with pytest.raises(RuntimeError):
+        lampion._check_is_size(-1)
+    with pytest.raises(TypeError, match="no symbols"):
+        lampion.SymInt()
+    with pytest.raises(RuntimeError, match="broken"):
+        lampion._assert_async(lampion.tensor(False), "broken")
+    assert lampion._shape_as_tensor(x).tolist() == [2, 3]
+
+
+def test_modes_see_backward_passes():
+    names = []
+
+    class Names(overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            names.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    x, layer = lampion.ones(2, 3, requires_grad=True), nn.Linear(3, 4)
+    with Names():
+        layer(x).sum().backward()
+    assert {"linear", "sum", "expand"} <= set(names) and x.grad.shape == (2, 3)
+
+
+def test_rows_of_groups():
+    x, w = lampion.randn(5, 2), lampion.randn(2, 2, 3)
+    out = nn.functional.grouped_mm(x, w, offs=lampion.tensor([2, 4], dtype=lampion.int32))
+    assert lampion.allclose(out[:2], x[:2] @ w[0]) and lampion.allclose(out[2:4], x[2:4] @ w[1])
+    assert not out[4:].any()
+    with pytest.raises(RuntimeError, match="offs"):
+        nn.functional.grouped_mm(x, w)
