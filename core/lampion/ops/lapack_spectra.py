@@ -84,17 +84,18 @@ def pseudo_inverse(call):
     out, source, *tolerances = [*call.outputs, *call.inputs]
     shape = (*out.shape[:-2], *source.shape[-2:])
     solver = routine("syevd" if call.hermitian else "gesdd", source.dtype)
+    product = routine("gemm", source.dtype)
 
     def one(out, atol, rtol, a):
         if call.hermitian:
-            w, v, info = solver(a, 1, 1)
-            u, s = v, np.abs(w)
+            w, u, info = solver(a, 1, 1)
+            v, s = u, np.abs(w)
         else:
-            u, w, vh, info = solver(a, 1, 0)
-            v, s = vh.conj().T, w
+            u, w, v, info = solver(a, 1, 0)  # v is already adjoint
+            s = w
         with np.errstate(divide="ignore"):
             inverse = np.where(s > max(atol, rtol * s.max()), 1 / w, 0).astype(w.dtype)
-        out[...] = (v * inverse) @ u.conj().T
+        out[...] = product(1, v, u * inverse, trans_a=0 if call.hermitian else 2, trans_b=2)
         return info
 
     run = raising("svd", "linalg.pinv", over(one, (out, *tolerances, source), (2, 0, 0, 2)))
