@@ -556,3 +556,19 @@ def test_the_report(tmp_path):
     assert net[2].num_batches_tracked == 1
     broken = lampion.compiler.explain(lambda x: x.item() + 1)(lampion.ones(1))
     assert broken.graph_break_count == 1 and "read on the host" in str(broken)
+
+
+def test_products_over_time_are_one_across_forward_and_backward(said):
+    rnn = nn.LSTM(5, 6)
+    f = lampion.compile(rnn)
+    for _ in range(3):
+        x = lampion.randn(9, 2, 5, requires_grad=True)
+        got = []
+        for g in (rnn, f):
+            out, (h, c) = g(x)
+            got.append([out, h, c, *lampion.autograd.grad(
+                out.square().sum() + h.sum(), [x, *rnn.parameters()])])
+        for a, b in zip(*got):
+            same(a, b, 1e-4)
+    outer = [c for c in graphs(f._compiled)[1].calls if c.op == "gemm" and c.call.args["ta"]]
+    assert not said and len(outer) == 3  # of the inputs, of the states, of the first state

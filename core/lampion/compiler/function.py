@@ -598,7 +598,13 @@ class Tracing:
             raise arguments.Unknown(trace.reason)
         absent = tuple(g is None for g in got)
         outs = [trace.ref(g.data_, g.meta.plain) for g in got if g is not None]
-        items = trace.items[start:]
+        both = Graph(trace.name, list(trace.items), [*refs, *outs])
+        join_in_place(both, start)
+        ahead = set(forward)
+        forward = [x for x in both.items if x in ahead]
+        merge_products(both, len(forward))
+        items = both.items[len(forward):]
+        refs, outs = both.outputs[:len(refs)], both.outputs[len(refs):]
         graph_b = Graph(f"{trace.name} backward", items, outs)
         share_common(graph_b)
         drop_dead(graph_b)

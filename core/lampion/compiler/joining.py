@@ -22,7 +22,8 @@ LEAST_PRODUCTS = 4
 class Uses:
     """Who reads and writes each buffer, by position."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, boundary: int = 0) -> None:
+        self.boundary = boundary
         self.reads: dict[Buffer, list[int]] = {}
         self.writes: dict[Buffer, list[int]] = {}
         self.escaping = escaping(graph)
@@ -57,8 +58,9 @@ def move(graph: Graph, where: dict[Buffer, tuple[Buffer, int]]) -> None:
     graph.outputs = [moved(r) for r in graph.outputs]
 
 
-def join_in_place(graph: Graph) -> None:
-    """Make the parts of a cat or stack along the outermost dim where the result has them."""
+def join_in_place(graph: Graph, boundary: int = 0) -> None:
+    """Make the parts of a cat or stack along the outermost dim where the result has them. Items
+    before and after `boundary` are to be programs of their own."""
     uses = Uses(graph)
     where: dict[Buffer, tuple[Buffer, int]] = {}
     items: list[Any] = []
@@ -67,7 +69,8 @@ def join_in_place(graph: Graph) -> None:
         if parts is not None and len({r.buffer for r in c.reads}) == len(c.reads) \
                 and len(uses.writes[c.writes[0].buffer]) == 1 and all(
                 uses.private(r) and r.buffer not in where
-                and uses.writes[r.buffer][0] < k for r in c.reads):
+                and uses.writes[r.buffer][0] < k
+                and (uses.writes[r.buffer][0] < boundary) == (k < boundary) for r in c.reads):
             for r, at in zip(c.reads, parts):
                 where[r.buffer] = (c.writes[0].buffer, at)
             continue
@@ -98,14 +101,15 @@ def _parts(c: Call) -> list[int] | None:
     return out if at == m.nbytes else None
 
 
-def merge_products(graph: Graph) -> None:
-    """Sums of products A1' B1 + A2' B2 + ... as one product of (A1; A2; ...) and (B1; B2; ...)."""
-    while _merge_one(graph):
+def merge_products(graph: Graph, boundary: int = 0) -> None:
+    """Sums of products A1' B1 + A2' B2 + ... as one product of (A1; A2; ...) and (B1; B2; ...).
+    Only what is made after `boundary` is put side by side."""
+    while _merge_one(graph, boundary):
         pass
 
 
-def _merge_one(graph: Graph) -> bool:
-    uses = Uses(graph)
+def _merge_one(graph: Graph, boundary: int) -> bool:
+    uses = Uses(graph, boundary)
     producer = {w.buffer: k for k, c in enumerate(graph.items) if type(c) is Call
                 for w in c.writes}
     for end in range(len(graph.items) - 1, -1, -1):
@@ -193,7 +197,8 @@ def _side_by_side(graph: Graph, uses: Uses, alike: list[int]) -> list[int] | Non
         refs = [calls[k].reads[side] for k in best]
         if _consecutive(refs):
             continue
-        if not all(uses.private(r) for r in refs) or len({r.buffer for r in refs}) < len(refs):
+        if not all(uses.private(r) and uses.writes[r.buffer][0] >= uses.boundary
+                   for r in refs) or len({r.buffer for r in refs}) < len(refs):
             return None
     return best
 
