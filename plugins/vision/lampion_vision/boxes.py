@@ -293,7 +293,7 @@ def distance_box_iou(boxes1, boxes2, eps=1e-7):
 # The weight of the aspect ratios is a constant of the gradient, so differences are no test of it,
 # except where a large eps makes it vanish.
 @composite(replay=True, reference=ref.complete_box_iou, samples=f"""
-    {FIRST.replace(")", ").fixed")}, {SECOND.replace(")", ").fixed")}
+    {FIRST}.fixed, {SECOND}.fixed
     {FIRST}, {SECOND}, eps=1e12
     f(0, 4).fixed, f(2, 4).fixed
 """)

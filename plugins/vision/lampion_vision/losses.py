@@ -149,9 +149,9 @@ def distance_box_iou_loss(boxes1, boxes2, reduction="none", eps=1e-7):
 
 
 @composite(replay=True, reference=ref.complete_box_iou_loss, samples=f"""
-    {LEFT.replace(")", ").fixed")}, {RIGHT.replace(")", ").fixed")}
+    {LEFT}.fixed, {RIGHT}.fixed
     {LEFT}, {APART}, "sum", 1e12
-    {LEFT.replace(")", ").fixed")}, {APART.replace(")", ").fixed")}, reduction="mean", eps=0.01
+    {LEFT}.fixed, {APART}.fixed, reduction="mean", eps=0.01
     f(0, 4).fixed, f(0, 4).fixed, "sum"
 """)
 def complete_box_iou_loss(boxes1, boxes2, reduction="none", eps=1e-7):

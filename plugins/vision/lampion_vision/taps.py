@@ -77,7 +77,6 @@ class Geometry:
         self.dims, self.acc, self.pixels = [*own, *inner], acc, pixels
         self.n = Nest(name, [size[d] for d in self.dims],
                       range(len(own), len(self.dims)), compute=acc, merge=False)
-        self.unrolled = "tx" not in self.dims
         self.taps = list(itertools.product(range(size["ty"]), range(size["tx"])))
         self.tables = {}
 
@@ -90,6 +89,12 @@ class Geometry:
         """An input that is read tap by tap; None is left out."""
         if m is not None:
             self.tables[name] = (self.n.buffer(m), m, names)
+
+    def places(self, call):
+        """The inputs that say which pixels there are."""
+        self.buffer("images", call.images, RESULT)
+        self.buffer("ys", call.ys, TAPS)
+        self.buffer("xs", call.xs, (*TAPS[:4], "tx"))
 
     def coords(self, tap=None):
         """The loop variables by name; those of the taps are constants if a tap is given."""
@@ -223,9 +228,7 @@ class tap_sum:
                      dt.opmath(out.dtype))
         n = g.n
         o, v = n.output(out, g.strides(out, RESULT)), n.buffer(x)
-        g.buffer("images", call.images, RESULT)
-        g.buffer("ys", call.ys, TAPS)
-        g.buffer("xs", call.xs, (*TAPS[:4], "tx"))
+        g.places(call)
         g.buffer("weights", w, TAPS)
         n.start()
 
@@ -287,9 +290,7 @@ class tap_spread:
         g = Geometry("tap_spread", call, out, own, inner, dt.opmath(out.dtype))
         n = g.n
         o, a = n.output(out, (0,) * len(g.dims), kind="inout"), n.input(v, g.strides(v, RESULT))
-        g.buffer("images", call.images, RESULT)
-        g.buffer("ys", call.ys, TAPS)
-        g.buffer("xs", call.xs, (*TAPS[:4], "tx"))
+        g.places(call)
         g.buffer("weights", call.weights, TAPS)
         n.start()
         at = g.coords()
@@ -342,9 +343,7 @@ class tap_dots:
         n = g.n
         o, a = n.output(out, g.strides(out, TAPS)), n.buffer(x)
         b = n.input(v, g.strides(v, RESULT))
-        g.buffer("images", call.images, RESULT)
-        g.buffer("ys", call.ys, TAPS)
-        g.buffer("xs", call.xs, (*TAPS[:4], "tx"))
+        g.places(call)
         n.start()
         where, inside = g.pixel(g.coords())
         n.store(o, n.reduce("sum", g.value(a.at(where, mask=inside)) * g.value(b())), inner=False)
