@@ -505,6 +505,17 @@ def test_arrays_as_arguments_are_read_each_time(said):
     assert f(a).tolist() == [4, 4] and "NumPy" in said[0]
 
 
+def test_a_result_that_backward_needs_must_not_have_changed():
+    f = lampion.compile(lambda x: x.exp())
+    for _ in range(3):
+        out = f(lampion.randn(3, requires_grad=True))
+        total = out.sum()
+        with lampion.no_grad():
+            out.add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace"):
+            total.backward()
+
+
 # ---- what is read on the host ---------------------------------------------------------------
 
 

@@ -180,7 +180,8 @@ class CompiledNode(Node):
                 "Trying to backward through the graph a second time, at the compiled function "
                 f"{back.name}. Specify retain_graph=True if you need to.")
         storages, args = self.saved
-        for base in (*back.outside, *[args[k].base for k in back.args]):
+        for base in (*back.outside, *[args[k].base for k in back.args],
+                     *[storages[k].base for k in back.saved]):
             if base.epoch > self.epoch:
                 modified(self, back.metas[0], base)
         given = [_fitting(g, m).data_ for g, m in zip(grads, back.metas)]

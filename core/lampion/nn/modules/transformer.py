@@ -18,6 +18,7 @@ from lampion.nn.modules.dropout import Dropout
 from lampion.nn.modules.linear import Linear
 from lampion.nn.modules.module import Module
 from lampion.nn.modules.normalization import LayerNorm
+from lampion.runtime import tracing
 from lampion.tensor import Tensor
 
 
@@ -46,6 +47,8 @@ def _is_causal(mask: Tensor | None, is_causal: bool | None, size: int | None) ->
     """Whether `mask` is the causal one: as told, else by comparison."""
     if is_causal is not None:
         return is_causal
+    if tracing.active:  # a hint only: the comparison would be read on the host
+        return False
     if mask is None or size is None:
         return False
     causal = _causal_mask(size, device=mask.device, dtype=lampion.float32)
