@@ -15,7 +15,9 @@ from .creation import like
 from .ops import plans as P
 from .ops import registry as R
 from .ops import streams
+from .ops.facts import refuse
 from .random import generator_of
+from .runtime import tracing
 from .sampling import (
     BERNOULLI,
     EXPONENTIAL,
@@ -48,7 +50,10 @@ def bernoulli(input: Any, p: Any = None, *, generator: Any = None) -> Any:
         if NS["modes"] and NS["levels"]:
             input = NS["transformed_spread"](input)
         m = input.meta.plain
-        low, high = extremes(input)
+        if tracing.active:
+            refuse(~((input >= 0) & (input <= 1)), RuntimeError(
+                "bernoulli expects all probabilities to be in [0, 1]"))
+        low, high = (0.5, 0.5) if tracing.active else extremes(input)
         if not (low >= 0.0 and high <= 1.0):
             raise RuntimeError("bernoulli expects all probabilities to be in [0, 1], but they go "
                                f"from {low} to {high}")
@@ -107,13 +112,19 @@ def multinomial(input: Any, num_samples: int, replacement: bool = False, *,
 
 
 def _check_weights(w: Any) -> None:
+    wrong = RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+    none = RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
+    if tracing.active:
+        refuse(~((w >= 0) & (w < math.inf)), wrong)
+        refuse(~(w.amax(-1) > 0), none)
+        return
     low, high = extremes(w)
     if not (low >= 0.0 and high < math.inf):
-        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+        raise wrong
     if w.meta.ndim == 2 and w.meta.shape[0] > 1 and w.meta.numel:
         high = extremes(w.amax(-1))[0]
     if not high > 0.0:
-        raise RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
+        raise none
 
 
 def _with_replacement(w: Any, n: int, generator: Any) -> Any:

@@ -662,3 +662,32 @@ def test_too_many_numbers_leave_the_modules_compiled(said):
     assert len(said) == 1 and "numbers" in said[0]
     (inside,) = f.made.values()
     assert [e.programs for row in inside.entries.values() for e in row][0]
+
+
+def test_values_are_checked_in_every_run(said):
+    f = lampion.compile(lambda p, y: F.binary_cross_entropy(p, y))
+    g = lampion.compile(lambda p: lampion.multinomial(p, 1))
+    h = lampion.compile(lambda m, s: lampion.distributions.Normal(m, s).log_prob(m))
+    good, bad = lampion.tensor([0.2, 0.7]), lampion.tensor([0.2, -1.5])
+    for _ in range(3):
+        same(f(good, good), F.binary_cross_entropy(good, good))
+        lampion.manual_seed(1)
+        got = g(good)
+        lampion.manual_seed(1)
+        assert got.item() == lampion.multinomial(good, 1).item()
+        same(h(good, good), lampion.distributions.Normal(good, good).log_prob(good))
+    with pytest.raises(RuntimeError, match="between 0 and 1"):
+        f(bad, good)
+    with pytest.raises(RuntimeError, match="probability tensor"):
+        g(bad)
+    with pytest.raises(RuntimeError, match="sum of probabilities"):
+        g(lampion.zeros(2))
+    with pytest.raises(ValueError, match="scale"):
+        h(good, bad)
+    same(f(good, good), F.binary_cross_entropy(good, good))
+    assert not said
+    w = nn.Parameter(good.clone())
+    for _ in range(2):
+        f(w, good).backward()
+    with pytest.raises(RuntimeError, match="between 0 and 1"):
+        f(lampion.tensor([2.0, 0.0], requires_grad=True), good)

@@ -72,6 +72,7 @@ class Entry:
         self.programs: tuple[Program, ...] = ()
         self.held: list[tuple[Any, Any, Any]] = []  # (tensor, its storage, its node)
         self.grads: list[tuple[Any, Any]] = []  # (leaf, the meta of its gradient or None)
+        self.checks: list[tuple[int, Meta, Exception]] = []  # places of flags that raise an error
         self.leaves: list[Any] = []  # whose gradients it changes; they have no hooks
         self.keep: list[Any] = []
         self.moves = -1
@@ -101,6 +102,12 @@ class Entry:
         """The results of a call with these tensors among its arguments."""
         raise NotImplementedError
 
+    def check(self, storages: Sequence[Any]) -> None:
+        """Raise the error of the first flag that is true."""
+        for place, m, error in self.checks:
+            if NS["make_tensor"](storages[place], m, None).item():
+                raise error.with_traceback(None)
+
 
 class Whole(Entry):
     """One program; its results need no gradients (any more)."""
@@ -111,7 +118,10 @@ class Whole(Entry):
         self.program, self.make = program.run, maker(result, made)
 
     def run(self, tensors: Sequence[Any]) -> Any:
-        return self.make(self.program([t.data_ for t in tensors]), tensors, None)
+        storages = self.program([t.data_ for t in tensors])
+        if self.checks:
+            self.check(storages)
+        return self.make(storages, tensors, None)
 
 
 class Split(Entry):
@@ -124,7 +134,10 @@ class Split(Entry):
         self.forward, self.backward, self.make = forward.run, backward, maker(result, made)
 
     def run(self, tensors: Sequence[Any]) -> Any:
-        return self.finish(self.forward([t.data_ for t in tensors]), tensors)
+        storages = self.forward([t.data_ for t in tensors])
+        if self.checks:
+            self.check(storages)
+        return self.finish(storages, tensors)
 
     def finish(self, storages: Sequence[Any], tensors: Sequence[Any]) -> Any:
         """The results with their history."""
@@ -420,6 +433,7 @@ class Tracing:
     def __init__(self, owner: Compiled, args: Any, kwargs: Any, tensors: list[Any]) -> None:
         self.owner, self.args, self.kwargs, self.tensors = owner, args, kwargs, tensors
         self.entry: Entry = Entry(None)
+        self.checks: list[tuple[int, Meta, Exception]] = []
         self.instead: dict[int, Any] = {}  # id of an argument -> what stands for it
 
     def stand_in(self) -> None:
@@ -474,6 +488,7 @@ class Tracing:
             self.entry.moved = bool(moved)
             return self._own(result)
         self.entry = entry
+        entry.checks = self.checks
         entry.leaves = [node for node, leaf in trace.leaves.items() if leaf.known]
         entry.held = [(t, t.data_.base, t.node) for t in trace.held.values()
                       if trace.buffers[id(t.data_.base)].kind == "held"]
@@ -556,6 +571,9 @@ class Tracing:
             made.append(New(len(refs), t.meta, source, number, done))
             places[id(t)] = len(refs)
             refs.append(ref)
+        for flag, error in trace.checks:
+            self.checks.append((len(refs), flag.meta, error))
+            refs.append(trace.ref(flag.data_, flag.meta))
         if not live:
             graph = optimize(trace.graph(refs))
             program = build(graph)

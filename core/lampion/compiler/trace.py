@@ -42,7 +42,7 @@ class Leaf:
         self.last = node.grad  # as the items written so far leave it
 
 
-class Trace:
+class Trace(tracing.Tracer):
     """A recording of one run; `with trace:` around it, `graph()` afterwards.
 
     `arguments` are the tensors that later runs replace; `code` is the function's.
@@ -52,6 +52,7 @@ class Trace:
                  code: Any = None) -> None:
         self.name, self.strict = name, strict
         self.code = code  # of the function, if it is one
+        self.checks: list[tuple[Any, Exception]] = []  # flags that have to be false
         self.reads: list[Read] = []  # numbers that it read in order to return them
         self.thread = threading.get_ident()
         self.reason = ""
@@ -123,6 +124,21 @@ class Trace:
             self.__enter__()
         self.reads.append(Read(alias, number))
         return number
+
+    def check(self, bad: Any, error: Exception) -> bool:
+        if not self._mine() or bad.meta.virtual:
+            return False
+        wrong = bad.detach().any()
+        if not self._mine():
+            return False
+        self.checks.append((NS["make_tensor"](wrong.data_, wrong.meta.plain, None), error))
+        self.__exit__()
+        try:
+            if wrong.item():
+                raise error
+        finally:
+            self.__enter__()
+        return True
 
     def _constant(self, storage: Any) -> None:
         if self._mine():

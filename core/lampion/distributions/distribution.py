@@ -10,6 +10,8 @@ import warnings
 from typing import Any
 
 import lampion
+from lampion.ops.facts import refuse
+from lampion.runtime import tracing
 from lampion.tensor import Size, Tensor
 
 from . import constraints
@@ -192,7 +194,11 @@ class Distribution:
             if constraints.is_dependent(rule) or (lazy and name not in self.__dict__):
                 continue
             value = getattr(self, name)
-            if not bool(rule.check(value).all()):
+            valid = rule.check(value)
+            if tracing.active:
+                refuse(~valid, ValueError(f"Expected parameter {name} of {type(self).__name__} to "
+                                          f"satisfy the constraint {rule!r}"))
+            elif not bool(valid.all()):
                 raise ValueError(
                     f"Expected parameter {name} ({type(value).__name__} of shape "
                     f"{tuple(value.shape)}) of distribution {self!r} to satisfy the constraint "
@@ -220,7 +226,11 @@ class Distribution:
             return
         if support is None:
             raise AssertionError(f"{type(self).__name__}.support is None")
-        if not bool(support.check(value).all()):
+        valid = support.check(value)
+        if tracing.active:
+            refuse(~valid, ValueError(f"Expected the value to be within the support ({support!r}) "
+                                      f"of {type(self).__name__}"))
+        elif not bool(valid.all()):
             raise ValueError(
                 f"Expected value argument ({type(value).__name__} of shape {tuple(value.shape)}) "
                 f"to be within the support ({support!r}) of the distribution {self!r}, but found "

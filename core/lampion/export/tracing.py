@@ -28,7 +28,7 @@ class ExportError(LampionError, RuntimeError):
     """A function does what a graph of ops cannot say."""
 
 
-class Recording:
+class Recording(tracing.Tracer):
     """One run; `with recording:` around it. `inputs` are the tensors that callers will give, in
     order, `weights` tensors by name with their kinds."""
 

@@ -15,7 +15,7 @@ from ..ir import expr as E
 from ..ir.kernel import Program
 from ..runtime.lowering import Nest, expand_strides
 from . import batch_rules, checks
-from .facts import examples
+from .facts import examples, refuse
 from .registry import REGISTRY, Scalar, composite, elementwise, kernel_op
 
 
@@ -185,8 +185,7 @@ def huber_loss(input, target, *, reduction="mean", delta=1.0):
 def binary_cross_entropy(input, target, weight=None, *, reduction="mean"):
     """Binary cross-entropy of probabilities. RuntimeError outside [0, 1]."""
     x = examples(input)
-    if ((x < 0) | (x > 1)).any().item():
-        raise RuntimeError("all elements of input should be between 0 and 1")
+    refuse((x < 0) | (x > 1), RuntimeError("all elements of input should be between 0 and 1"))
     values = binary_cross_entropy_error.fn(input, target)
     return reduced(values if weight is None else values * weight, reduction)
 

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 
 class Tracer(Protocol):
-    """What a trace is told, by its own thread or another (which it then ignores)."""
+    """What a trace is told, by its own thread or another (which it then ignores). Inherited,
+    `item`, `part` and `check` leave things to the caller."""
 
     def ran(self, plan: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         """A plan was launched on storages and numbers; these storages were made or written."""
@@ -41,6 +42,10 @@ class Tracer(Protocol):
 
     def item(self, t: Any) -> Any:
         """The number in a tensor, if the trace's function does nothing but return it, or None."""
+
+    def check(self, bad: Any, error: Exception) -> bool:
+        """Whether it looks, now and in every later run, if an element of a bool tensor is true,
+        and raises the error then."""
 
     def host_call(self, function: Callable[..., Any], args: Sequence[Any],
                   kwargs: dict[str, Any]) -> Any:
