@@ -24,6 +24,7 @@ from ..base.meta import Meta, meta
 from ..callpath import NS
 from ..conversion import raw_copy
 from ..logging import get_logger
+from ..ops import plans as P
 from ..runtime import tracing
 from ..tensor import empty_meta
 from . import arguments, names
@@ -499,6 +500,8 @@ class Tracing:
                           for c in p.graph.calls for w in c.writes)
         for p in entry.programs:
             _forget(p.graph)
+        for where in {c.call.device for p in entry.programs for c in p.graph.calls}:
+            P.backend_of(where).empty_cache()  # the programs' memory is not the run's
         return result
 
     def _own(self, result: Any) -> Any:
@@ -578,10 +581,11 @@ class Tracing:
             graph = optimize(trace.graph(refs))
             program = build(graph)
             return Whole(world, program, _bare(result), made), numbers
-        return self._split(trace, world, result, tensors, live, refs, made)
+        return self._split(trace, world, result, tensors, live, refs, made, self._own(numbers))
 
     def _split(self, trace: Trace, world: World, result: Any, tensors: list[Any],
-               live: list[int], refs: list[Ref], made: list[Any]) -> tuple[Entry, Any]:
+               live: list[int], refs: list[Ref], made: list[Any],
+               plain: Any) -> tuple[Entry, Any]:
         forward = list(trace.items)
         leaves = _leaves([tensors[k].node for k in live])
         stand = {id(t.node): k for k, u in reversed(list(enumerate(self.tensors)))
@@ -601,7 +605,7 @@ class Tracing:
         start = len(trace.items)
         for j, g in enumerate(grads):
             trace.buffers[id(g.data_.base)] = Buffer(
-                "input", len(trace.buffers), g.data_.base.nbytes, g.meta.device, index=j,
+                "input", j, g.data_.base.nbytes, g.meta.device, index=j,
                 storage=g.data_.base)
         beyond = [(n, n.edges) for n in leaves if type(n) is Inlet]
         for n, _ in beyond:
@@ -656,6 +660,7 @@ class Tracing:
         graph_b.given = streams
         storages = [*[b.buffer.storage if not b.offset else b.buffer.storage.view(b.offset)
                       for b in refs], *[b.storage for b in saved]]
+        whole = all(s is not None for s in storages)
         for g in streams:
             key, first, _ = trace.generators[g]
             storages += [key, first]
@@ -664,7 +669,7 @@ class Tracing:
         back.program = build(optimize(graph_b))
         back.outs = tuple(r.meta for r in graph_b.outputs)
         entry = Split(world, program_f, back, _bare(result), made)
-        return entry, entry.finish(storages, self.tensors)
+        return entry, entry.finish(storages, self.tensors) if whole else plain
 
 
 class _Holder:

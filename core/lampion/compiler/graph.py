@@ -28,13 +28,24 @@ class Buffer:
     which lives outside: a parameter, a constant), "made" (by a call of the graph).
     """
 
-    __slots__ = ("kind", "index", "owner", "storage", "nbytes", "device", "number", "shift")
+    __slots__ = ("kind", "index", "owner", "_storage", "weak", "nbytes", "device", "number",
+                 "shift")
 
     def __init__(self, kind: str, number: int, nbytes: int, where: device, *, index: int = -1,
                  owner: Any = None, storage: Any = None, shift: int = 0) -> None:
         self.kind, self.number, self.nbytes, self.device = kind, number, nbytes, where
-        self.index, self.owner, self.storage = index, owner, storage
+        self.index, self.owner, self._storage = index, owner, storage
+        self.weak: Any = None  # a weak reference to the storage, for memory that nobody keeps
         self.shift = shift  # where the argument's tensor starts in its base, in bytes
+
+    @property
+    def storage(self) -> Any:
+        """The memory during the trace, or that of the outside; None if it is gone."""
+        return self.weak() if self._storage is None and self.weak is not None else self._storage
+
+    @storage.setter
+    def storage(self, value: Any) -> None:
+        self._storage, self.weak = value, None
 
     def __repr__(self) -> str:
         word = {"input": "arg", "grad": "grad", "held": "held", "made": "%"}[self.kind]

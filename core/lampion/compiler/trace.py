@@ -8,8 +8,10 @@ the function then goes on running eagerly.
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,7 +65,7 @@ class Trace(tracing.Tracer):
         self.leaves: dict[AccumulateGrad, Leaf] = {}
         self.generators: dict[Any, list[Any]] = {}  # generator -> [key, first offset, groups]
         self.held: dict[int, Any] = {}  # id(storage) -> the tensor that showed it
-        self.parts = 0
+        self.parts = self.count = 0
         self._layer = callpath.Layer(lambda op, values: self._seen(values))
         self._streams = [(g, g.key, g.offset) for g in random.defaults()]
         for k, t in enumerate(arguments):
@@ -144,7 +146,7 @@ class Trace(tracing.Tracer):
         if self._mine():
             b = self._buffer(storage, None)
             if b.kind == "made":
-                b.kind = "held"
+                b.kind, b.storage = "held", storage.base
             self.constants.add(id(storage.base))
 
     def _seen(self, values: Sequence[Any]) -> Any:
@@ -200,8 +202,9 @@ class Trace(tracing.Tracer):
     def made(self, storage: Any) -> None:
         if self._mine() and id(storage.base) not in self.buffers:
             base = storage.base
-            self.buffers[id(base)] = Buffer("made", len(self.buffers), base.nbytes, None,
-                                            storage=base)
+            b = self.buffers[id(base)] = Buffer("made", self._number(), base.nbytes, None)
+            # not kept alive: a trace takes no more memory than the run itself
+            b.weak = weakref.ref(base, functools.partial(_gone, self.buffers, id(base)))
 
     def part(self) -> None:
         if self._mine():
@@ -228,7 +231,7 @@ class Trace(tracing.Tracer):
         g = node.grad
         if g is not None and id(g.data_.base) not in self.buffers:
             base = g.data_.base
-            self.buffers[id(base)] = Buffer("grad", len(self.buffers), base.nbytes,
+            self.buffers[id(base)] = Buffer("grad", self._number(), base.nbytes,
                                             g.meta.device, owner=node, storage=base,
                                             shift=g.data_.offset)
 
@@ -236,6 +239,10 @@ class Trace(tracing.Tracer):
         if self._mine():
             leaf = self._leaf(node)
             leaf.known = leaf.known or "cleared"
+
+    def _number(self) -> int:
+        self.count += 1
+        return self.count
 
     def _leaf(self, node: AccumulateGrad) -> Leaf:
         found = self.leaves.get(node)
@@ -279,7 +286,7 @@ class Trace(tracing.Tracer):
         base = storage.base
         found = self.buffers.get(id(base))
         if found is None:
-            found = self.buffers[id(base)] = Buffer("held", len(self.buffers), base.nbytes, where,
+            found = self.buffers[id(base)] = Buffer("held", self._number(), base.nbytes, where,
                                                     storage=base)
         return found
 
@@ -349,6 +356,10 @@ class Trace(tracing.Tracer):
         """What was written down."""
         return Graph(self.name, list(self.items if items is None else items), list(outputs),
                      {g: n for g, (_, _, n) in self.generators.items()})
+
+
+def _gone(buffers: dict[int, Buffer], at: int, _: Any) -> None:
+    buffers.pop(at, None)
 
 
 def user_line() -> str:
