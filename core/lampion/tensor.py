@@ -615,7 +615,7 @@ def _function(op: R.Op) -> Any:
         fn = _spelled_star(op)
     if op.replay:  # type: ignore[attr-defined]
         return replayed(fn)
-    return wholes.seen_whole(fn) if op.name in autocast.LISTED else fn
+    return wholes.seen_whole(fn) if op.name in autocast.LISTED or op.name in wholes.NAMED else fn
 
 
 class _Lazy:

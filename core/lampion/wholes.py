@@ -12,6 +12,8 @@ from typing import Any
 
 from .callpath import NS
 
+NAMED = frozenset({"batch_norm"})  # what formats of models have as one operator
+
 # What sees composites: `handler(body, args, kwargs) -> result or NotImplemented`. Whoever adds one
 # raises NS["modes"], so that calls look here.
 handlers: list[Callable[..., Any]] = []

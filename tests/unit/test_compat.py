@@ -220,10 +220,10 @@ print(torch.__config__.show().startswith("lampion"), dist.is_initialized())
 
 def test_a_decorator_that_is_missing_fails_when_it_is_used(tmp_path):
     (tmp_path / "package.py").write_text("""
-import torch.onnx
+import torch.export
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-@torch.onnx.export("x")
+@torch.export.register_dataclass("x")
 def exported():
     return 1
 
@@ -234,11 +234,11 @@ def call():
 import torch
 import package
 print(isinstance(1, package._BaseDataLoaderIter), hasattr(torch.utils.data.dataloader, "_none"))
-for use in (package.call, lambda: torch.onnx.export("x")):
+for use in (package.call, lambda: torch.export.register_dataclass("x")):
     try:
         use()
     except NotImplementedError as error:
-        print("torch.onnx.export" in str(error))
+        print("torch.export.register_dataclass" in str(error))
 print(torch.ops.aten.add.Tensor(torch.ones(1), 1).item())
 """)
     assert out == "False False\nTrue\nTrue\n2.0"

@@ -347,8 +347,9 @@ def reads(x):
     (lambda x: x[lampion.nonzero(x)[:, 0]], "read on the host"),
     (lambda x: x.to("ref"), "copied from|is on ref"),
     (lambda x: object(), "returns a object"),
-    (lambda x: x + lampion.rand(5, generator=lampion.Generator().manual_seed(1)),
+    (lambda x, g=lampion.Generator().manual_seed(1): x + lampion.rand(5, generator=g),
      "generator of the program's own"),
+    (lambda x: lampion.manual_seed(1) and x, "generator is seeded"),
 ])
 def test_what_a_graph_cannot_say(fn, message):
     with pytest.raises(lampion.export.ExportError, match=message):

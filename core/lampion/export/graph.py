@@ -103,6 +103,16 @@ class Weight(NamedTuple):
     persistent: bool = True
 
 
+class Known(NamedTuple):
+    """What recording saw of a value: dtype, shape (of the first run), which memory it is in, and
+    the dims whose size is another in other runs."""
+
+    dtype: dtype
+    shape: tuple[int, ...]
+    memory: int
+    varying: frozenset[int] = frozenset()
+
+
 class Dims(NamedTuple):
     """What a dim that may change can be."""
 
@@ -112,13 +122,15 @@ class Dims(NamedTuple):
 
 class Graph:
     """Inputs, weights and calls; `arguments` and `results` are the trees of what is given and
-    returned, with `Ref`s for tensors."""
+    returned, with `Ref`s for tensors. A graph that was just recorded has a `Known` for every value
+    (others have none)."""
 
     def __init__(self, inputs: Sequence[Input], weights: Sequence[Weight], calls: Sequence[Call],
-                 arguments: Any, results: Any, dims: Mapping[str, Dims] | None = None) -> None:
+                 arguments: Any, results: Any, dims: Mapping[str, Dims] | None = None,
+                 known: Sequence[Known] = ()) -> None:
         self.inputs, self.weights, self.calls = list(inputs), list(weights), list(calls)
         self.arguments, self.results = arguments, results
-        self.dims = dict(dims or {})
+        self.dims, self.known = dict(dims or {}), list(known)
 
     def name(self, number: int) -> str:
         """The name of a value, as the printed graph has it."""
@@ -191,6 +203,6 @@ def map_leaves(fn: Callable[[Any], Any], value: Any) -> Any:
     return build([map_leaves(fn, v) for v in parts])
 
 
-__all__ = ["Ref", "DEVICE", "Drawn", "Size", "Call", "Input", "Weight", "Dims", "Graph",
+__all__ = ["Ref", "DEVICE", "Drawn", "Size", "Call", "Input", "Weight", "Known", "Dims", "Graph",
            "map_leaves",
            "parts_of", "is_record"]

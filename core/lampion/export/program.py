@@ -16,7 +16,7 @@ from ..ops import registry as R
 from ..tensor import Tensor
 from . import sizes
 from .graph import DEVICE, Call, Drawn, Graph, Input, Ref, Size, Weight, map_leaves, parts_of
-from .tracing import ExportError, Recording
+from .tracing import ExportError, Levels, Recording
 from .weights import place
 
 
@@ -307,6 +307,12 @@ def export(mod: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | Non
         %0 = linear(input, weight, bias)
         return %0
     """
+    return record(mod, args, kwargs, dynamic_shapes)
+
+
+def record(mod: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None,
+           dynamic_shapes: Any, levels: Levels | None = None) -> ExportedProgram:
+    """`export`, with a choice of the level at which ops are written down."""
     if not isinstance(args, tuple):
         raise TypeError(f"args must be a tuple of arguments, not {type(args).__name__}")
     named, order = _by_name(mod, args, dict(kwargs or {}))
@@ -322,17 +328,18 @@ def export(mod: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | Non
               for n, t, c in zip(names, leaves, changing)]
     device = leaves[0].device if leaves else _device_of(mod)
     if not bounds:
-        run = _trace(mod, leaves, tree, order, inputs, device)
+        run = _trace(mod, leaves, tree, order, inputs, device, levels)
         graph = run[0]
     else:
-        run = _for_sizes(mod, leaves, tree, order, inputs, device, changing, bounds)
+        run = _for_sizes(mod, leaves, tree, order, inputs, device, changing, bounds,
+                         levels)
         graph = run[0]
     return ExportedProgram(graph, run[1], order, (args, dict(kwargs or {})))
 
 
 def _for_sizes(mod: Any, leaves: Sequence[Tensor], tree: Any, order: Sequence[str],
                inputs: Sequence[Input], device: Any, changing: Sequence[dict[int, str]],
-               bounds: Mapping[str, Any]) -> tuple[Graph, list[Tensor]]:
+               bounds: Mapping[str, Any], levels: Levels | None) -> tuple[Graph, list[Tensor]]:
     """The graph for all sizes of dims."""
     example: dict[str, int] = {}
     for t, c, i in zip(leaves, changing, inputs):
@@ -352,7 +359,7 @@ def _for_sizes(mod: Any, leaves: Sequence[Tensor], tree: Any, order: Sequence[st
         for p in points:
             sized = [_resized(t, {d: p[n] for d, n in c.items()}) for t, c in zip(leaves, changing)]
             try:
-                runs.append(_trace(mod, sized, tree, order, inputs, device))
+                runs.append(_trace(mod, sized, tree, order, inputs, device, levels))
             except ExportError:
                 raise
             except Exception as error:
@@ -395,14 +402,15 @@ def _resized(t: Tensor, wanted: Mapping[int, int]) -> Tensor:
 
 
 def _trace(mod: Any, leaves: Sequence[Tensor], tree: Any, order: Sequence[str],
-           inputs: Sequence[Input], device: Any) -> tuple[Graph, list[Tensor]]:
+           inputs: Sequence[Input], device: Any, levels: Levels | None,
+           ) -> tuple[Graph, list[Tensor]]:
     """Run and write down: (the graph, its weights). What the function writes into its arguments
     and buffers is undone."""
     leaves = [t.detach().clone() for t in leaves]
     weights = _weights_of(mod)
     before = [(t, t.detach().clone(), t._version) for t, w in weights.values()
               if w.kind == "buffer"]
-    recording = Recording(leaves, weights, device)
+    recording = Recording(leaves, weights, device, levels)
     given = map_leaves(lambda v: leaves[v.number] if isinstance(v, Ref) else v, tree)
     args = [given.pop(n) for n in list(order)]
     try:

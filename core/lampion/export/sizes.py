@@ -13,7 +13,7 @@ from itertools import combinations_with_replacement
 from math import comb, prod
 from typing import Any
 
-from .graph import Call, Dims, Drawn, Graph, Input, Ref, Size, parts_of
+from .graph import Call, Dims, Drawn, Graph, Input, Known, Ref, Size, parts_of
 from .tracing import ExportError
 
 
@@ -207,7 +207,15 @@ def joined(graphs: Sequence[Graph], points: Sequence[Mapping[str, int]],
             args=merged(leaf, [c.args for c in same if c]),
             kwargs=merged(leaf, [c.kwargs for c in same if c])))
     results = merged(_merger(fit, None, what), [g.results for g in graphs])
-    return Graph(inputs, first.weights, calls, first.arguments, results, bounds)
+    return Graph(inputs, first.weights, calls, first.arguments, results, bounds,
+                 [_over_runs(column) for column in zip(*[g.known for g in graphs])])
+
+
+def _over_runs(known: Sequence[Known]) -> Known:
+    """What is known of a value after all runs."""
+    shapes = [k.shape for k in known]
+    return known[0]._replace(varying=frozenset(
+        d for d, sizes in enumerate(zip(*shapes)) if len(set(sizes)) > 1))
 
 
 def merged(leaf: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> Any:

@@ -10,10 +10,10 @@ line: a value that is read on the host, a tensor on another device, memory that 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from .. import callpath
+from .. import callpath, wholes
 from ..base.errors import LampionError
 from ..base.meta import Meta, expand_strides, meta
 from ..compiler.trace import user_line
@@ -21,19 +21,30 @@ from ..ops import registry as R
 from ..runtime import tracing
 from ..runtime.backend import host_readers, host_writers
 from ..tensor import Tensor
-from .graph import DEVICE, Call, Drawn, Graph, Input, Ref, Weight, map_leaves
+from .graph import DEVICE, Call, Drawn, Graph, Input, Known, Ref, Weight, map_leaves
 
 
 class ExportError(LampionError, RuntimeError):
     """A function does what a graph of ops cannot say."""
 
 
+class Levels(NamedTuple):
+    """At which level ops are written down: `composed(op)` says which kernel ops are as what they
+    can be composed of, `whole` which composites are as one op, by name, for the arguments that
+    its function accepts."""
+
+    composed: Callable[[Any], bool]
+    whole: Mapping[str, Callable[..., bool]]
+
+
 class Recording(tracing.Tracer):
     """One run; `with recording:` around it. `inputs` are the tensors that callers will give, in
-    order, `weights` tensors by name with their kinds."""
+    order, `weights` tensors by name with their kinds; `levels` may say that some ops are written
+    down as others."""
 
     def __init__(self, inputs: list[Tensor], weights: Mapping[str, tuple[Tensor, Weight]],
-                 device: Any) -> None:
+                 device: Any, levels: Levels | None = None) -> None:
+        self.levels, self.known = levels, dict[int, Known]()
         self.thread, self.device = threading.get_ident(), device
         self.calls: list[Call] = []
         self.weights: list[Weight] = []
@@ -60,11 +71,13 @@ class Recording(tracing.Tracer):
         tracing.active.append(self)
         host_readers.append(self._read)
         host_writers.append(self._from_host)
+        wholes.handlers.append(self._whole)
         self._layer.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._layer.__exit__(*error)
+        wholes.handlers.remove(self._whole)
         host_writers.remove(self._from_host)
         host_readers.remove(self._read)
         tracing.active.remove(self)
@@ -105,7 +118,8 @@ class Recording(tracing.Tracer):
 
         calls = [c._replace(args=map_leaves(leaf, c.args), kwargs=map_leaves(leaf, c.kwargs),
                             outputs=tuple([new[n] for n in c.outputs])) for c in self.calls]
-        return Graph(inputs, self.weights, calls, arguments, map_leaves(leaf, results))
+        return Graph(inputs, self.weights, calls, arguments, map_leaves(leaf, results),
+                     known=[self.known[n] for n in order])
 
     # ---- values --------------------------------------------------------------------------------
 
@@ -121,6 +135,7 @@ class Recording(tracing.Tracer):
 
     def _hold(self, t: Tensor, number: int) -> None:
         self.numbers[self._key(t)] = number
+        self.known[number] = Known(t.meta.dtype, t.meta.shape, id(t.data_.base))
         self.kept.append(t.data_)
         self.by_storage.setdefault(id(t.data_), []).append(t.meta.plain)
 
@@ -180,6 +195,9 @@ class Recording(tracing.Tracer):
         """The handler of the layer: run a call and write it down."""
         if not self._mine() or op.kind == "composite":
             return NotImplemented
+        if self.levels is not None and getattr(op, "compose", None) is not None \
+                and op.kind == "kernel" and self.levels.composed(op):
+            return op.compose(*callpath.convert(op, list(values)))  # type: ignore[attr-defined]
         args, kwargs = self._spelled(op, values)
         places, named = self.arguments(tuple(args)), self.arguments(kwargs)
         self.busy = True
@@ -187,6 +205,23 @@ class Recording(tracing.Tracer):
             result = callpath.call(op, list(values))
         finally:
             self.busy = False
+        return self._called(op, places, named, result)
+
+    def _whole(self, body: Any, args: Any, kwargs: Any) -> Any:
+        """The handler of composites: some are written down whole."""
+        name = body.__name__
+        accepts = None if self.levels is None else self.levels.whole.get(name)
+        if accepts is None or not self._mine() or not accepts(*args, **kwargs):
+            return NotImplemented
+        places, named = self.arguments(tuple(args)), self.arguments(kwargs)
+        self.busy = True
+        try:
+            result = body(*args, **kwargs)
+        finally:
+            self.busy = False
+        return self._called(R.REGISTRY[name], places, named, result)
+
+    def _called(self, op: R.Op, places: Any, named: Any, result: Any) -> Any:
         several = not isinstance(result, Tensor)
         outputs = tuple([self._new(r) for r in (result if several else (result,))])
         self.calls.append(Call(op.qualname, places, named, outputs, several, user_line()))
@@ -294,4 +329,4 @@ def _expanded(m: Meta, shape: Any) -> Any:
         return None
 
 
-__all__ = ["ExportError", "Recording"]
+__all__ = ["ExportError", "Levels", "Recording"]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_WHERE = {"load": "importing", "ImportedModel": "importing", "operator": "table"}
+_WHERE = {"load": "importing", "ImportedModel": "importing", "operator": "table",
+          "export": "exporting", "ONNXProgram": "exporting", "TrainingMode": "exporting",
+          "is_in_onnx_export": "exporting"}
 __all__ = sorted(_WHERE)
 
 
