@@ -78,7 +78,7 @@ def test_gradients_through_a_compiled_function(device):
             same(a, b)
 
 
-def test_a_second_backward_pass_and_a_second_derivative(device):
+def test_a_second_backward_pass(device):
     f = lampion.compile(lambda x: x.sin().sum())
     x = lampion.randn(3, device=device, requires_grad=True)
     f(x)
@@ -88,8 +88,30 @@ def test_a_second_backward_pass_and_a_second_derivative(device):
     same(x.grad, 2 * x.cos())
     with pytest.raises(RuntimeError, match="second time"):
         out.backward()
-    with pytest.raises(RuntimeError, match="first derivatives only"):
-        lampion.autograd.grad(f(x), x, create_graph=True)
+
+
+def test_second_derivatives(device):
+    w = nn.Parameter(lampion.randn(4, device=device))
+
+    def fn(x, y):
+        return (x * w).tanh() * y.exp(), x.square().sum()
+
+    f = lampion.compile(fn)
+    for _ in range(3):
+        x = lampion.randn(4, device=device, requires_grad=True)
+        y = lampion.randn(4, device=device, requires_grad=True)
+        got = []
+        for g in (fn, f):
+            a, b = g(x * 2 + w, y)  # an argument whose history leads to w as well
+            first = lampion.autograd.grad(a.sum() + b, [x, y, w], create_graph=True)
+            second = lampion.autograd.grad(sum(t.square().sum() for t in first), [x, y, w])
+            got.append([*first, *second])
+        for a, b in zip(*got):
+            same(a, b, 1e-4)
+    drops = lampion.compile(lambda x: F.dropout(x.sin(), 0.5))
+    drops(x)
+    with pytest.raises(RuntimeError, match="draws random numbers"):
+        lampion.autograd.grad(drops(x).sum(), x, create_graph=True)
 
 
 def test_what_backward_reads_must_not_have_changed():
@@ -572,3 +594,27 @@ def test_products_over_time_are_one_across_forward_and_backward(said):
             same(a, b, 1e-4)
     outer = [c for c in graphs(f._compiled)[1].calls if c.op == "gemm" and c.call.args["ta"]]
     assert not said and len(outer) == 3  # of the inputs, of the states, of the first state
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_are_programs_once_a_shape_came_often(kind, monkeypatch):
+    from lampion.nn.modules import _recurrence
+
+    net = kind(3, 4, num_layers=2, bidirectional=True)
+    x = lampion.randn(6, 2, 3, requires_grad=True)
+    lengths = [6, 4]
+    got = []
+    for k in range(6):
+        if k == 5:
+            monkeypatch.setattr(_recurrence, "run", _recurrence.walk)
+        out = net(x)[0]
+        packed = net(nn.utils.rnn.pack_padded_sequence(x, lengths))[0].data
+        first = lampion.autograd.grad(out.square().sum() + packed.sum(),
+                                      [x, *net.parameters()], create_graph=True)
+        second = lampion.autograd.grad(sum(g.square().sum() for g in first), list(net.parameters()))
+        got.append([out, packed, *first, *second])
+    (program,) = _recurrence._programs
+    assert any(e.programs for row in program.entries.values() for e in row)
+    for row in got[:5]:
+        for a, b in zip(row, got[5]):
+            same(a, b, 1e-4)

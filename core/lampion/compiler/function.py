@@ -17,7 +17,7 @@ from typing import Any
 from .. import callpath
 from ..autograd import engine
 from ..autograd import node as N
-from ..autograd.node import AccumulateGrad, Node, modified
+from ..autograd.node import AccumulateGrad
 from ..autograd.state import clock, mode
 from ..base import dtype as dt
 from ..base.meta import Meta, meta
@@ -31,6 +31,7 @@ from . import arguments, names
 from .fusion import fuse
 from .graph import Buffer, Call, Graph, Late, Ref
 from .guards import World, is_module, ours, same_memory, watched
+from .history import Backward, CompiledNode, Inlet
 from .joining import join_in_place, merge_products
 from .passes import drop_dead, elide_copies, functionalize, share_common
 from .program import Program, build
@@ -151,72 +152,6 @@ class Split(Entry):
         return self.make(storages, tensors, node)
 
 
-class Backward:
-    """What a `CompiledNode` needs: its program, what it saves and whose gradients it gives."""
-
-    def __init__(self, program: Program, name: str) -> None:
-        self.program, self.name = program, name
-        self.metas: tuple[Meta, ...] = ()  # of the gradients that come in
-        self.outs: tuple[Meta, ...] = ()  # of those that go out
-        self.targets: list[tuple[int, Any]] = []  # (argument or -1, tensor)
-        self.saved: tuple[int, ...] = ()  # places among the forward program's results
-        self.args: tuple[int, ...] = ()  # arguments that it reads
-        self.outside: list[Any] = []  # bases that it reads and that may be written meanwhile
-        self.absent: tuple[bool, ...] = ()  # targets that no gradient reaches
-
-
-class CompiledNode(Node):
-    """The history of a compiled function's results."""
-
-    __slots__ = ("backward",)
-
-    @property
-    def noutputs(self) -> int:
-        return len(self.backward.metas)
-
-    def name(self) -> str:
-        return "CompiledFunctionBackward"
-
-    def out_meta(self, k: int) -> Meta:
-        return self.backward.metas[k]
-
-    def unpack(self) -> list[Any]:
-        return []
-
-    def apply(self, grads: list[Any]) -> Any:
-        back = self.backward
-        if mode.enabled:
-            raise RuntimeError(
-                f"{back.name} is compiled, and a compiled function has first derivatives only: "
-                "compute higher ones (create_graph=True) with the function itself.")
-        if self.saved is N.FREED:
-            raise RuntimeError(
-                "Trying to backward through the graph a second time, at the compiled function "
-                f"{back.name}. Specify retain_graph=True if you need to.")
-        storages, args = self.saved
-        for base in (*back.outside, *[args[k].base for k in back.args],
-                     *[storages[k].base for k in back.saved]):
-            if base.epoch > self.epoch:
-                modified(self, back.metas[0], base)
-        given = [_fitting(g, m).data_ for g, m in zip(grads, back.metas)]
-        streams = storages[len(storages) - 2 * len(back.program.graph.given):]
-        got = back.program.run([*given, *[args[k] for k in back.args],
-                                *[storages[k] for k in back.saved]], streams)
-        rest = iter(zip(got, back.outs))
-        return [None if gone else NS["make_tensor"](*next(rest), None) for gone in back.absent]
-
-
-def _fitting(g: Any, m: Meta) -> Any:
-    """A gradient in the layout that the program was made for; zeros for none."""
-    if g is None:
-        return N.zeros(m)
-    if g.meta is m:
-        return g
-    dense = empty_meta(m)
-    raw_copy(g, dense)
-    return dense
-
-
 class Compiled:
     """A callable that runs `fn` as compiled programs. Made by `lampion.compile`."""
 
@@ -239,6 +174,7 @@ class Compiled:
         self.made: dict[int, Compiled] = {}  # of modules inside
         self.parts: list[tuple[dict[str, Any], Compiled]] | None = None  # when given up
         self.said: set[str] = set()
+        self.calls: dict[Any, int] = {}  # of kinds that are not traced yet
         self.budget = self.options.get("cache_size", CACHE_SIZE)
 
     def _too_many(self) -> str:
@@ -357,7 +293,7 @@ class Compiled:
         return out
 
     def _tell(self, reason: str) -> None:
-        if reason not in self.said:
+        if reason not in self.said and not self.options.get("quiet"):
             self.said.add(reason)
             self._say(reason)
 
@@ -375,6 +311,12 @@ class Compiled:
             if self.parts is None:
                 self.parts = self._parts(World(self.target, [*args, *kwargs.values()]))
             return self._in_parts(self.parts, args, kwargs)
+        if self.options.get("after", 0):  # kinds of calls that come often are worth a trace
+            self.calls[where] = self.calls.get(where, 0) + 1
+            if self.calls[where] <= self.options["after"]:
+                if len(self.calls) > MOST_ENTRIES:
+                    self.calls.clear()
+                return self.fn(*args, **kwargs)
         self.budget -= 1
         if sum(map(len, self.entries.values())) >= MOST_ENTRIES:
             self.entries.pop(next(iter(self.entries)))
@@ -402,30 +344,6 @@ def _metas(key: Any) -> list[Meta]:
 
 def _restored(fn: Any, fullgraph: bool, options: Any) -> Compiled:
     return Compiled(fn, fullgraph=fullgraph, options=options)
-
-
-class Inlet(Node):
-    """The start of the history of an argument inside a trace: the gradient passes through."""
-
-    __slots__ = ("m",)
-
-    def __init__(self, t: Any) -> None:
-        self.m, self.edges, self.saved = t.meta, (t.node,), ()
-        self.extra, self.epoch = None, clock[0]
-
-    @property
-    def noutputs(self) -> int:
-        return 1
-
-    def name(self) -> str:
-        return "AliasBackward0"
-
-    def out_meta(self, k: int) -> Meta:
-        return self.m
-
-    def apply(self, grads: list[Any]) -> Any:
-        tracing.fail("backward() reaches an argument that requires gradients")
-        return grads
 
 
 class Tracing:
@@ -668,8 +586,28 @@ class Tracing:
         back.saved = tuple(range(len(refs), len(refs) + len(saved)))
         back.program = build(optimize(graph_b))
         back.outs = tuple(r.meta for r in graph_b.outputs)
+        back.arguments = tuple([t.meta for t in self.tensors])
+        back.held = [b.storage for b in {r.buffer for c in program_f.graph.calls for r in c.refs}
+                     if b.kind == "held"]
+        if not any(w.buffer.kind != "made" for c in program_f.graph.calls for w in c.writes):
+            back.again = self._again(live)
         entry = Split(world, program_f, back, _bare(result), made)
         return entry, entry.finish(storages, self.tensors) if whole else plain
+
+
+    def _again(self, live: list[int]) -> Callable[[Sequence[Any]], list[Any]]:
+        """The function from tensors in the places of the arguments' to those of its results that
+        have a history."""
+        template, fn = _bare((self.args, self.kwargs)), self.owner.fn
+
+        def run(tensors: Sequence[Any]) -> list[Any]:
+            rest = iter(tensors)
+            args, kwargs = arguments.rebuild(template, lambda t: next(rest))
+            found: list[Any] = []
+            arguments.results_of(fn(*args, **kwargs), found)
+            return [found[k] for k in live]
+
+        return run
 
 
 class _Holder:

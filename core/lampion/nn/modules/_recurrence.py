@@ -2,7 +2,7 @@
 
 A step takes the gates' parts from the input and from the state, and the old state. Packed data is
 a list of steps with falling batch sizes, which the reverse direction walks with rising ones. May
-import: lampion.ops.recurrent, nn._ops.
+import: lampion.ops.recurrent, nn._ops, the compiler.
 """
 from __future__ import annotations
 
@@ -44,9 +44,29 @@ def cell(mode: str, input: Tensor, state: Any, weights: Sequence[Tensor | None])
                 _split(ops.linear(hidden, w_hh, b_hh), count), state)
 
 
+_programs: list[Any] = []
+_LEAST_STEPS = 4
+
+
 def run(mode: str, data: Tensor, state: Any, weights: list[Tensor], bias: bool, projected: bool,
         reverse: bool, sizes: list[int] | None) -> tuple[Tensor, Any]:
-    """(output, final state) of one direction over (L, N, *) or packed data with batch `sizes`."""
+    """(output, final state) of one direction over (L, N, *) or packed data with batch `sizes`.
+
+    Sequences of a shape that comes again run as a compiled program: a step is so little work that
+    Python would take more time than the arithmetic, and the gradient of a weight is one product.
+    """
+    if (len(data) if sizes is None else len(sizes)) < _LEAST_STEPS:
+        return walk(mode, data, state, weights, bias, projected, reverse, sizes)
+    if not _programs:
+        from lampion.compiler.function import Compiled
+
+        _programs.append(Compiled(walk, options={"after": 2, "quiet": True}))
+    return _programs[0](mode, data, state, weights, bias, projected, reverse, sizes)
+
+
+def walk(mode: str, data: Tensor, state: Any, weights: list[Tensor], bias: bool, projected: bool,
+        reverse: bool, sizes: list[int] | None) -> tuple[Tensor, Any]:
+    """`run`, step by step."""
     w_ih, w_hh = weights[0], weights[1]
     b_ih, b_hh = (weights[2], weights[3]) if bias else (None, None)
     w_hr = weights[-1] if projected else None
