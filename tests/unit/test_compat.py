@@ -271,7 +271,7 @@ def test_stand_ins_can_be_made_by_functions_that_imports_call(tmp_path):
     (tmp_path / "package.py").write_text("""
 import torch
 def register():
-    return torch.export.Dim("n")
+    return torch.export.draft_export("n")
 kept = register()
 """)
     out = run(tmp_path, """
@@ -281,7 +281,7 @@ try:
 except RuntimeError as error:
     print(error)
 """)
-    assert out.startswith("torch.export.Dim is not in lampion yet")
+    assert out.startswith("torch.export.draft_export is not in lampion yet")
 
 
 def test_names_of_the_compiler(tmp_path):
