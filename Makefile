@@ -2,7 +2,7 @@
 #
 #   make demo [DEVICE=cpu|opencl|ref] [DEMO=digits|text] [ARGS="--epochs 3"]
 #   make test [ARGS="-k softmax"]      make opencl      make cuda        make parity
-#   make bench [SUITE=opdb|...]        # timings
+#   make bench [SUITE=opdb|compile|...]  # timings
 #   make parity-full [ARGS="--seed 1"]  make conformance DEVICE=...  make lint  make clean
 #   make gpu                           # tests and benchmarks on an NVIDIA GPU
 #   make onnx                          # the onnx package's own tests of every operator
