@@ -179,13 +179,21 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def merged(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results of the same device as one: the checks of each entry together."""
+    """Results of the same device as one: the checks of each entry together. Where two files have
+    the same check of an entry, the later one counts. How a check was made, the last file tells that
+    has every entry."""
     by_device: dict[str, dict[str, Any]] = {}
     for results in found:
+        o = results["options"]
+        results["made"] = {c: {k: o[k] for k in ("samples", "seed", "dtypes")} for c in CHECKS
+                           if o["check"] == "all" or c in o["check"].split(",")}
         into = by_device.setdefault(results["options"]["device"], results)
         if into is results:
             continue
         into["seconds"] += results["seconds"]
+        whole = len(results["entries"]) >= len(into["entries"])
+        into["made"] = {**into["made"], **results["made"]} if whole else {
+            **results["made"], **into["made"]}
         for name, e in results["entries"].items():
             one = into["entries"].setdefault(name, e)
             one["checks"].update(e["checks"])
@@ -200,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
         found = merged([json.loads(Path(f).read_text()) for f in args.read])
     else:
         start = time.monotonic()
-        found = [collect(args)]
+        found = merged([{**collect(args), "seconds": 0}])
         found[0]["seconds"] = round(time.monotonic() - start, 1)
     if args.json:
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)

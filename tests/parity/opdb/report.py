@@ -51,6 +51,20 @@ def table(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def made(results: dict[str, Any]) -> list[str]:
+    """How many samples there were and agreed, and which."""
+    lines = []
+    for check, how in results["made"].items():
+        _, total, passed, samples = count(results, check)
+        if total and check in COLUMNS:
+            many = f"up to {how['samples']}" if how["samples"] else "all"
+            dtypes = {"": "float64" if "grad" in check or check == "forward_mode" else "float32",
+                      "all": "every dtype"}.get(how["dtypes"], how["dtypes"])
+            lines.append(f"- {COLUMNS[check]}: {passed} of {samples} samples ({many} of each "
+                         f"entry, seed {how['seed']}, {dtypes})")
+    return lines
+
+
 def failing(results: dict[str, Any]) -> list[str]:
     """The entries that fail something, a line each."""
     lines = []
@@ -90,10 +104,7 @@ def document(found: list[dict[str, Any]]) -> str:
              ""]
     for results in found:
         o = results["options"]
-        lines += [f"## Device `{o['device']}`", "",
-                  f"Up to {o['samples'] or 'all'} samples of each entry, seed {o['seed']}, dtypes "
-                  f"{o['dtypes'] or 'float32 for values, float64 for derivatives'}.", "",
-                  *table(results), ""]
+        lines += [f"## Device `{o['device']}`", "", *table(results), "", *made(results), ""]
         if o["device"] != "cpu":
             lines += [*native(results), ""]
         bad = failing(results)
