@@ -270,7 +270,7 @@ def identity(module: Any, name: str) -> Any:
 def random_unstructured(module: Any, name: str, amount: Any) -> Any:
     """Prune elements drawn at random.
 
-    >>> layer = random_unstructured(nn.Linear(4, 2), "weight", amount=3)
+    >>> layer = nn.utils.prune.random_unstructured(nn.Linear(4, 2), "weight", amount=3)
     >>> int((layer.weight_mask == 0).sum())
     3
     """
