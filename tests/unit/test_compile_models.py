@@ -575,12 +575,37 @@ def test_numbers_that_decide_or_are_computed_with_run_eagerly(said):
     def counted(x):
         return 3, (x > 0).sum().item()
 
-    for fn in (scaled, tested, counted):
+    def compared(x):
+        value = x.sum().item()
+        large = value > 3
+        return value, large
+
+    def used(x):
+        value = x.sum().item()
+        return value, x > value
+
+    for fn in (scaled, tested, counted, compared):
         f = lampion.compile(fn)
         for k in range(4):
             x = lampion.full((3,), float(k))
             assert f(x) == fn(x)
-    assert len(said) == 3
+    assert len(said) == 4
+    f = lampion.compile(used)
+    for k in range(1, 4):
+        x = lampion.tensor([float(k), 1.0, -1.0])
+        assert f(x)[1].tolist() == (x > float(k)).tolist()
+    assert len(said) == 5
+    said.clear()
+
+    def evaluated(x):
+        with lampion.no_grad():
+            return x.mean().item(), (x > 1).float().mean().item()
+
+    f = lampion.compile(evaluated)
+    for k in range(4):
+        x = lampion.full((3,), float(k))
+        assert f(x) == evaluated(x)
+    assert not said
 
 
 def test_the_modules_inside_are_compiled_where_the_whole_cannot_be(said):

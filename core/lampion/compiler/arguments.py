@@ -73,9 +73,10 @@ def plain(x: Any) -> bool:
             and not any(c.__dict__.get("__slots__") for c in t.__mro__))
 
 
-def with_reads(x: Any, reads: Sequence[Read]) -> Any:
+def with_reads(x: Any, reads: Sequence[Read], mixed: bool = False) -> Any:
     """A result with the numbers that were read replaced by their `Read`s: floats are told by
-    identity, a whole number if it is the only one. Unknown where that does not tell."""
+    identity, a whole number if it is the only one. Unknown where that does not tell, and for other
+    numbers if the function may have computed them (`mixed`)."""
     waiting = list(reads)
     whole = any(type(r.number) is not float for r in reads)
     if whole and len(reads) > 1:
@@ -90,6 +91,8 @@ def with_reads(x: Any, reads: Sequence[Read]) -> Any:
         for k, r in enumerate(waiting):
             if y is r.number:
                 return waiting.pop(k)
+        if mixed and t in (int, bool, float, complex, str):
+            raise Unknown("a value is read on the host and computed with")
         if whole and t in (int, bool):
             raise Unknown("a whole number is read on the host and returned beside others")
         return y

@@ -451,7 +451,7 @@ class Tracing:
         tensors: list[Any] = []
         numbers = result
         if trace.reads:
-            result = arguments.with_reads(result, trace.reads)
+            result = arguments.with_reads(result, trace.reads, trace.mixed)
         result = arguments.objects_apart(result, world.holds_object)
         arguments.results_of(result, tensors)
         reads = {k: t for k, t in enumerate(tensors) if type(t) is arguments.Read}

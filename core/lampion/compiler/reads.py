@@ -13,13 +13,16 @@ from typing import Any
 _PLAIN = ("LOAD_FAST", "LOAD_DEREF", "LOAD_CONST", "LOAD_SMALL_INT", "STORE_FAST", "PUSH_NULL",
           "CACHE", "NOP", "PRECALL", "EXTENDED_ARG", "BUILD_TUPLE", "BUILD_LIST", "BUILD_MAP",
           "BUILD_CONST_KEY_MAP", "COPY_FREE_VARS")
-_METHODS = ("item", "detach", "mean", "sum", "float")  # of tensors, called without arguments
+_METHODS = ("item", "detach", "mean", "sum", "float", "argmax", "max")  # of tensors
 
 
-def returned(frame: Any) -> bool:
+def returned(frame: Any) -> str:
     """Whether a frame goes on, after the call it is in, to return that call's value, alone or in a
-    tuple, list or dict, and does nothing else but read other tensors."""
-    method = inside = False
+    tuple, list or dict, and does nothing else but read other tensors and leave blocks: "" if not,
+    "as it is", or "perhaps" where it might be compared before."""
+    method = inside = block = False
+    sure = "as it is"
+    nothing = 0  # how many times None was pushed last
     for i in dis.get_instructions(frame.f_code):
         name = i.opname
         if i.offset <= frame.f_lasti:
@@ -29,18 +32,25 @@ def returned(frame: Any) -> bool:
             inside = False
             continue
         if name == "RETURN_VALUE":
-            return True
+            return sure
         if name in ("LOAD_ATTR", "LOAD_METHOD"):
             method = str(i.argval) in _METHODS
             if not method:
-                return False
+                return ""
         elif name in ("CALL", "CALL_METHOD", "CALL_FUNCTION"):
-            if i.arg or not method:
-                return False
+            block = nothing == 3  # __exit__(None, None, None)
+            if not (block or method):
+                return ""
             method = False
-        elif not name.startswith(_PLAIN):
-            return False
-    return False
+        elif name == "COMPARE_OP":  # of tensors, or of numbers: then a bool may be returned
+            sure = "perhaps"
+        elif not (name.startswith(_PLAIN) or name in ("SWAP", "POP_BLOCK", "ROT_TWO")
+                  or (block and name == "POP_TOP")):
+            return ""
+        if name not in ("PRECALL", "CACHE"):
+            loads = name == "LOAD_CONST" and i.argval is None
+            nothing = nothing + 1 if loads or (nothing and name == "DUP_TOP") else 0
+    return ""
 
 
 __all__ = ["returned"]

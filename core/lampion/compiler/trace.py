@@ -55,6 +55,7 @@ class Trace(tracing.Tracer):
         self.name, self.strict = name, strict
         self.code = code  # of the function, if it is one
         self.checks: list[tuple[Any, Exception]] = []  # flags that have to be false
+        self.mixed = False  # whether it may have computed with them
         self.reads: list[Read] = []  # numbers that it read in order to return them
         self.thread = threading.get_ident()
         self.reason = ""
@@ -116,8 +117,10 @@ class Trace(tracing.Tracer):
         f = sys._getframe(2)
         if f.f_code.co_name == "__float__":
             f = f.f_back  # type: ignore[assignment]
-        if f.f_code is not self.code or not returned(f):
+        how = returned(f) if f.f_code is self.code else ""
+        if not how:
             return None
+        self.mixed = self.mixed or how == "perhaps"
         alias = NS["make_tensor"](t.data_, t.meta.plain, None)
         self.__exit__()
         try:
@@ -184,6 +187,8 @@ class Trace(tracing.Tracer):
                     self.fail(f"{plan.op.qualname} reads memory that nothing has written")
                 reads.append(r)
             else:
+                if self.reads and any(x == r.number for r in self.reads):
+                    self.fail("a value is read on the host and computed with")
                 reads.append(late.get(k, x))
         writes = []
         for x, m in zip(outputs, plan.metas):
