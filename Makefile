@@ -99,6 +99,8 @@ parity-full: install $(SAID)/dev $(SAID)/torch
 # repositories (pytorch/examples as examples, jcjohnson/pytorch-examples as jc-examples).
 programs: install $(SAID)/dev $(SAID)/torch
 	LAMPION_PROGRAMS=$(abspath $(PROGRAMS)) $(PY) -m pytest tests/torch_programs $(ARGS)
+	LAMPION_PROGRAMS=$(abspath $(PROGRAMS)) $(PY) tests/torch_programs/speed.py \
+	    --write docs/benchmarks/programs.md
 
 # Random programs of ops, views and writes: as many as a night allows.
 nightly: install $(SAID)/dev $(SAID)/torch

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import plugins
 from .base.device import device
+from .base.device import device as _device
 
 
 def current_accelerator(check_available: bool = False) -> device | None:
@@ -115,5 +116,17 @@ def reset_peak_memory_stats(device: Any = None, /) -> None:
     _namespace().reset_peak_memory_stats(device)
 
 
+def get_device_module(device: Any = None) -> Any:
+    """The module of a device's functions (`lampion.NAME`); of the accelerator's, or the
+    processor's, without an argument. RuntimeError if there is none."""
+    import lampion
+
+    where = current_accelerator() or _device("cpu") if device is None else _device(device)
+    found = getattr(lampion, where.type, None)
+    if found is None:
+        raise RuntimeError(f"there is no module for the device '{where}'")
+    return found
+
+
 __all__ = [n for n in dict(globals()) if not n.startswith("_") and n not in (
-    "annotations", "Any", "device", "plugins")]
+    "annotations", "Any", "device", "plugins", "get_device_module")]

@@ -311,7 +311,7 @@ def type_(self: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
     from . import creation
 
     if dtype is None:
-        return f"lampion.{P._word(self.meta.dtype)}Tensor"
+        return f"{dt._PREFIX}.{P._word(self.meta.dtype)}Tensor"
     if isinstance(dtype, str):
         dtype = getattr(creation, dtype.rpartition(".")[2], dtype)
     found = getattr(dtype, "dtype", dtype)

@@ -153,6 +153,27 @@ class DeviceNamespace(ModuleType):
         """Start the stream of random numbers of `seed` on all devices of this kind."""
         self._seed(seed, [f"{self._device}:{k}" for k in range(self.device_count())])
 
+    def get_rng_state(self, device: Any = None) -> Any:
+        """The state of a device's random numbers."""
+        from .random import generator_of
+
+        return generator_of(self._used(device)).get_state()
+
+    def get_rng_state_all(self) -> list[Any]:
+        """The states of all devices of this kind."""
+        return [self.get_rng_state(k) for k in range(self.device_count())]
+
+    def set_rng_state(self, new_state: Any, device: Any = None) -> None:
+        """Put a device's random numbers into a state."""
+        from .random import generator_of
+
+        generator_of(self._used(device)).set_state(new_state)
+
+    def set_rng_state_all(self, new_states: Any) -> None:
+        """Put the devices of this kind into the states that `get_rng_state_all` gave."""
+        for k, state in enumerate(new_states):
+            self.set_rng_state(state, k)
+
     def _seed(self, seed: int, names: list[str]) -> None:
         from .random import generator_of, seed_value
 

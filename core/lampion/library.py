@@ -24,7 +24,8 @@ MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func
             "overrides", "printing", "cli", "demos", "return_types", "masked", "signal",
             "amp", "compat", "compiler", "jit", "backends", "accelerator", "distributed",
             "multiprocessing", "profiler", "hub", "types", "storage", "distributions", "fx",
-            "onnx", "sparse", "export", "futures")
+            "onnx", "sparse", "export", "futures",
+            "quasirandom")
 
 # Functions of the top level whose module is only imported when one of them is used.
 FUNCTIONS = {
@@ -64,7 +65,8 @@ FUNCTIONS = {
     **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "sparse_csc_tensor",
                      "sparse_bsr_tensor", "sparse_bsc_tensor", "sparse_compressed_tensor"),
                     "sparse.construct"),
-    "Future": "futures", "legacy_contiguous_format": "base.layout", **dict.fromkeys(
+    "Future": "futures", "get_device_module": "accelerator",
+    "legacy_contiguous_format": "base.layout", **dict.fromkeys(
         ("SymBool", "SymFloat", "SymInt", "sym_float", "sym_fresh_size", "sym_int", "sym_ite",
          "sym_max", "sym_min", "sym_not", "sym_sqrt", "sym_sum", "_check", "_check_index",
          "_check_value", "_check_type", "_check_not_implemented", "_check_is_size",

@@ -6,9 +6,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.quasirandom
 from torch.nn.utils import prune as torch_prune
 
 import lampion
+import lampion.nn.parallel.scatter_gather
+import lampion.utils._pytree
 from lampion.nn.utils import prune
 
 RNG = np.random.default_rng(1)
@@ -119,3 +122,35 @@ def test_products_of_groups(shapes):
         found.append([t.float().detach().numpy() for t in (out, x.grad, y.grad)])
     for p, q in zip(*found, strict=True):
         np.testing.assert_allclose(q, p, rtol=0.05, atol=0.05)
+
+
+def test_quasirandom_points():
+    for dims in (1, 3, 12):
+        want, got = torch.quasirandom.SobolEngine(dims), lampion.quasirandom.SobolEngine(dims)
+        for n in (1, 3, 12):
+            np.testing.assert_allclose(got.draw(n).numpy(), want.draw(n).numpy(), atol=1e-7)
+        assert repr(got) == repr(want) and got.num_generated == want.num_generated
+        want.reset().fast_forward(5)
+        got.reset().fast_forward(5)
+        np.testing.assert_allclose(got.draw(2).numpy(), want.draw(2).numpy(), atol=1e-7)
+    first = lampion.quasirandom.SobolEngine(3, scramble=True, seed=4).draw(8)
+    assert lampion.equal(first, lampion.quasirandom.SobolEngine(3, scramble=True, seed=4).draw(8))
+    assert (first >= 0).all() and (first < 1).all() and len(first[:, 0].unique()) == 8
+
+
+def test_dealing_out_and_collecting():
+    tree = {"x": 4, "y": (1, [2.0, "s"])}
+    both = lampion.nn.parallel.gather([(lampion.ones(2), {"k": lampion.zeros(1)})] * 2, "cpu")
+    assert both[0].shape == (4,) and both[1]["k"].shape == (2,)
+    rows = lampion.nn.parallel.scatter({"a": lampion.arange(4), "b": tree}, ["cpu", "cpu"])
+    assert rows[1]["a"].tolist() == [2, 3] and rows[0]["b"] == tree
+
+
+def test_specs_as_text():
+    tree = {"a": [1, (2, 3)], "b": None}
+    ours, theirs = lampion.utils._pytree, torch.utils._pytree
+    text = ours.treespec_dumps(ours.tree_structure(tree))
+    assert text == theirs.treespec_dumps(theirs.tree_structure(tree))
+    assert ours.treespec_loads(text) == ours.tree_structure(tree)
+    kind = ours._get_node_type(tree)
+    assert ours.SUPPORTED_NODES[kind].flatten_fn(tree)[0] == [[1, (2, 3)], None]

@@ -43,11 +43,12 @@ def _images(n: int, size: int, channels: int = 3) -> list[Any]:
     return [torch.randn(n, channels, size, size), torch.randint(10, (n,))]
 
 
-def nano_gpt(programs: str) -> Any:
+def nano_gpt(programs: str, batch: int = 3, length: int = 16, layers: int = 2,
+             width: int = 32) -> Any:
     made = _file(programs, "nanoGPT/model.py")
-    model = made.GPT(made.GPTConfig(block_size=16, vocab_size=50, n_layer=2, n_head=2, n_embd=32,
-                                    dropout=0.0, bias=True))
-    tokens = torch.randint(50, (3, 17))
+    model = made.GPT(made.GPTConfig(block_size=length, vocab_size=50, n_layer=layers, n_head=2,
+                                    n_embd=width, dropout=0.0, bias=True))
+    tokens = torch.randint(50, (batch, length + 1))
     return model, [tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()], \
         lambda model, x, y: model(x, y), _adam
 
@@ -66,21 +67,22 @@ def _makemore(kind: str) -> Any:
     return case
 
 
-def _cifar(name: str, make: str) -> Any:
+def _cifar(name: str, make: str, batch: int = 2) -> Any:
     def case(programs: str) -> Any:
         sys.path.insert(0, str(Path(programs) / "pytorch-cifar"))
         made = _file(programs, f"pytorch-cifar/models/{name}.py", f"cifar_{name}")
-        return eval(make, vars(made)), _images(2, 32), _classes, _sgd
+        return eval(make, vars(made)), _images(batch, 32), _classes, _sgd
 
     return case
 
 
-def _vit(name: str, **options: Any) -> Any:
+def _vit(name: str, batch: int = 2, **options: Any) -> Any:
     def case(programs: str) -> Any:
         made = _file(programs, f"vit-pytorch/vit_pytorch/{name}.py", f"vit_{name}")
         cls = next(v for k, v in vars(made).items() if k.lower() == name.replace("_", ""))
-        return cls(image_size=16, patch_size=4, num_classes=10, dim=32, depth=2, heads=2,
-                   mlp_dim=48, **options), _images(2, 16), _classes, _adam
+        sizes = {"image_size": 16, "patch_size": 4, "dim": 32, "depth": 2, "heads": 2,
+                 "mlp_dim": 48, **options}
+        return cls(num_classes=10, **sizes), _images(batch, sizes["image_size"]), _classes, _adam
 
     return case
 
@@ -123,7 +125,7 @@ def vae(programs: str) -> Any:
     return model, [torch.rand(4, 1, 28, 28)], loss, lambda p: torch.optim.Adam(p, lr=1e-3)
 
 
-def _language(kind: str) -> Any:
+def _language(kind: str, width: int = 16, batch: int = 3, length: int = 6) -> Any:
     def case(programs: str) -> Any:
         made = _file(programs, "examples/word_language_model/model.py", "word_model")
         if kind == "Transformer":
@@ -132,7 +134,7 @@ def _language(kind: str) -> Any:
             def run(model: Any, x: Any) -> Any:
                 return model(x)
         else:
-            model = made.RNNModel(kind, 40, 16, 16, 2, 0.0, True)
+            model = made.RNNModel(kind, 40, width, width, 2, 0.0, True)
 
             def run(model: Any, x: Any) -> Any:
                 return model(x, model.init_hidden(x.shape[1]))[0]
@@ -141,7 +143,8 @@ def _language(kind: str) -> Any:
             out = run(model, x).view(-1, 40)
             return out, F.nll_loss(out, y)
 
-        return model, [torch.randint(40, (6, 3)), torch.randint(40, (18,))], loss, _sgd
+        tokens = [torch.randint(40, (length, batch)), torch.randint(40, (length * batch,))]
+        return model, tokens, loss, _sgd
 
     return case
 
@@ -219,4 +222,13 @@ CASES = {
     "mnist": mnist, "vae": vae, "time-sequence": time_sequence, "siamese": siamese,
     **{f"word-{k.lower()}": _language(k) for k in ("LSTM", "GRU", "RNN_TANH", "Transformer")},
     "gpt2": gpt2, "einops": einops_layers,
+}
+
+# Sizes at which kernels take most of the time, for timings.
+LARGE = {
+    "nanoGPT-large": lambda programs: nano_gpt(programs, 8, 128, 4, 128),
+    "cifar-resnet18-large": _cifar("resnet", "ResNet18()", 16),
+    "word-lstm-large": _language("LSTM", 200, 20, 35),
+    "vit-large": _vit("vit", 16, image_size=64, patch_size=8, dim=128, depth=4, heads=4,
+                      mlp_dim=256),
 }

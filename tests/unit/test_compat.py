@@ -264,14 +264,14 @@ except TypeError as error:
 """)
     assert out.splitlines() == [
         "[True] False True", "True", r"None cuda -([a-f0-9]*)\.",
-        "lampion.float8_e4m3fn 448.0 1", "True"]
+        "torch.float8_e4m3fn 448.0 1", "True"]
 
 
 def test_stand_ins_can_be_made_by_functions_that_imports_call(tmp_path):
     (tmp_path / "package.py").write_text("""
 import torch
 def register():
-    return torch.export.draft_export("n")
+    return torch.package.GlobGroup("n")
 kept = register()
 """)
     out = run(tmp_path, """
@@ -281,7 +281,7 @@ try:
 except RuntimeError as error:
     print(error)
 """)
-    assert out.startswith("torch.export.draft_export is not in lampion yet")
+    assert out.startswith("torch.package.GlobGroup is not in lampion yet")
 
 
 def test_names_of_the_compiler(tmp_path):
@@ -297,3 +297,20 @@ assert isinstance(net._orig_mod, torch.nn.Linear)
 assert torch._dynamo.explain(torch.nn.Linear(2, 2))(torch.ones(1, 2)).graph_break_count == 0
 print("fine")
 """) == "fine"
+
+
+def test_older_and_private_names(tmp_path):
+    out = run(tmp_path, """
+import torch
+print(torch.cond(torch.tensor(True), lambda x: x + 1, lambda x: x - 1, (torch.ones(1),)))
+print(torch.while_loop(lambda i: i < 3, lambda i: i + 1, (torch.tensor(0),)))
+print(torch.get_autocast_cpu_dtype(), torch.is_autocast_cpu_enabled(), torch.has_mkl)
+print(torch.float32, torch.sparse_csr, torch.Size([2]), "__builtins__" in dir(torch.distributions))
+try:
+    torch._assert(False, "must hold")
+except AssertionError as error:
+    print(error)
+""")
+    assert out.splitlines() == [
+        "tensor([2.])", "(tensor(3),)", "torch.bfloat16 False False",
+        "torch.float32 torch.sparse_csr torch.Size([2]) False", "must hold"]

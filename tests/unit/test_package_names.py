@@ -10,6 +10,7 @@ import pytest
 
 import lampion
 from lampion import nn, overrides
+from lampion.device_namespaces import DeviceNamespace
 from lampion.futures import Future, collect_all, wait_all
 from lampion.utils._contextlib import _DecoratorContextManager, _NoParamDecoratorContextManager
 from lampion.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
@@ -123,3 +124,14 @@ def test_rows_of_groups():
     assert not out[4:].any()
     with pytest.raises(RuntimeError, match="offs"):
         nn.functional.grouped_mm(x, w)
+
+
+def test_states_of_random_numbers_where_there_is_no_device():
+    missing = DeviceNamespace("nothing")
+    assert missing.get_rng_state_all() == []
+    missing.set_rng_state_all([])
+    here = DeviceNamespace("cpu")
+    states = here.get_rng_state_all()
+    first = lampion.rand(3)
+    here.set_rng_state_all(states)
+    assert len(states) == 1 and lampion.equal(lampion.rand(3), first)

@@ -24,6 +24,7 @@ from typing import Any
 
 from .. import config, device_namespaces
 from ..base import device as _device
+from ..base import dtype
 from . import children, surface
 from .absent import Absent
 from .finder import Finder
@@ -51,6 +52,7 @@ def install() -> Any:
     if Finder not in sys.meta_path:
         sys.meta_path.insert(0, Finder)
     _device.aliases.update(config.get("compat"))
+    dtype._PREFIX = "torch"  # programs take names of dtypes and layouts apart
     device_namespaces.also_named.update(surface.devices())
     device_namespaces.attach_names()
     children.install()
@@ -69,6 +71,7 @@ def uninstall() -> None:
         if getattr(sys.modules[name], "_is_lampion", False):
             del sys.modules[name]
     _device.aliases.clear()
+    dtype._PREFIX = "lampion"
     device_namespaces.also_named.clear()
     children.uninstall()
 

@@ -57,7 +57,8 @@ class Mirror(ModuleType):
         return found
 
     def __dir__(self) -> list[str]:
-        return sorted({*dir(self._ours), *self.__dict__})
+        ours = [n for n in dir(self._ours) if not n.startswith("__")]
+        return sorted({*ours, *self.__dict__})
 
 
 def _mirrored(module: ModuleType) -> bool:

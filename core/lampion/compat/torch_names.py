@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -59,7 +60,39 @@ class TorchVersion(str):
 
 
 def _torch() -> dict[str, Any]:
-    return {"__version__": TorchVersion(surface.VERSION)}
+    def check(condition: Any, message: Any = "") -> None:
+        """AssertionError if the condition does not hold."""
+        assert condition, message
+
+    def cond(pred: Any, true_fn: Any, false_fn: Any, operands: Any = ()) -> Any:
+        """`true_fn(*operands)` where the condition holds, else `false_fn(*operands)`."""
+        return (true_fn if bool(pred) else false_fn)(*operands)
+
+    def while_loop(cond_fn: Any, body_fn: Any, carried_inputs: Any) -> Any:
+        """`carried = body_fn(*carried)` as long as `cond_fn(*carried)` holds."""
+        carried = tuple(carried_inputs)
+        while bool(cond_fn(*carried)):
+            made = body_fn(*carried)
+            carried = tuple(made) if isinstance(made, (tuple, list)) else (made,)
+        return carried
+
+    return {"__version__": TorchVersion(surface.VERSION), "_assert": check, "cond": cond,
+            "while_loop": while_loop, "to_dlpack": lambda tensor: tensor.__dlpack__(),
+            "has_lapack": True, "has_spectral": True, "has_mkl": False, "has_openmp": False,
+            "is_vulkan_available": lambda: False, **_autocast()}
+
+
+def _autocast() -> dict[str, Any]:
+    """Older names for autocast's questions, one per kind of device."""
+    import lampion
+
+    found: dict[str, Any] = {}
+    for word, kind in (("cpu", "cpu"), ("gpu", surface.devices()[0])):
+        found[f"get_autocast_{word}_dtype"] = partial(lampion.get_autocast_dtype, kind)
+        found[f"set_autocast_{word}_dtype"] = partial(lampion.set_autocast_dtype, kind)
+    found["is_autocast_cpu_enabled"] = partial(lampion.is_autocast_enabled, "cpu")
+    found["set_autocast_cpu_enabled"] = partial(lampion.set_autocast_enabled, "cpu")
+    return found
 
 
 def _version() -> dict[str, Any]:

@@ -8,7 +8,8 @@ Floor 7; imports nothing of lampion.
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
+import json
+from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -91,6 +92,28 @@ class _Node:
     unflatten: Callable[[Iterable[Any], Any], Any]
     keys: Callable[[Any], list[Any]] | None = None
 
+    @property
+    def flatten_fn(self) -> Callable[[Any], tuple[list[Any], Any]]:
+        """`flatten`, as PyTorch calls it; so the next two."""
+        return self.flatten
+
+    @property
+    def unflatten_fn(self) -> Callable[[Iterable[Any], Any], Any]:
+        return self.unflatten
+
+    @property
+    def flatten_with_keys_fn(self) -> Callable[[Any], Any] | None:
+        """Takes a container apart into (key, child) pairs and its context."""
+        keys = self.keys
+        if keys is None:
+            return None
+
+        def flatten_with_keys(tree: Any) -> Any:
+            children, context = self.flatten(tree)
+            return list(zip(keys(tree), children)), context
+
+        return flatten_with_keys
+
 
 def _range_keys(tree: Any) -> list[Any]:
     return [SequenceKey(i) for i in range(len(tree))]
@@ -129,6 +152,63 @@ _NAMEDTUPLE = _Node(
     lambda c, cls: cls(*c),
     lambda t: [GetAttrKey(name) for name in t._fields],
 )
+
+_NODES[namedtuple] = _NAMEDTUPLE  # type: ignore[index]
+SUPPORTED_NODES = _NODES
+BUILTIN_TYPES = frozenset(_NODES)
+PyTree = Context = DumpableContext = Any
+FlattenFn = UnflattenFn = ToDumpableContextFn = FromDumpableContextFn = Callable[..., Any]
+
+
+def _get_node_type(tree: Any) -> Any:
+    """The key of a tree's type in SUPPORTED_NODES: `namedtuple` for all tuples with names."""
+    return namedtuple if is_namedtuple_instance(tree) else type(tree)
+
+
+def is_namedtuple_class(cls: Any) -> bool:
+    """Whether instances of a class are tuples with names."""
+    return isinstance(cls, type) and issubclass(cls, tuple) and hasattr(cls, "_fields")
+
+
+def is_namedtuple_instance(obj: Any) -> bool:
+    """Whether an object is a tuple with names."""
+    return is_namedtuple_class(type(obj))
+
+
+def is_namedtuple(obj: Any) -> bool:
+    """Whether an object, or a class, is of tuples with names."""
+    return is_namedtuple_class(obj if isinstance(obj, type) else type(obj))
+
+
+def is_structseq_class(cls: Any) -> bool:
+    """Whether a class is a struct sequence of C, as `time.struct_time` is."""
+    return (isinstance(cls, type) and cls.__bases__ == (tuple,)
+            and isinstance(getattr(cls, "n_sequence_fields", None), int))
+
+
+def is_structseq_instance(obj: Any) -> bool:
+    """Whether an object is a struct sequence."""
+    return is_structseq_class(type(obj))
+
+
+def is_structseq(obj: Any) -> bool:
+    """Whether an object, or a class, is a struct sequence."""
+    return is_structseq_class(obj if isinstance(obj, type) else type(obj))
+
+
+def _dict_flatten(tree: Any) -> tuple[list[Any], Any]:
+    """The values and keys of a dict."""
+    return _NODES[dict].flatten(tree)
+
+
+def _dict_unflatten(values: Iterable[Any], context: Any) -> Any:
+    """The dict of values and keys."""
+    return _NODES[dict].unflatten(values, context)
+
+
+def _dict_flatten_with_keys(tree: Any) -> Any:
+    """The (key, value) pairs and keys of a dict."""
+    return _NODES[dict].flatten_with_keys_fn(tree)  # type: ignore[misc]
 
 
 def register_pytree_node(
@@ -469,3 +549,52 @@ def key_get(obj: Any, path: Iterable[Any]) -> Any:
     for key in path:
         obj = key.get(obj)
     return obj
+
+
+# ---- specs as text ------------------------------------------------------------------------------
+
+_TEXT_TYPES = {f"{t.__module__}.{t.__qualname__}": t for t in (
+    list, tuple, dict, OrderedDict, deque)}
+
+
+def treespec_dumps(treespec: TreeSpec, protocol: int | None = None) -> str:
+    """A spec as JSON. NotImplementedError for types whose context is no JSON.
+
+    >>> treespec_loads(treespec_dumps(tree_structure({"a": [1, 2]}))).num_leaves
+    2
+    """
+    def of(spec: TreeSpec) -> Any:
+        if spec.is_leaf():
+            return {"type": None, "context": None, "children_spec": []}
+        name = f"{spec.type.__module__}.{spec.type.__qualname__}"
+        if name not in _TEXT_TYPES:
+            raise NotImplementedError(f"treespec_dumps: specs of {spec.type.__name__} cannot be "
+                                      f"written; those of {', '.join(_TEXT_TYPES)} can")
+        return {"type": name, "context": json.dumps(spec.context),
+                "children_spec": [of(c) for c in spec.children_specs]}
+
+    return json.dumps((1, of(treespec)))
+
+
+def treespec_loads(serialized: str) -> TreeSpec:
+    """The spec of such a text."""
+    def of(data: Any) -> TreeSpec:
+        if data["type"] is None:
+            return _LEAF
+        kind = _TEXT_TYPES.get(data["type"])
+        if kind is None:
+            raise NotImplementedError(f"treespec_loads: there is no type {data['type']!r}")
+        return _spec_of(kind, json.loads(data["context"]), [of(c) for c in data["children_spec"]])
+
+    protocol, data = json.loads(serialized)
+    if protocol != 1:
+        raise ValueError(f"treespec_loads: protocol {protocol} is not known; 1 is")
+    return of(data)
+
+
+def treespec_pprint(treespec: TreeSpec) -> str:
+    """A spec as text for people."""
+    return repr(treespec)
+
+
+PyTreeSpec = TreeSpec

@@ -20,6 +20,7 @@ from ..autograd.modes import enable_grad, no_grad
 from ..autograd.state import mode
 from ..runtime import devices, tracing
 from ..tensor import Tensor
+from ._pytree import tree_leaves
 
 
 class CheckpointError(RuntimeError):
@@ -240,3 +241,17 @@ def checkpoint_sequential(functions: Any, segments: int, input: Any,
 
 __all__ = ["checkpoint", "checkpoint_sequential", "CheckpointError", "noop_context_fn",
            "set_checkpoint_early_stop", "check_backward_validity"]
+
+
+def get_device_states(*args: Any) -> tuple[list[Any], list[Any]]:
+    """The devices other than the processor that hold any of the tensors, and the states of their
+    generators."""
+    found = {t.device for t in tree_leaves(args) if isinstance(t, Tensor) and not t.is_cpu}
+    devices = sorted(found, key=str)
+    return devices, [random.get_rng_state(d) for d in devices]
+
+
+def set_device_states(devices: Any, states: Any, *, device_type: str | None = None) -> None:
+    """Put generators back into states from `get_device_states`."""
+    for device, state in zip(devices, states):
+        random.set_rng_state(state, device)
