@@ -121,6 +121,8 @@ def max_pool(g: Writer, input: Value, kernel_size: Any, stride: Any = None, padd
     if return_indices:
         raise UnsupportedError(f"{g.where()}with return_indices: ONNX counts indices otherwise")
     kernel = _times(kernel_size, n)
+    if input.dtype.kind != "f":
+        raise UnsupportedError(f"{g.where()}of {input.dtype!r}, for which ONNX has no MaxPool")
     return _batched(g, input, n, lambda x: g.node(
         "MaxPool", x, kernel_shape=kernel, strides=_strides(stride, kernel),
         pads=_times(padding, n) * 2, dilations=_times(dilation, n), ceil_mode=int(ceil_mode)))
@@ -177,6 +179,8 @@ def _reduced(name: str, op: str) -> None:
             dtype: dtype | None = None) -> str:
         kind = dtype or (dt.int64 if op in ("ReduceSum", "ReduceProd")
                          and input.dtype.kind in "biu" else input.dtype)
+        if op == "ReduceLogSumExp" and kind.kind != "f":
+            kind = dt.get_default_dtype()
         x = g.cast(input.name, input.dtype, kind)
         return g.reduce(op, x, _dims(dim, input.ndim), keepdim)
 
@@ -189,20 +193,22 @@ for _name, _op in {"sum": "ReduceSum", "mean": "ReduceMean", "amax": "ReduceMax"
 
 @translation("any", "all")
 def any_all(g: Writer, input: Value, dim: Any = None, keepdim: bool = False) -> str:
-    """The maximum or minimum of 0 and 1."""
-    name = g.call.op if g.call is not None else "any"
-    x = input.name if input.dtype is dt.bool_ else g.node("Not", g.node(
+    """Whether the sum of 0 and 1 is not 0; for all, of what does not hold."""
+    every = g.call is not None and g.call.op == "all"
+    holds = input.name if input.dtype is dt.bool_ else g.node("Not", g.node(
         "Equal", input.name, g.number(0, input.dtype)))
-    x = g.cast(x, dt.bool_, dt.int32)
-    out = g.reduce("ReduceMax" if name == "any" else "ReduceMin", x, _dims(dim, input.ndim),
-                   keepdim)
-    return g.cast(out, dt.int32, dt.bool_)
+    x = g.cast(g.node("Not", holds) if every else holds, dt.bool_, dt.int32)
+    out = g.cast(g.reduce("ReduceSum", x, _dims(dim, input.ndim), keepdim), dt.int32, dt.bool_)
+    out = g.node("Not", out) if every else out
+    return g.cast(out, dt.bool_, dt.uint8 if input.dtype is dt.uint8 else dt.bool_)
 
 
 @translation("argmax", "argmin")
 def arg_extreme(g: Writer, input: Value, dim: int | None = None, keepdim: bool = False) -> str:
     """ArgMax or ArgMin, over a dim or all elements."""
     op = {"argmax": "ArgMax", "argmin": "ArgMin"}[g.call.op if g.call is not None else "argmax"]
+    if not input.ndim:
+        return g.number(0, dt.int64)
     if dim is not None:
         return str(g.node(op, input.name, axis=dim % max(input.ndim, 1), keepdims=int(keepdim)))
     flat = g.node("Reshape", input.name, g.ints([-1]))
@@ -257,6 +263,8 @@ def cumsum(g: Writer, input: Value, dim: int, *, dtype: dtype | None = None) -> 
     """CumSum."""
     kind = dtype or (dt.int64 if input.dtype.kind in "biu" else input.dtype)
     x = g.cast(input.name, input.dtype, kind)
+    if not input.ndim:
+        return x
     return str(g.node("CumSum", x, g.constant(np.array(dim % max(input.ndim, 1)))))
 
 
@@ -264,6 +272,9 @@ def cumsum(g: Writer, input: Value, dim: int, *, dtype: dtype | None = None) -> 
 def softmax(g: Writer, input: Value, dim: int) -> str:
     """Softmax or LogSoftmax along a dim."""
     op = "Softmax" if g.call is None or g.call.op == "softmax_rows" else "LogSoftmax"
+    if not input.ndim:
+        row = g.node(op, g.node("Reshape", input.name, g.ints([1])), axis=0)
+        return str(g.node("Reshape", row, g.ints([])))
     return str(g.node(op, input.name, axis=dim % max(input.ndim, 1)))
 
 
@@ -435,9 +446,7 @@ def take(g: Writer, input: Value, index: Value) -> str:
 @translation("cat")
 def cat(g: Writer, tensors: Any, dim: int = 0) -> str:
     """Concat, in the dtype of all."""
-    kind = tensors[0].dtype
-    for t in tensors[1:]:
-        kind = dt.promote_types(kind, t.dtype)
+    kind = _common(tensors)
     parts = [t for t in tensors if t.shape != (0,)] or tensors[:1]
     return str(g.node("Concat", *[g.cast(t.name, t.dtype, kind) for t in parts],
                       axis=dim % max(parts[0].ndim, 1)))
@@ -446,9 +455,17 @@ def cat(g: Writer, tensors: Any, dim: int = 0) -> str:
 @translation("stack")
 def stack(g: Writer, tensors: Any, dim: int = 0) -> str:
     """Concat along a new dim."""
-    d = dim % (tensors[0].ndim + 1)
-    return str(g.node("Concat", *[g.node("Unsqueeze", t.name, g.ints([d])) for t in tensors],
-                      axis=d))
+    d, kind = dim % (tensors[0].ndim + 1), _common(tensors)
+    return str(g.node("Concat", *[g.node("Unsqueeze", g.cast(t.name, t.dtype, kind), g.ints([d]))
+                                  for t in tensors], axis=d))
+
+
+def _common(tensors: Any) -> dtype:
+    """The dtype of tensors that are joined."""
+    kind = tensors[0].dtype
+    for t in tensors[1:]:
+        kind = dt.promote_types(kind, t.dtype)
+    return kind  # type: ignore[no-any-return]
 
 
 @translation("place")
@@ -519,8 +536,8 @@ def embedding(g: Writer, weight: Value, indices: Value, padding_idx: int = -1,
 @translation("index_select")
 def index_select(g: Writer, input: Value, dim: int, index: Value) -> str:
     """Gather along a dim."""
-    if not input.ndim:
-        raise UnsupportedError(f"{g.where()}of a tensor without dims")
+    if not input.ndim or not index.ndim:
+        raise UnsupportedError(f"{g.where()}of a tensor or index without dims")
     return str(g.node("Gather", input.name, index.name, axis=dim % max(input.ndim, 1)))
 
 
