@@ -20,7 +20,7 @@ def main(name: str, programs: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
     model, inputs, loss_of, optimizer = {**CASES, **LARGE}[name](programs)
     steps = optimizer(model.parameters())
-    print("ready", type(model).__mro__[-2].__module__, flush=True)
+    print("ready", torch.Tensor.__module__, flush=True)
     for line in sys.stdin:
         times = []
         for _ in range(int(line)):
