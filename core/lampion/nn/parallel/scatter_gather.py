@@ -18,7 +18,7 @@ def is_namedtuple(obj: Any) -> bool:
 def scatter(inputs: Any, target_gpus: Sequence[Any], dim: int = 0) -> list[Any]:
     """One object per device: tensors in chunks along `dim`, containers of such, others as they are.
 
-    >>> scatter({"x": lampion.arange(4)}, ["cpu", "cpu"])
+    >>> nn.parallel.scatter_gather.scatter({"x": lampion.arange(4)}, ["cpu", "cpu"])
     [{'x': tensor([0, 1])}, {'x': tensor([2, 3])}]
     """
     def deal(obj: Any) -> list[Any]:
