@@ -135,3 +135,10 @@ def test_states_of_random_numbers_where_there_is_no_device():
     first = lampion.rand(3)
     here.set_rng_state_all(states)
     assert len(states) == 1 and lampion.equal(lampion.rand(3), first)
+
+
+def test_python_s_types_stand_for_dtypes():
+    assert lampion.ones(2, 2, dtype=bool).tril().tolist() == [[True, False], [True, True]]
+    assert lampion.zeros(2, dtype=float).dtype is lampion.float64
+    assert lampion.full((2,), 1, dtype=int).dtype is lampion.int64
+    assert lampion.zeros_like(lampion.ones(2), dtype=complex).dtype is lampion.complex128

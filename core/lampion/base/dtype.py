@@ -119,6 +119,7 @@ globals().update(NAMED)
 
 ALL = (bool_, uint8, uint16, uint32, uint64, int8, int16, int32, int64,
        float16, bfloat16, float32, float64, complex32, complex64, complex128)
+PYTHON_TYPES: Any = {bool: bool_, int: int64, float: float64, complex: complex128}
 _BY_NAME = {d.name: d for d in ALL}
 _ALIASES = {"half": float16, "float": float32, "double": float64, "short": int16,
             "int": int32, "long": int64, "chalf": complex32,
