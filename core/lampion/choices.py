@@ -15,9 +15,9 @@ from .creation import like
 from .ops import plans as P
 from .ops import registry as R
 from .ops import streams
-from .ops.facts import refuse
 from .random import generator_of
 from .runtime import tracing
+from .runtime.tracing import refuse
 from .sampling import (
     BERNOULLI,
     EXPONENTIAL,

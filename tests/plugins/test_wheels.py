@@ -351,7 +351,8 @@ def test_strange_names_and_slow_imports_harm_nobody(strange, program):
             x = lampion.ones(2, device=name)
             assert x.device.type == name and (x + 1).cpu().tolist() == [2.0, 2.0]
         assert {n: getattr(lampion, n) for n in before} == before
-        assert x.add(1).tolist() == [2.0, 2.0] and not lampion.ones(1).is_cuda
+        assert x.add(1).tolist() == [2.0, 2.0]
+        assert not getattr(lampion.ones(1), "is_cuda", False)
         print(sorted(r.name[:7] for r in plugins.records("lampion.backends")
                      if r.status == "refused" and "cannot be the name" in r.reason))
         """)

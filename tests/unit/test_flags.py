@@ -33,10 +33,12 @@ def test_default_tensor_type():
         L.set_default_dtype(L.float32)
 
 
-def test_compile_gives_back_what_it_is_given():
+def test_compile_takes_what_is_called():
     net = L.nn.Linear(2, 2)
-    assert L.compile(net) is net
-    assert L.compile(mode="max-autotune")(net) is net
+    assert L.compile(net, disable=True) is net and L.compile(net, backend="eager") is net
+    x = L.ones(1, 2)
+    for compiled in (L.compile(net), L.compile(mode="max-autotune")(net)):
+        assert compiled._orig_mod is net and L.equal(compiled(x), net(x))
 
     @L.compile
     def f(x):

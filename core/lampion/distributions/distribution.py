@@ -10,8 +10,8 @@ import warnings
 from typing import Any
 
 import lampion
-from lampion.ops.facts import refuse
 from lampion.runtime import tracing
+from lampion.runtime.tracing import refuse
 from lampion.tensor import Size, Tensor
 
 from . import constraints

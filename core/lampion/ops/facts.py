@@ -5,20 +5,10 @@ Floor 3.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..base import dtype as dt
-from ..runtime import tracing
 from .registry import composite
 
 FACT = {"out": False}
-
-
-def refuse(bad: Any, error: Exception) -> None:
-    """Raise `error` if any element of a bool tensor is true. While a trace goes on, it is told:
-    later runs look again, after their work."""
-    if not (tracing.active and tracing.active[-1].check(bad, error)) and bad.any().item():
-        raise error
 
 
 @composite(**FACT, differentiable=False, samples="""

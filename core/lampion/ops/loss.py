@@ -14,8 +14,9 @@ from ..base.meta import meta as make_meta
 from ..ir import expr as E
 from ..ir.kernel import Program
 from ..runtime.lowering import Nest, expand_strides
+from ..runtime.tracing import refuse
 from . import batch_rules, checks
-from .facts import examples, refuse
+from .facts import examples
 from .registry import REGISTRY, Scalar, composite, elementwise, kernel_op
 
 
