@@ -716,3 +716,26 @@ def test_values_are_checked_in_every_run(said):
         f(w, good).backward()
     with pytest.raises(RuntimeError, match="between 0 and 1"):
         f(lampion.tensor([2.0, 0.0], requires_grad=True), good)
+
+
+def test_callbacks_of_the_collector_are_not_the_functions(said):
+    import gc
+    import time
+
+    def told(phase, info):
+        time.perf_counter()
+
+    def fn(x):
+        for _ in range(2000):
+            loop = []
+            loop.append(loop)
+        return x + 1
+
+    gc.callbacks.append(told)
+    try:
+        f = lampion.compile(fn)
+        for _ in range(2):
+            same(f(lampion.ones(2)), lampion.full((2,), 2.0))
+    finally:
+        gc.callbacks.remove(told)
+    assert not said and gc.isenabled()

@@ -14,6 +14,7 @@ import collections
 import datetime
 import dis
 import functools
+import gc
 import os
 import random
 import sys
@@ -313,11 +314,15 @@ def watched(trace: Any) -> Iterator[None]:
         if event == "c_call" and function in _EVERY_TIME and trace in active and _users(frame):
             trace.fail(f"the function {_EVERY_TIME[function]}")
 
+    collects = gc.isenabled()
+    gc.disable()  # callbacks of the collector would run anywhere, as if the function called them
     sys.setprofile(called)
     try:
         yield
     finally:
         sys.setprofile(None)
+        if collects:
+            gc.enable()
 
 
 def _known(x: Any) -> Any:
