@@ -39,8 +39,10 @@ def compare(f, *shapes, order=2):
     hb = torch.autograd.grad(sum((y * y).sum() for y in gb), theirs, allow_unused=True)
     for x, y, like in zip(ha, hb, arrays):
         zero = np.zeros_like(like)
-        np.testing.assert_allclose(zero if x is None else x.numpy(),
-                                   zero if y is None else y.numpy(force=True), rtol=3e-3, atol=1e-4)
+        want = zero if y is None else y.numpy(force=True)
+        # sums of large terms that cancel (cumprod near 0) leave both with errors of that size
+        np.testing.assert_allclose(zero if x is None else x.numpy(), want, rtol=3e-3,
+                                   atol=1e-4 * max(1.0, float(np.abs(want).max(initial=0.0))))
 
 
 SHAPES = [((4, 5), 1), ((3, 4, 5), -2), ((7,), 0)]

@@ -382,8 +382,17 @@ def _complex_grad(g, out, real, imag):
     return E.real(g), E.imag(g)
 
 
+def _single_or_double(op, operands, attrs):
+    """As `_alike`; angles of float16 say too little."""
+    _alike(op, operands, attrs)
+    for m in operands:
+        if m.dtype.name == "float16":
+            raise DtypeError(f'"{op.name}" is not implemented for dtype {m.dtype!r}: convert with '
+                             ".float()")
+
+
 @elementwise(tensors=("abs", "angle"), out_cast="same", method=False, kinds="f",
-             check=_alike, domain=(0.1, 2),
+             check=_single_or_double, domain=(0.1, 2),
              promote=lambda d, attrs: [d.to_complex()])
 def polar(abs, angle):
     """The complex number of this modulus and angle."""
