@@ -191,15 +191,14 @@ _ALONE = _alone()
 def _accumulate(node: AccumulateGrad, g: Any, create: bool) -> None:
     """Add to a leaf's gradient. A first gradient that nobody else holds is taken as it is."""
     if g.meta.override is not None:
-        if g.is_sparse:
-            _accumulate_sparse(node, g)
-            return
         g = plain(g)
     with lock:
         if tracing.active:
             tracing.active[-1].grad_read(node)
         have = node.grad
-        if have is None:
+        if g.meta.override is not None:  # sparse: so is the sum, unless there is a dense one
+            node.grad = g.detach() if have is None else (have + g).detach()
+        elif have is None:
             meta = node.out_meta(0)
             if create:
                 node.grad = g
@@ -218,16 +217,6 @@ def _accumulate(node: AccumulateGrad, g: Any, create: bool) -> None:
         if owner is not None:
             for fn in list(node.accumulated.values()):
                 fn(owner)
-
-
-def _accumulate_sparse(node: AccumulateGrad, g: Any) -> None:
-    """Add a sparse gradient: the sum is sparse unless there is a dense one already."""
-    with lock:
-        have = node.grad
-        node.grad = g.detach() if have is None else (have + g).detach()
-    owner = node.owner()
-    for fn in list((node.accumulated or {}).values()):
-        fn(owner)
 
 
 def plain(g: Any) -> Any:

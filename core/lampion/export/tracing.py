@@ -198,8 +198,11 @@ class Recording(tracing.Tracer):
         if self.levels is not None and getattr(op, "compose", None) is not None \
                 and op.kind == "kernel" and self.levels.composed(op):
             return op.compose(*callpath.convert(op, list(values)))  # type: ignore[attr-defined]
-        args, kwargs = self._spelled(op, values)
-        places, named = self.arguments(tuple(args)), self.arguments(kwargs)
+        written = values
+        if any(p.name == "seed" for p in op.params):
+            written = [self._drawn(p.name, v) if p.name in ("seed", "offset") else v
+                       for p, v in zip(op.params, values)]
+        places, named = map(self.arguments, op.as_called(written, short=True))
         self.busy = True
         try:
             result = callpath.call(op, list(values))
@@ -226,28 +229,6 @@ class Recording(tracing.Tracer):
         outputs = tuple([self._new(r) for r in (result if several else (result,))])
         self.calls.append(Call(op.qualname, places, named, outputs, several, user_line()))
         return result
-
-    def _spelled(self, op: R.Op, values: Any) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments as one writes them, without defaults at the end."""
-        args: list[Any] = []
-        kwargs: dict[str, Any] = {}
-        last = 0
-        draws = any(p.name == "seed" for p in op.params)
-        for p, v in zip(op.params, values):
-            if p.kind == "*":
-                args += v
-                last = len(args)
-                continue
-            if draws and p.name in ("seed", "offset"):
-                v = self._drawn(p.name, v)
-            if p.kwonly:
-                if v is not p.default:
-                    kwargs[p.name] = v
-            else:
-                args.append(v)
-                if v is not p.default:
-                    last = len(args)
-        return args[:last], kwargs
 
     def _drawn(self, name: str, value: Any) -> Any:
         if self.drawn is None or value != self.drawn[name == "offset"]:

@@ -179,21 +179,25 @@ class Op:
         """Name with namespace: "add" or "vision::nms"."""
         return f"{self.namespace}::{self.name}" if self.namespace else self.name
 
-    def as_called(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What a caller would write, by place and by name, given a value per parameter."""
+    def as_called(self, values: Sequence[Any], short: bool = False,
+                  ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What a caller would write, by place and by name, given a value per parameter; with
+        `short`, without defaults at the end."""
         args: list[Any] = []
         named: dict[str, Any] = {}
-        starred = False
+        starred, last = False, 0
         for p, v in zip(self.params, values):
             if p.kwonly or starred:
                 if v is not p.default:
                     named[p.name] = v
             elif p.kind == "*":
                 args.extend(v)
-                starred = True
+                starred, last = True, len(args)
             else:
                 args.append(v)
-        return tuple(args), named
+                if v is not p.default:
+                    last = len(args)
+        return tuple(args[:last] if short else args), named
 
     def bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
         """Arguments in the order of `params`, defaults filled in. TypeError as Python's."""

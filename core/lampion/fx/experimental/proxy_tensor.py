@@ -97,9 +97,10 @@ class _Recording:
         other = self.decompositions.get(op.fn)
         if other is not None:
             return other(*values)
-        args, kwargs = _spelled(op, values)
-        places, names = self.arguments(tuple(args)), {k: self.arguments(v)
-                                                      for k, v in kwargs.items()}
+        if any(p.name == "seed" for p in op.params):
+            raise RuntimeError(f"make_fx: {op.qualname} draws random numbers, and every run of the "
+                               "graph would get the same; draw them outside and pass them in")
+        places, names = map(self.arguments, op.as_called(values, short=True))
         plan = None if op.kind == "view" else callpath.planned(op, list(values))[0]
         if plan is not None and plan.launch is None:
             return op.compose(*callpath.planned(op, list(values))[1])  # type: ignore[attr-defined]
@@ -112,29 +113,6 @@ class _Recording:
                 if isinstance(part, Tensor):
                     self.hold(part, self.graph.call_function(operator.getitem, (node, k)))
         return result
-
-
-def _spelled(op: R.Op, values: Any) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments of a call as one would write them, without defaults at the end.
-
-    RuntimeError for a draw of random numbers, which a later run would repeat.
-    """
-    args, kwargs, last = [], {}, 0
-    for p, v in zip(op.params, values):
-        if p.name == "seed":
-            raise RuntimeError(f"make_fx: {op.qualname} draws random numbers, and every run of the "
-                               "graph would get the same; draw them outside and pass them in")
-        if p.kind == "*":
-            args += v
-            last = len(args)
-        elif p.kwonly:
-            if v is not p.default:
-                kwargs[p.name] = v
-        else:
-            args.append(v)
-            if v is not p.default:
-                last = len(args)
-    return args[:last], kwargs
 
 
 def make_fx(f: Callable[..., Any], decomposition_table: dict[Any, Callable[..., Any]] | None = None,
