@@ -16,7 +16,6 @@ from typing import Any
 
 from .. import callpath
 from ..autograd import engine
-from ..autograd import node as N
 from ..autograd.node import AccumulateGrad
 from ..autograd.state import clock, mode
 from ..base import dtype as dt
@@ -31,7 +30,7 @@ from . import arguments, names
 from .fusion import fuse
 from .graph import Buffer, Call, Graph, Late, Ref
 from .guards import World, is_module, ours, same_memory, watched
-from .history import Backward, CompiledNode, Inlet
+from .history import Backward, CompiledNode, Inlet, ancestors, freed
 from .joining import join_in_place, merge_products
 from .passes import drop_dead, elide_copies, functionalize, share_common
 from .program import Program, build
@@ -161,9 +160,8 @@ class Compiled:
         self.fn, self.fullgraph = fn, fullgraph
         self.options = options or {}
         self.target = fn if target is None else target
-        self.name = getattr(fn, "__qualname__", type(self.target).__name__)
-        if target is not None:
-            self.name = type(target).__name__
+        self.name = getattr(fn, "__qualname__", type(fn).__name__) if target is None else \
+            type(target).__name__
         self.code = getattr(getattr(fn, "__func__", fn), "__code__", None)
         self.reset()
 
@@ -216,13 +214,7 @@ class Compiled:
         keep: list[Any] = []
         try:
             for a in args:
-                t = type(a)
-                if t is NS["Tensor"]:
-                    key.append(a.meta)
-                    key.append(a.node is not None)
-                    tensors.append(a)
-                else:
-                    arguments.take_apart(a, key, tensors, keep)
+                arguments.take_apart(a, key, tensors, keep)
             if kwargs:
                 arguments.take_apart(kwargs, key, tensors, keep)
             where = tuple(key)
@@ -445,9 +437,8 @@ class Tracing:
                     callpath.rebase(t, r.node)
                 trace.fail("an argument with a history, or a view of another, is written in place")
 
-    def _entry(self, trace: Trace, world: World, result: Any) -> tuple[Entry | None, Any]:
-        if trace.reason:
-            return None, result
+    def _entry(self, trace: Trace, world: World, result: Any) -> tuple[Entry, Any]:
+        """What runs in later calls, and the results of this one."""
         tensors: list[Any] = []
         numbers = result
         if trace.reads:
@@ -462,7 +453,6 @@ class Tracing:
                  for k, t in reversed(list(enumerate(self.tensors)))}
         refs: list[Ref] = []
         made: list[Any] = []
-        places: dict[int, int] = {}
         for k, t in enumerate(tensors):
             if k in reads:
                 ref = trace.ref(t.data_, t.meta)
@@ -490,7 +480,6 @@ class Tracing:
             number = live.index(k) if k in live else -1
             done = number < 0 and t.node is not None
             made.append(New(len(refs), t.meta, source, number, done))
-            places[id(t)] = len(refs)
             refs.append(ref)
         for flag, error in trace.checks:
             self.checks.append((len(refs), flag.meta, error))
@@ -504,8 +493,10 @@ class Tracing:
     def _split(self, trace: Trace, world: World, result: Any, tensors: list[Any],
                live: list[int], refs: list[Ref], made: list[Any],
                plain: Any) -> tuple[Entry, Any]:
+        """A forward and a backward program for results `live` that need gradients."""
         forward = list(trace.items)
-        leaves = _leaves([tensors[k].node for k in live])
+        leaves = [n for n in ancestors([tensors[k].node for k in live])
+                  if type(n) in (AccumulateGrad, Inlet)]
         stand = {id(t.node): k for k, u in reversed(list(enumerate(self.tensors)))
                  for t in [self.instead.get(id(u))] if t is not None and type(t.node) is Inlet}
         targets: list[tuple[int, Any]] = []
@@ -594,7 +585,6 @@ class Tracing:
         entry = Split(world, program_f, back, _bare(result), made)
         return entry, entry.finish(storages, self.tensors) if whole else plain
 
-
     def _again(self, live: list[int]) -> Callable[[Sequence[Any]], list[Any]]:
         """The function from tensors in the places of the arguments' to those of its results that
         have a history."""
@@ -621,20 +611,12 @@ class _Holder:
 
 def _bare(result: Any) -> Any:
     """A result with its tensors replaced by placeholders, so that none is kept alive."""
-    return arguments.rebuild(result, lambda t: _PLACE(), True)
-
-
-def _PLACE() -> Any:
-    return NS["make_tensor"](None, None, None)
+    return arguments.rebuild(result, lambda t: NS["make_tensor"](None, None, None), True)
 
 
 def _forget(graph: Graph) -> None:
     """Let go of the memory of the trace."""
-    for c in graph.calls:
-        for r in c.refs:
-            if r.buffer.kind in ("made", "input", "grad"):
-                r.buffer.storage = None
-    for r in graph.outputs:
+    for r in (*graph.outputs, *[r for c in graph.calls for r in c.refs]):
         if r.buffer.kind in ("made", "input", "grad"):
             r.buffer.storage = None
 
@@ -642,37 +624,6 @@ def _forget(graph: Graph) -> None:
 def hooked(extra: Any) -> bool:
     """Whether functions of the user's run when a gradient passes a node."""
     return bool(extra.tensor_hooks or extra.pre_hooks or extra.post_hooks)
-
-
-def freed(node: Any) -> bool:
-    """Whether a backward pass went through this history already."""
-    stack, seen = [node], {node}
-    while stack:
-        n = stack.pop()
-        if n.saved is N.FREED:
-            return True
-        if type(n) is Inlet:
-            continue
-        for e in n.edges:
-            if e is not None and e not in seen:
-                seen.add(e)
-                stack.append(e)
-    return False
-
-
-def _leaves(roots: Sequence[Any]) -> list[Any]:
-    """The leaves that a history leads to, in the order they are met."""
-    stack, seen, out = list(roots), set(roots), []
-    while stack:
-        n = stack.pop()
-        if type(n) is AccumulateGrad or type(n) is Inlet:
-            out.append(n)
-            continue
-        for e in n.edges:
-            if e is not None and e not in seen:
-                seen.add(e)
-                stack.append(e)
-    return out
 
 
 __all__ = ["Compiled", "Entry", "Whole", "Split", "optimize", "CACHE_SIZE"]

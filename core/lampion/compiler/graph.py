@@ -12,7 +12,7 @@ function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -164,6 +164,54 @@ class Graph:
         return "\n".join(lines)
 
 
+def moved(x: Any, where: dict[Buffer, tuple[Buffer, int]]) -> Any:
+    """`x`; if it is a tensor in a buffer of `where`, that tensor in another buffer, so many bytes
+    further."""
+    if type(x) is Ref and x.buffer in where:
+        b, at = where[x.buffer]
+        return Ref(b, at + x.offset, x.meta)
+    return x
+
+
+def move(graph: Graph, where: dict[Buffer, tuple[Buffer, int]]) -> None:
+    """Let every tensor of a graph be `moved`; a place in a buffer that moves itself moves along."""
+    for b, (to, at) in list(where.items()):
+        while to in where:
+            to, more = where[to]
+            at += more
+        where[b] = (to, at)
+    for item in graph.items:
+        if type(item) is Call:
+            item.reads = tuple([moved(x, where) for x in item.reads])
+            item.writes = tuple([moved(w, where) for w in item.writes])
+        elif type(item) is SetGrads:
+            item.grads = [(leaf, moved(v, where)) for leaf, v in item.grads]
+    graph.outputs = [moved(r, where) for r in graph.outputs]
+
+
+class Uses:
+    """Who reads and writes each buffer, by position; items before and after `boundary` are to be
+    programs of their own."""
+
+    def __init__(self, graph: Graph, boundary: int = 0) -> None:
+        self.boundary = boundary
+        self.reads: dict[Buffer, list[int]] = {}
+        self.writes: dict[Buffer, list[int]] = {}
+        self.escaping = escaping(graph)
+        for k, item in enumerate(graph.items):
+            if type(item) is Call:
+                for r in item.reads:
+                    if type(r) is Ref:
+                        self.reads.setdefault(r.buffer, []).append(k)
+                for w in item.writes:
+                    self.writes.setdefault(w.buffer, []).append(k)
+
+    def private(self, r: Any) -> bool:
+        """Whether a tensor is all of a buffer that one call makes and nobody else owns."""
+        return (type(r) is Ref and r.buffer.kind == "made" and r.whole and r.meta.contiguous
+                and r.buffer not in self.escaping and len(self.writes.get(r.buffer, ())) == 1)
+
+
 def escaping(graph: Graph) -> set[Buffer]:
     """The made buffers whose tensors outlive a run: outputs and gradients of leaves."""
     out = {r.buffer for r in graph.outputs if r.buffer.kind == "made"}
@@ -173,16 +221,5 @@ def escaping(graph: Graph) -> set[Buffer]:
     return out
 
 
-def readers(items: Sequence[Item]) -> dict[Buffer, list[int]]:
-    """Positions of the items that read each buffer."""
-    out: dict[Buffer, list[int]] = {}
-    for k, x in enumerate(items):
-        refs = [r for r in x.reads if type(r) is Ref] if type(x) is Call else (
-            [v for _, v in x.grads if type(v) is Ref] if type(x) is SetGrads else [])
-        for b in {r.buffer for r in refs}:
-            out.setdefault(b, []).append(k)
-    return out
-
-
-__all__ = ["Buffer", "Ref", "Late", "Call", "SetGrads", "HostCall", "Item", "Graph", "escaping",
-           "readers"]
+__all__ = ["Buffer", "Ref", "Late", "Call", "SetGrads", "HostCall", "Item", "Graph", "Uses",
+           "escaping", "move", "moved"]

@@ -6,7 +6,7 @@ graph of a trace ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..autograd import engine
@@ -148,4 +148,21 @@ class Inlet(Node):
         return grads
 
 
-__all__ = ["Backward", "CompiledNode", "Inlet"]
+def ancestors(roots: Sequence[Node]) -> Iterator[Node]:
+    """The nodes of the history that leads to `roots`, these included, back to leaves and inlets."""
+    stack, seen = list(roots), set(roots)
+    while stack:
+        n = stack.pop()
+        yield n
+        for e in n.edges if type(n) is not Inlet else ():
+            if e is not None and e not in seen:
+                seen.add(e)
+                stack.append(e)
+
+
+def freed(node: Node) -> bool:
+    """Whether a backward pass went through this history already."""
+    return any(n.saved is N.FREED for n in ancestors([node]))
+
+
+__all__ = ["Backward", "CompiledNode", "Inlet", "ancestors", "freed"]

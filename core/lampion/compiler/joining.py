@@ -14,54 +14,15 @@ from typing import Any
 from ..base.meta import meta, wrap_dim
 from ..ops import plans as P
 from ..ops import registry as R
-from .graph import Buffer, Call, Graph, Ref, SetGrads, escaping
+from .graph import Buffer, Call, Graph, Ref, Uses, move
 
 LEAST_PRODUCTS = 4
-
-
-class Uses:
-    """Who reads and writes each buffer, by position."""
-
-    def __init__(self, graph: Graph, boundary: int = 0) -> None:
-        self.boundary = boundary
-        self.reads: dict[Buffer, list[int]] = {}
-        self.writes: dict[Buffer, list[int]] = {}
-        self.escaping = escaping(graph)
-        for k, item in enumerate(graph.items):
-            if type(item) is Call:
-                for r in item.reads:
-                    if type(r) is Ref:
-                        self.reads.setdefault(r.buffer, []).append(k)
-                for w in item.writes:
-                    self.writes.setdefault(w.buffer, []).append(k)
-
-    def private(self, r: Any) -> bool:
-        """Whether a tensor is all of a buffer that one call makes and nobody else owns."""
-        return (type(r) is Ref and r.buffer.kind == "made" and r.whole and r.meta.contiguous
-                and r.buffer not in self.escaping and len(self.writes.get(r.buffer, ())) == 1)
-
-
-def move(graph: Graph, where: dict[Buffer, tuple[Buffer, int]]) -> None:
-    """Let every tensor in a buffer of `where` be one in another buffer, so many bytes further."""
-    def moved(x: Any) -> Any:
-        if type(x) is Ref and x.buffer in where:
-            b, at = where[x.buffer]
-            return Ref(b, at + x.offset, x.meta)
-        return x
-
-    for item in graph.items:
-        if type(item) is Call:
-            item.reads = tuple(map(moved, item.reads))
-            item.writes = tuple(map(moved, item.writes))
-        elif type(item) is SetGrads:
-            item.grads = [(leaf, moved(v)) for leaf, v in item.grads]
-    graph.outputs = [moved(r) for r in graph.outputs]
 
 
 def join_in_place(graph: Graph, boundary: int = 0) -> None:
     """Make the parts of a cat or stack along the outermost dim where the result has them. Items
     before and after `boundary` are to be programs of their own."""
-    uses = Uses(graph)
+    uses = Uses(graph, boundary)
     where: dict[Buffer, tuple[Buffer, int]] = {}
     items: list[Any] = []
     for k, c in enumerate(graph.items):
@@ -76,11 +37,6 @@ def join_in_place(graph: Graph, boundary: int = 0) -> None:
             continue
         items.append(c)
     graph.items = items
-    for b, (to, at) in list(where.items()):  # a part that is joined of parts itself
-        while to in where:
-            to, more = where[to]
-            at += more
-        where[b] = (to, at)
     move(graph, where)
 
 
@@ -124,16 +80,15 @@ def _merge_one(graph: Graph, boundary: int) -> bool:
         for alike in _alike(graph, products):
             order = _side_by_side(graph, uses, alike)
             if order is not None:
-                _replace(graph, uses, leaves, adds, order, end)
+                _replace(graph, adds, order, end)
                 return True
     return False
 
 
 def _is_add(c: Any) -> bool:
-    return ((type(c) is Call and c.op == "add" and c.generated and len(c.reads) == 3 and all(
-        type(r) is Ref and r.meta is c.writes[0].meta for r in c.reads[:2]) and c.reads[2] == 1)
-        or (type(c) is Call and c.op == "add" and c.generated and len(c.reads) == 2 and all(
-        type(r) is Ref and r.meta is c.writes[0].meta for r in c.reads)))
+    """A sum of two tensors laid out as the result is (a third operand is alpha)."""
+    return (type(c) is Call and c.op == "add" and c.generated and c.reads[2:] in ((), (1,))
+            and all(type(r) is Ref and r.meta is c.writes[0].meta for r in c.reads[:2]))
 
 
 def _is_outer(c: Any, uses: Uses) -> bool:
@@ -208,8 +163,7 @@ def _consecutive(refs: Sequence[Ref]) -> bool:
                for a, b in pairwise(refs))
 
 
-def _replace(graph: Graph, uses: Uses, leaves: list[int], adds: list[int], order: list[int],
-             end: int) -> None:
+def _replace(graph: Graph, adds: list[int], order: list[int], end: int) -> None:
     """Put one product in the place of those in `order`, and rebuild the additions of the rest."""
     items = graph.items
     calls = [items[k] for k in order]
@@ -260,4 +214,4 @@ def _addition(like: Call, a: Ref, b: Ref, target: Ref) -> Call:
                 where=like.where)
 
 
-__all__ = ["join_in_place", "merge_products", "move", "Uses"]
+__all__ = ["join_in_place", "merge_products"]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .graph import Buffer, Call, Graph, Ref, SetGrads, escaping
+from .passes import elementwise
 
 ALIGN = 64
 
@@ -122,8 +123,7 @@ def _touched(x: Any) -> set[Buffer]:
 def _overwritten(c: Call, w: Ref, dying: Sequence[Buffer], made: Plan) -> Buffer | None:
     """An operand over which an elementwise kernel may write: it ends here, has the same layout, and
     is read at no other points."""
-    if not (c.op.startswith("fused(") or (c.plan is not None and c.generated
-            and c.plan.op.kind == "elementwise")):
+    if c.kernel is None and not elementwise(c):
         return None
     for b in dying:
         if b.nbytes != w.buffer.nbytes or b not in made.at or any(v.buffer is b for v in c.writes):

@@ -9,38 +9,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .graph import Buffer, Call, Graph, HostCall, Ref, SetGrads, escaping
+from .graph import Buffer, Call, Graph, HostCall, Ref, SetGrads, Uses, escaping, move, moved
 
 
 def functionalize(graph: Graph) -> None:
     """Give every elementwise in-place write to all of a made buffer a buffer of its own: later
     reads name the new one. What is left of in-place writes are those to views and to memory that
     outlives the run. (The memory plan puts the two buffers in one place again.)"""
-    now: dict[Buffer, Buffer] = {}
+    now: dict[Buffer, tuple[Buffer, int]] = {}
     written: set[Buffer] = set()
     number = max([r.buffer.number for c in graph.calls for r in c.refs], default=0)
 
-    def renamed(x: Any) -> Any:
-        if type(x) is Ref and x.buffer in now:
-            return x._replace(buffer=now[x.buffer])
-        return x
-
     for item in graph.items:
         if type(item) is SetGrads:
-            item.grads = [(leaf, renamed(v)) for leaf, v in item.grads]
+            item.grads = [(leaf, moved(v, now)) for leaf, v in item.grads]
         if type(item) is not Call:
             continue
-        item.reads = tuple(map(renamed, item.reads))
+        item.reads = tuple([moved(x, now) for x in item.reads])
         fresh = []
         for w in item.writes:
             b = w.buffer
             if b.kind == "made" and b in written and w.whole and elementwise(item):
                 number += 1
-                now[b] = Buffer("made", number, b.nbytes, b.device)
+                now[b] = Buffer("made", number, b.nbytes, b.device), 0
             written.add(b)
-            fresh.append(renamed(w))
+            fresh.append(moved(w, now))
         item.writes = tuple(fresh)
-    graph.outputs = [renamed(r) for r in graph.outputs]
+    graph.outputs = [moved(r, now) for r in graph.outputs]
 
 
 def elementwise(call: Call) -> bool:
@@ -57,7 +52,7 @@ def share_common(graph: Graph) -> None:
         for w in c.writes:
             count[w.buffer] = count.get(w.buffer, 0) + 1
     seen: dict[Any, Call] = {}
-    instead: dict[Buffer, Buffer] = {}
+    instead: dict[Buffer, tuple[Buffer, int]] = {}
     items: list[Any] = []
     keep = escaping(graph)
     for item in graph.items:
@@ -66,7 +61,7 @@ def share_common(graph: Graph) -> None:
                 seen.clear()
             items.append(item)
             continue
-        item.reads = tuple(_moved(x, instead) for x in item.reads)
+        item.reads = tuple([moved(x, instead) for x in item.reads])
         key = (item.op, id(item.launch), item.part, tuple(
             (x.buffer, x.offset, x.meta, versions.get(x.buffer, 0)) if type(x) is Ref else
             (type(x), repr(x)) for x in item.reads))
@@ -75,7 +70,7 @@ def share_common(graph: Graph) -> None:
         twin = seen.get(key)
         if fresh and twin is not None and not item.status:
             for w, t in zip(item.writes, twin.writes):
-                instead[w.buffer] = t.buffer
+                instead[w.buffer] = t.buffer, 0
             continue
         for w in item.writes:
             versions[w.buffer] = versions.get(w.buffer, 0) + 1
@@ -83,49 +78,29 @@ def share_common(graph: Graph) -> None:
             seen[key] = item
         items.append(item)
     graph.items = items
-    for item in graph.items:
-        if type(item) is SetGrads:
-            item.grads = [(leaf, _moved(v, instead)) for leaf, v in item.grads]
-    graph.outputs = [_moved(r, instead) for r in graph.outputs]
-
-
-def _moved(x: Any, instead: dict[Buffer, Buffer]) -> Any:
-    return x._replace(buffer=instead[x.buffer]) if type(x) is Ref and x.buffer in instead else x
+    move(graph, instead)
 
 
 def elide_copies(graph: Graph) -> None:
     """Leave out copies whose source nobody uses afterwards: the source is the copy."""
-    reads: dict[Buffer, list[int]] = {}
-    writes: dict[Buffer, list[int]] = {}
-    for k, item in enumerate(graph.items):
-        if type(item) is Call:
-            for r in item.reads:
-                if type(r) is Ref:
-                    reads.setdefault(r.buffer, []).append(k)
-            for w in item.writes:
-                writes.setdefault(w.buffer, []).append(k)
-    keep = escaping(graph)
-    instead: dict[Buffer, Buffer] = {}
+    uses = Uses(graph)
+    reads, writes, keep = uses.reads, uses.writes, uses.escaping
+    instead: dict[Buffer, tuple[Buffer, int]] = {}
     items: list[Any] = []
     for k, item in enumerate(graph.items):
-        if type(item) is Call:
-            item.reads = tuple(_moved(x, instead) for x in item.reads)
-            item.writes = tuple(_moved(w, instead) for w in item.writes)
-            if item.op in _COPIES and _same_bytes(item):
-                source, copy = item.reads[0].buffer, item.writes[0].buffer
-                if source.kind == copy.kind == "made" and source not in keep \
-                        and writes.get(copy) == [k] and max(reads.get(source, [0])) <= k \
-                        and max(writes.get(source, [k])) < k:
-                    instead[copy] = source
-                    reads[source] = reads.get(source, []) + reads.get(copy, [])
-                    if copy in keep:
-                        keep.add(source)
-                    continue
-        elif type(item) is SetGrads:
-            item.grads = [(leaf, _moved(v, instead)) for leaf, v in item.grads]
+        if type(item) is Call and item.op in _COPIES and _same_bytes(item):
+            source, copy = moved(item.reads[0], instead).buffer, item.writes[0].buffer
+            if source.kind == copy.kind == "made" and source not in keep \
+                    and writes.get(copy) == [k] and max(reads.get(source, [0])) <= k \
+                    and max(writes.get(source, [k])) < k:
+                instead[copy] = source, 0
+                reads[source] = reads.get(source, []) + reads.get(copy, [])
+                if copy in keep:
+                    keep.add(source)
+                continue
         items.append(item)
     graph.items = items
-    graph.outputs = [_moved(r, instead) for r in graph.outputs]
+    move(graph, instead)
 
 
 _COPIES = ("duplicate", "convert")

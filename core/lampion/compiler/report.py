@@ -223,7 +223,7 @@ def _program(program: Program, times: dict[int, float]) -> list[str]:
             continue
         bar = f"<div class='bar' style='width:{100 * times[k] / most:.1f}%'></div>" \
             f"{1e6 * times[k]:.1f} us" if k in times and most else ""
-        fused = " class='fused'" if x.op.startswith("fused(") else ""
+        fused = "" if x.kernel is None else " class='fused'"
         reads = "<br>".join(html.escape(repr(r)) for r in x.reads if type(r) is Ref)
         writes = "<br>".join(html.escape(repr(r)) for r in x.writes)
         parts.append(f"<tr><td class='n'>{k}<td{fused}><code>{html.escape(x.op)}</code>"
@@ -253,10 +253,9 @@ def _kernels(program: Program) -> str:
     """The fused kernels as pseudo-code."""
     parts = []
     for c in program.graph.calls:
-        kernel = getattr(c, "kernel", None)
-        if kernel is not None:
+        if c.kernel is not None:
             parts.append(f"<details><summary><code>{html.escape(c.op)}</code></summary>"
-                         f"<pre><code>{html.escape(str(kernel))}</code></pre></details>")
+                         f"<pre><code>{html.escape(str(c.kernel))}</code></pre></details>")
     return "<h2>Fused kernels</h2>" + "".join(parts) if parts else ""
 
 
