@@ -70,3 +70,13 @@ def numbers_of_the_test(request: pytest.FixtureRequest) -> None:
         states = request.session.stash.setdefault(_STARTS, {})
         rng.bit_generator.state = states.setdefault(request.module.__name__,
                                                     rng.bit_generator.state)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The reasons why compiled functions ran eagerly."""
+    from lampion.compiler import function
+
+    reasons: list[str] = []
+    monkeypatch.setattr(function.Compiled, "_say", lambda self, reason: reasons.append(reason))
+    return reasons

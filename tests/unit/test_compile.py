@@ -15,16 +15,6 @@ from lampion import nn
 F = nn.functional
 
 
-@pytest.fixture
-def said(monkeypatch):
-    """The reasons why functions ran eagerly."""
-    from lampion.compiler import function
-
-    reasons = []
-    monkeypatch.setattr(function.Compiled, "_say", lambda self, reason: reasons.append(reason))
-    return reasons
-
-
 def entries(f):
     return [e for row in f.entries.values() for e in row]
 

@@ -16,16 +16,6 @@ from lampion.utils.checkpoint import checkpoint
 F = nn.functional
 
 
-@pytest.fixture
-def said(monkeypatch):
-    """The reasons why functions ran eagerly."""
-    from lampion.compiler import function
-
-    reasons = []
-    monkeypatch.setattr(function.Compiled, "_say", lambda self, reason: reasons.append(reason))
-    return reasons
-
-
 def same(a, b, tol=1e-4):
     assert a.dtype is b.dtype and a.shape == b.shape
     assert lampion.allclose(a.detach(), b.detach(), rtol=tol, atol=tol)

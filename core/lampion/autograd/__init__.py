@@ -5,9 +5,7 @@ What few programs use is imported when it is first asked for.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
+from ..late import late
 from .api import backward, grad
 from .gradcheck import gradcheck, gradgradcheck  # now: the module has the function's name
 from .modes import (
@@ -30,13 +28,7 @@ __all__ = ["forward_ad", "functional", "graph", "Function", "once_differentiable
            "is_grad_enabled", "is_inference_mode_enabled"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
-    return found
+__getattr__, _ = late(__name__, {**dict.fromkeys(_MODULES, ""), **_LATE})
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -98,20 +99,24 @@ class profile:
 
 
 class _Ranges:
-    """A `with` block whose ops are ranges of some tool."""
+    """A `with` block whose ops are ranges of some tool: a package, and its functions that begin and
+    end one."""
+
+    tool = begin = end = ""
 
     def __init__(self, enabled: bool = True, record_shapes: bool = False) -> None:
         self.enabled, self.record_shapes = enabled, record_shapes
         self._watch: Watch | None = None
 
-    def _tool(self) -> tuple[Callable[[str], Any], Callable[[], Any]]:
-        """What begins and what ends a range."""
-        raise NotImplementedError
-
     def __enter__(self) -> Any:
         if not self.enabled:
             return None
-        begin, end = self._tool()
+        try:
+            tool = importlib.import_module(self.tool)
+        except ImportError:
+            raise RuntimeError(f"{type(self).__name__} needs the package {self.tool}: pip install "
+                               f"{self.tool}") from None
+        begin, end = getattr(tool, self.begin), getattr(tool, self.end)
 
         def ranged(fn: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             begin(fn.__name__)
@@ -134,12 +139,7 @@ class emit_nvtx(_Ranges):
     RuntimeError if the package nvtx is not there.
     """
 
-    def _tool(self) -> Any:
-        try:
-            import nvtx
-        except ImportError:
-            raise RuntimeError("emit_nvtx needs the package nvtx: pip install nvtx") from None
-        return nvtx.push_range, nvtx.pop_range
+    tool, begin, end = "nvtx", "push_range", "pop_range"
 
 
 class emit_itt(_Ranges):
@@ -148,12 +148,7 @@ class emit_itt(_Ranges):
     RuntimeError if the package ittapi is not there.
     """
 
-    def _tool(self) -> Any:
-        try:
-            import ittapi
-        except ImportError:
-            raise RuntimeError("emit_itt needs the package ittapi: pip install ittapi") from None
-        return ittapi.task_begin, ittapi.task_end
+    tool, begin, end = "ittapi", "task_begin", "task_end"
 
 
 class KinetoStepTracker:

@@ -10,10 +10,11 @@ Floor 7. The module may be called: that is `export`.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from types import ModuleType
 from typing import Any
+
+from ..late import late
 
 _WHERE = {"export": "program", "ExportedProgram": "program", "ExportGraphSignature": "program",
           "ExportError": "tracing", "Dim": "sizes", "dims": "sizes", "save": "files",
@@ -32,14 +33,4 @@ class _Callable(ModuleType):
 
 sys.modules[__name__].__class__ = _Callable
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = late(__name__, _WHERE)

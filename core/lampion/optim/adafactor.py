@@ -6,17 +6,16 @@ algorithms 4 and 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import lampion
 
-from .optimizer import Optimizer
+from .optimizer import OneByOne
 
 __all__ = ["Adafactor"]
 
 
-class Adafactor(Optimizer):
+class Adafactor(OneByOne):
     """Steps scaled by the root of squared gradients, of which only row and column means are kept.
 
     For matrices the estimate of squares is `row_var @ col_var / mean(row_var)`; vectors keep all.
@@ -64,22 +63,10 @@ class Adafactor(Optimizer):
             "lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d,
             "weight_decay": weight_decay, "foreach": foreach, "maximize": maximize})
 
-    @lampion.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; returns the closure's loss."""
-        loss = None
-        if closure is not None:
-            with lampion.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(group, p, -p.grad if group["maximize"] else p.grad)
-        return loss
-
     def _update(self, group: Any, p: Any, g: Any) -> None:
         if p.is_complex():
             raise RuntimeError("Adafactor does not support complex parameters")
+        g = -g if group["maximize"] else g
         state = self.state[p]
         if not state:
             state["step"] = lampion.tensor(0.0, device="cpu")

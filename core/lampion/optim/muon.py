@@ -7,17 +7,16 @@ the rate is Liu et al., "Muon is Scalable for LLM Training", 2025, section 2.2.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import lampion
 
-from .optimizer import Optimizer
+from .optimizer import OneByOne
 
 __all__ = ["Muon"]
 
 
-class Muon(Optimizer):
+class Muon(OneByOne):
     """Momentum whose matrix is made orthogonal before each step, for the matrices of hidden layers.
 
     `m = momentum m + (1 - momentum) g`; the step is the orthogonal factor of m (of g moved towards
@@ -64,19 +63,6 @@ class Muon(Optimizer):
                 if p.ndim != 2:
                     raise ValueError("Muon only supports 2D parameters whereas we found a "
                                      f"parameter with size: {p.size()}")
-
-    @lampion.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; returns the closure's loss."""
-        loss = None
-        if closure is not None:
-            with lampion.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(group, p, p.grad)
-        return loss
 
     def _update(self, group: Any, p: Any, g: Any) -> None:
         if p.is_complex():

@@ -409,3 +409,26 @@ def _adapted(param: Any, value: Any, group: Group, key: Any = None) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         return type(value)(_adapted(param, v, group) for v in value)  # type: ignore[call-arg]
     return value
+
+
+class OneByOne(Optimizer):
+    """Base of the optimizers that update one parameter after the other; subclasses define
+    `_update`."""
+
+    def _update(self, group: Group, p: Any, g: Any) -> None:
+        """Update a parameter of a group by its gradient."""
+        raise NotImplementedError
+
+    @lampion.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step for every parameter that has a gradient; `closure` computes the loss anew, which
+        is returned."""
+        loss = None
+        if closure is not None:
+            with lampion.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(group, p, p.grad)
+        return loss

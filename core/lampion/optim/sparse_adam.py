@@ -7,12 +7,12 @@ from typing import Any
 
 import lampion
 
-from .optimizer import Optimizer
+from .optimizer import OneByOne
 
 __all__ = ["SparseAdam"]
 
 
-class SparseAdam(Optimizer):
+class SparseAdam(OneByOne):
     r"""Adam whose moments and parameters change only where the sparse gradient has elements.
 
     Gradients that are sparse come from `nn.Embedding(..., sparse=True)`. `params` are tensors or
@@ -46,21 +46,8 @@ class SparseAdam(Optimizer):
                     raise ValueError("SparseAdam requires dense parameter tensors; only their "
                                      "gradients are sparse")
 
-    @lampion.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """One update; `closure` computes the loss anew and returns it."""
-        loss = None
-        if closure is not None:
-            with lampion.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, p.grad, group)
-        return loss
-
-    def _update(self, p: Any, grad: Any, group: dict[str, Any]) -> None:
-        if not grad.is_sparse:
+    def _update(self, group: Any, p: Any, g: Any) -> None:
+        if not g.is_sparse:
             raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam "
                                "instead")
         state = self.state[p]
@@ -68,10 +55,10 @@ class SparseAdam(Optimizer):
             state["step"] = 0
             state["exp_avg"], state["exp_avg_sq"] = lampion.zeros_like(p), lampion.zeros_like(p)
         state["step"] += 1
-        grad = grad.coalesce()
-        if not grad._nnz():
+        g = g.coalesce()
+        if not g._nnz():
             return
-        places, g = tuple(grad.indices()), grad.values()
+        places, g = tuple(g.indices()), g.values()
         g = -g if group["maximize"] else g
         (beta1, beta2), step = group["betas"], state["step"]
         first, second = state["exp_avg"], state["exp_avg_sq"]

@@ -15,9 +15,9 @@ names is first used: libraries that only label their code import nothing else.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
+from ..late import late
 from .labels import record_function
 
 _PLACES = {**dict.fromkeys(("profile", "schedule", "ProfilerAction", "ProfilerActivity",
@@ -27,14 +27,4 @@ _PLACES = {**dict.fromkeys(("profile", "schedule", "ProfilerAction", "ProfilerAc
 
 __all__ = ["record_function", *_PLACES]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES})
+__getattr__, __dir__ = late(__name__, _PLACES)

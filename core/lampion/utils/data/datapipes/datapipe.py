@@ -98,6 +98,22 @@ class MapDataPipe(_Chained, Dataset[T]):
     functions: dict[str, Callable[..., Any]] = {}
 
 
+class Shuffling(IterDataPipe[T]):
+    """A pipe in an order drawn for each pass while it is `_on`, from `_seed` if there is one."""
+
+    _on, _seed = True, None
+
+    def set_shuffle(self, shuffle: bool = True) -> Any:
+        """Whether the order changes at all."""
+        self._on = shuffle
+        return self
+
+    def set_seed(self, seed: int) -> Any:
+        """The seed of the next pass."""
+        self._seed = seed
+        return self
+
+
 class functional_datapipe:
     """Class decorator: the pipe becomes the method `name` of the pipes of its kind."""
 

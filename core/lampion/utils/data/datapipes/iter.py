@@ -17,7 +17,7 @@ import lampion
 from ..collate import default_collate
 from ..dataloader import get_worker_info
 from ..sampler import SequentialSampler
-from .datapipe import DataChunk, IterDataPipe, functional_datapipe
+from .datapipe import DataChunk, IterDataPipe, Shuffling, functional_datapipe
 
 __all__ = ["Batcher", "Collator", "Concater", "Demultiplexer", "FileLister", "FileOpener",
            "Filter", "Forker", "Grouper", "IterableWrapper", "Mapper", "Multiplexer", "Sampler",
@@ -187,24 +187,14 @@ class UnBatcher(IterDataPipe[Any]):
 
 
 @functional_datapipe("shuffle")
-class Shuffler(_Of):
+class Shuffler(_Of, Shuffling[Any]):
     """The samples in an order drawn from a buffer of `buffer_size` of them."""
 
     def __init__(self, datapipe: Any, *, buffer_size: int = 10000, unbatch_level: int = 0) -> None:
         if buffer_size <= 0:
             raise ValueError("buffer_size should be larger than 0")
         super().__init__(datapipe.unbatch(unbatch_level) if unbatch_level else datapipe)
-        self.buffer_size, self._on, self._seed = buffer_size, True, None
-
-    def set_shuffle(self, shuffle: bool = True) -> Shuffler:
-        """Whether the order changes at all."""
-        self._on = shuffle
-        return self
-
-    def set_seed(self, seed: int) -> Shuffler:
-        """The seed of the next pass."""
-        self._seed = seed
-        return self
+        self.buffer_size = buffer_size
 
     def __iter__(self) -> Iterator[Any]:
         if not self._on:

@@ -8,7 +8,7 @@ from typing import Any
 
 import lampion
 
-from .datapipe import DataChunk, IterDataPipe, MapDataPipe, functional_datapipe
+from .datapipe import DataChunk, MapDataPipe, Shuffling, functional_datapipe
 
 __all__ = ["Batcher", "Concater", "Mapper", "SequenceWrapper", "Shuffler", "Zipper"]
 
@@ -104,23 +104,12 @@ class Zipper(Concater):
         return min(len(p) for p in self.datapipes)
 
 
-class Shuffler(IterDataPipe[Any]):
+class Shuffler(Shuffling[Any]):
     """A stream of the samples in random order, of the places `indices` if given."""
 
     def __init__(self, datapipe: Any, *, indices: list[Any] | None = None) -> None:
         self.datapipe = datapipe
         self.indices = list(range(len(datapipe))) if indices is None else indices
-        self._on, self._seed = True, None
-
-    def set_shuffle(self, shuffle: bool = True) -> Shuffler:
-        """Whether the order changes at all."""
-        self._on = shuffle
-        return self
-
-    def set_seed(self, seed: int) -> Shuffler:
-        """The seed of the next pass."""
-        self._seed = seed
-        return self
 
     def __iter__(self) -> Iterator[Any]:
         places = self.indices
