@@ -19,6 +19,7 @@ from .autograd.node import AccumulateGrad, Node, Select, record
 from .autograd.state import clock, mode
 from .base.device import device
 from .base.dtype import dtype
+from .base.located import HERE as LOCATED
 from .base.meta import Meta
 from .ops import plans as P
 from .ops import registry as R
@@ -772,7 +773,7 @@ def wrote(target: Any, name: str, depth: int) -> None:
     if target.data_.epoch < 0:  # backend.UNCOUNTED
         return
     f = sys._getframe(depth)
-    while f.f_back is not None and f.f_code.co_filename.startswith("<lampion op"):
+    while f.f_back is not None and f.f_code.co_filename.startswith(("<lampion op", LOCATED)):
         f = f.f_back  # the caller of the generated code
     clock[0] += 1
     base.epoch = clock[0]

@@ -19,6 +19,7 @@ from .autograd.node import record
 from .autograd.state import clock, mode
 from .base import dtype as dt
 from .base.limits import LARGEST, check_fits
+from .base.located import located
 from .base.meta import expand_strides, meta
 from .callpath import NS
 from .ops import plans as P
@@ -233,6 +234,7 @@ def overridden(x: Any, fn: Any, args: tuple[Any, ...]) -> Any:
     return NotImplemented
 
 
+@located
 def getitem_slow(x: Tensor, key: Any) -> Any:
     """Any key: a view by its basic part, then advanced indexing."""
     handled = overridden(x, Tensor.__getitem__, (x, key))
@@ -450,6 +452,7 @@ def mask_indices(k: Any, x: Tensor, d: int) -> list[Any]:
 
 # ---- writing  ----------------------------------------------------------------------------------
 
+@located
 def setitem_slow(x: Tensor, key: Any, value: Any) -> None:
     """x[key] = value: a number or a tensor that broadcasts to x[key]."""
     if x.meta.virtual or x.data_.epoch != UNCOUNTED:

@@ -24,6 +24,7 @@ from .autograd.state import clock, mode
 from .base import dtype as dt
 from .base.device import device
 from .base.dtype import dtype
+from .base.located import located
 from .base.meta import Meta, meta
 from .callpath import NS
 from .ops import autocast
@@ -560,8 +561,8 @@ class _NoOverride(threading.local):
 
 
 NS.update(Tensor=Tensor, Parameter=Tensor, BaseTensor=Tensor, make_tensor=make_tensor, meta=meta,
-          slow=callpath.slow, slow_dunder=callpath.slow_dunder,
-          slow_inplace=callpath.slow_inplace, finish_one=callpath.finish_one,
+          slow=located(callpath.slow), slow_dunder=located(callpath.slow_dunder),
+          slow_inplace=located(callpath.slow_inplace), finish_one=callpath.finish_one,
           finish_many=callpath.finish_many, prune=callpath.prune,
           no_override=_NoOverride())
 autograd_node.make_tensor = make_tensor

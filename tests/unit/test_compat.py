@@ -115,7 +115,9 @@ print(d, torch.zeros(2, device="gpu9").device, torch.ones(1).to("gpu9").device)
 
 def test_the_program_is_found_and_its_errors_are_its_own(tmp_path):
     error = run(tmp_path, "import torch\ntorch.ones(2) @ torch.ones(3)\n", ok=False)
-    assert "program.py" in error and "RuntimeError" in error
+    first, second = error.splitlines()[:2]  # the traceback begins in the program
+    assert first.startswith("Traceback") and "program.py" in second and "RuntimeError" in error
+    assert "runpy" not in error and "SyntaxError" in run(tmp_path, "def f(:\n", ok=False)
     done = subprocess.run([sys.executable, "-m", "lampion", "run", "no-such.py"],
                           capture_output=True, text=True, timeout=60, cwd=tmp_path,
                           env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})

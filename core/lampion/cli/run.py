@@ -6,7 +6,9 @@ import argparse
 import os
 import runpy
 import sys
+from collections.abc import Callable
 
+_OURS = (__file__, runpy.run_path.__code__.co_filename)
 USAGE = "lampion run [--device NAME] SCRIPT [arguments]   or   lampion run -m MODULE [arguments]"
 
 
@@ -36,13 +38,25 @@ def run(words: list[str]) -> int:
     target, sys.argv = rest[0], rest
     if args.module:
         sys.path[0] = os.getcwd()
-        runpy.run_module(target, run_name="__main__", alter_sys=True)
-        return 0
+        return _become(lambda: runpy.run_module(target, run_name="__main__", alter_sys=True))
     if not os.path.exists(target):
         print(f"lampion run: error: there is no file {target!r}", file=sys.stderr)
         return 2
     sys.path[0] = os.path.dirname(os.path.abspath(target))
-    runpy.run_path(target, run_name="__main__")
+    return _become(lambda: runpy.run_path(target, run_name="__main__"))
+
+
+def _become(program: Callable[[], object]) -> int:
+    """Run it; exit status 1 after an error, whose traceback begins in the program, as Python's
+    does."""
+    try:
+        program()
+    except Exception as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename in _OURS:
+            trace = trace.tb_next
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        return 1
     return 0
 
 

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import lampion
+from lampion.base.located import located
 from lampion.nn._activations import dropout
 from lampion.nn._ops import ops
 from lampion.replay import replayed
@@ -89,6 +90,7 @@ def multi_head_attention_forward(
     return out, weights
 
 
+@located
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None,
                   attn_mask: Tensor | None, num_heads: int) -> bool:
     """Is the call batched? AssertionError if the tensors disagree about it."""
@@ -116,6 +118,7 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, key_padding_mask: T
     return batched
 
 
+@located
 def _check_sizes(query: Tensor, key: Tensor, value: Tensor, embed_dim: int, num_heads: int,
                  separate: bool) -> None:
     width = query.shape[-1]
@@ -167,6 +170,7 @@ def _project(query: Tensor, key: Tensor, value: Tensor, weight: Tensor | None, b
                  for x, w, b in zip((query, key, value), weight.chunk(3), parts))
 
 
+@located
 def _checked_mask(mask: Tensor | None, length: int, source: int, heads: int) -> Tensor | None:
     """The attention mask with a leading axis of 1 or batch * heads."""
     if mask is None:
@@ -183,6 +187,7 @@ def _one_longer(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else ops.pad(mask, (0, 1))
 
 
+@located
 def _heads(tensor: Tensor, static: Tensor | None, name: str, batch: int, heads: int,
            head: int) -> Tensor:
     """(S, N, E) as (N heads, S, head), or the static tensor of that shape."""

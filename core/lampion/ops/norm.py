@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from ..base import dtype as dt
+from ..base.located import located
 from ..ir import expr as E
 from ..runtime.lowering import Nest, expand_strides
 from . import batch_rules
@@ -434,6 +435,7 @@ def scale_shift(input, scale, shift):
     return input * scale + shift
 
 
+@located
 def _check_channels(m, *tensors):
     for name, t in zip(("running_mean", "running_var", "weight", "bias"), tensors):
         if t is not None and t.meta.numel != m.shape[1]:

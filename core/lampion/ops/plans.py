@@ -16,6 +16,7 @@ from ..base import dtype as dt
 from ..base.device import device
 from ..base.dtype import dtype
 from ..base.errors import DtypeError, UnsupportedError
+from ..base.located import located
 from ..base.meta import Meta, broadcast_shapes, meta
 from ..ir import expr as E
 from ..logging import get_logger
@@ -370,7 +371,7 @@ def guarded(op: R.Op, call: OpCall, inner: Launch, backend: Any, words: int) -> 
     run, run_into, read, nbytes, fine = (inner.launch, inner.into, backend.copy_to_host,
                                          8 * words, bytes(8 * words))
     where, single, results = call.device, len(call.outputs) == 1, len(call.outputs)
-    explain = op.explain
+    explain = located(op.explain)
     if type(backend).check_later is not Backend.check_later:
         return _guarded_later(call, inner, backend, nbytes, explain)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import lampion
+from lampion.base.located import located
 from lampion.nn import functional as F
 from lampion.nn import init
 from lampion.nn.modules.lazy import LazyModuleMixin
@@ -63,6 +64,7 @@ class _NormBase(Module):
             if self.bias is not None:
                 init.zeros_(self.bias)
 
+    @located
     def _check_input_dim(self, input: Tensor) -> None:
         raise NotImplementedError(f"{type(self).__name__} does not define _check_input_dim")
 
@@ -120,6 +122,7 @@ class BatchNorm1d(_BatchNorm):
     lampion.Size([20, 100])
     """
 
+    @located
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 3):
             raise ValueError(f"expected 2D or 3D input (got {input.dim()}D input)")
@@ -132,6 +135,7 @@ class BatchNorm2d(_BatchNorm):
     lampion.Size([2, 3, 4, 5])
     """
 
+    @located
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() != 4:
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
@@ -140,6 +144,7 @@ class BatchNorm2d(_BatchNorm):
 class BatchNorm3d(_BatchNorm):
     """Normalize each channel of (N, C, D, H, W) over batch and space."""
 
+    @located
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() != 5:
             raise ValueError(f"expected 5D input (got {input.dim()}D input)")
@@ -194,6 +199,7 @@ class SyncBatchNorm(_BatchNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         self.process_group = process_group
 
+    @located
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from lampion.base.located import located
 from lampion.nn import functional as F
 from lampion.nn.modules.batchnorm import _LazyNormBase, _NormBase
 from lampion.tensor import Tensor
@@ -72,6 +73,7 @@ class InstanceNorm1d(_InstanceNorm):
     def _get_no_batch_dim(self) -> int:
         return 2
 
+    @located
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 3):
             raise ValueError(f"expected 2D or 3D input (got {input.dim()}D input)")
@@ -83,6 +85,7 @@ class InstanceNorm2d(_InstanceNorm):
     def _get_no_batch_dim(self) -> int:
         return 3
 
+    @located
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (3, 4):
             raise ValueError(f"expected 3D or 4D input (got {input.dim()}D input)")
@@ -94,6 +97,7 @@ class InstanceNorm3d(_InstanceNorm):
     def _get_no_batch_dim(self) -> int:
         return 4
 
+    @located
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (4, 5):
             raise ValueError(f"expected 4D or 5D input (got {input.dim()}D input)")

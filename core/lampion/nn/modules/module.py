@@ -10,10 +10,11 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from operator import attrgetter
-from types import MethodType
+from types import FrameType, MethodType
 from typing import Any, TypeVar
 
 import lampion
+from lampion.base import located
 from lampion.device_namespaces import module_method
 from lampion.nn.modules import _hooks
 from lampion.nn.modules._hooks import (  # noqa: F401  (register_module_* are public here)
@@ -615,3 +616,37 @@ def _arm() -> None:
 
 
 _hooks._arm.append(_arm)
+
+
+def module_place(frame: FrameType | None) -> str:
+    """'in encoder.layers.3: Linear(...)' for the innermost module that a function works for (it
+    is its first argument), by its name in the outermost one that holds it; "" outside modules."""
+    modules: list[Module] = []
+    while frame is not None:
+        code = frame.f_code
+        if code.co_argcount:
+            first = frame.f_locals.get(code.co_varnames[0])
+            # Not before __init__, and not what `compile` wraps around a module.
+            if isinstance(first, Module) and "_orig_mod" not in first.__dict__.get(
+                    "_modules", ("_orig_mod",)):
+                modules.append(first)
+        frame = frame.f_back
+    if not modules:
+        return ""
+    layer = modules[0]
+    names = ((name, model) for model in reversed(modules) for name, module in model.named_modules()
+             if module is layer)
+    name, model = max(names, key=lambda found: len(found[0]))
+    return f"in {name} of {type(model).__name__}: {_described(layer)}" if name \
+        else f"in {_described(layer)}"
+
+
+def _described(module: Module) -> str:
+    """The first line of a module's repr, whatever its class may do in `extra_repr`."""
+    try:
+        return f"{type(module).__name__}({module.extra_repr()})"
+    except Exception:
+        return type(module).__name__
+
+
+located.place[:] = [module_place]

@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 import lampion
+from lampion.base.located import located
 from lampion.nn import functional as F
 from lampion.nn import init
 from lampion.nn.modules import _recurrence
@@ -124,6 +125,7 @@ class RNNBase(Module):
         if tuple(hx.size()) != tuple(expected_hidden_size):
             raise RuntimeError(msg.format(expected_hidden_size, list(hx.size())))
 
+    @located
     def check_forward_args(self, input: Tensor, hidden: Any, batch_sizes: Tensor | None) -> None:
         """The checks of input and hidden state together."""
         self.check_input(input, batch_sizes)
@@ -165,6 +167,7 @@ class RNNBase(Module):
     def _map_state(self, fn: Any, hx: Any) -> Any:
         return fn(hx)
 
+    @located
     def _batched_state(self, hx: Any) -> Any:
         """The state of an unbatched call with a batch axis of one."""
         if hx is None:
@@ -295,6 +298,7 @@ class LSTM(RNNBase):
         return (self.num_layers * self._directions, self._batch(input, batch_sizes),
                 self.hidden_size)
 
+    @located
     def check_forward_args(self, input: Tensor, hidden: Any, batch_sizes: Tensor | None) -> None:
         """The checks of input, h0 and c0 together."""
         self.check_input(input, batch_sizes)
@@ -311,6 +315,7 @@ class LSTM(RNNBase):
     def _map_state(self, fn: Any, hx: Any) -> Any:
         return tuple(fn(t) for t in hx)
 
+    @located
     def _batched_state(self, hx: Any) -> Any:
         if hx is None:
             return None
@@ -391,6 +396,7 @@ class RNNCellBase(Module):
         except KeyError:
             return [getattr(self, name) for name in _CELL_WEIGHTS]
 
+    @located
     def _check(self, input: Tensor, states: Any) -> None:
         if input.dim() not in (1, 2):
             raise ValueError(f"{self._get_name()}: Expected input to be 1D or 2D, got "
