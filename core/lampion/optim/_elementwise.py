@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from operator import itemgetter
 from typing import Any
 
@@ -144,6 +145,14 @@ class _Counters:
         return True
 
 
+def _options(kind: type) -> Group:
+    """What an optimizer's constructors take that is off by default: files of older versions lack
+    some of these."""
+    return {p.name: p.default for k in reversed(kind.__mro__) if "__init__" in vars(k)
+            for p in signature(k).parameters.values() if p.default is None
+            or (isinstance(p.default, int) and not p.default)}
+
+
 class Elementwise(Optimizer):
     """Base of the optimizers whose update is one element-wise rule per parameter.
 
@@ -155,13 +164,12 @@ class Elementwise(Optimizer):
     """
 
     _scalars_vary = False  # True: the numbers depend on the parameter's state, not its step only
-    _option_defaults: Group = {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.pop("_counters", None)
         for group in self.param_groups:
-            for key, value in self._option_defaults.items():
+            for key, value in _options(type(self)).items():
                 group.setdefault(key, value)
             for p in group["params"]:
                 own = self.state.get(p)

@@ -36,13 +36,6 @@ class Adadelta(Elementwise):
         0.9
     """
 
-    _option_defaults = {
-        "foreach": None,
-        "maximize": False,
-        "differentiable": False,
-        "capturable": False,
-    }
-
     def __init__(
         self,
         params: Any,

@@ -36,13 +36,6 @@ class Adagrad(Elementwise):
         [0.0, 0.0]
     """
 
-    _option_defaults = {
-        "foreach": None,
-        "maximize": False,
-        "differentiable": False,
-        "fused": None,
-    }
-
     def __init__(
         self,
         params: Any,

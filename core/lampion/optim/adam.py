@@ -67,16 +67,6 @@ class Adam(Elementwise):
         [0.5, 0.5]
     """
 
-    _option_defaults = {
-        "amsgrad": False,
-        "maximize": False,
-        "foreach": None,
-        "capturable": False,
-        "differentiable": False,
-        "decoupled_weight_decay": False,
-        "fused": None,
-    }
-
     def __init__(
         self,
         params: Any,

@@ -36,13 +36,6 @@ class Adamax(Elementwise):
         0.002
     """
 
-    _option_defaults = {
-        "foreach": None,
-        "maximize": False,
-        "differentiable": False,
-        "capturable": False,
-    }
-
     def __init__(
         self,
         params: Any,

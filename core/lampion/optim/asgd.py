@@ -39,13 +39,6 @@ class ASGD(Elementwise):
     """
 
     _scalars_vary = True
-    _option_defaults = {
-        "foreach": None,
-        "maximize": False,
-        "differentiable": False,
-        "capturable": False,
-    }
-
     def __init__(
         self,
         params: Any,

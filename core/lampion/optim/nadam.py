@@ -39,14 +39,6 @@ class NAdam(Elementwise):
     """
 
     _scalars_vary = True
-    _option_defaults = {
-        "maximize": False,
-        "foreach": None,
-        "capturable": False,
-        "differentiable": False,
-        "decoupled_weight_decay": False,
-    }
-
     def __init__(
         self,
         params: Any,

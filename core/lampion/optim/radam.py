@@ -37,14 +37,6 @@ class RAdam(Elementwise):
         False
     """
 
-    _option_defaults = {
-        "foreach": None,
-        "maximize": False,
-        "differentiable": False,
-        "decoupled_weight_decay": False,
-        "capturable": False,
-    }
-
     def __init__(
         self,
         params: Any,

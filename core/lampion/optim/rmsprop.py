@@ -51,15 +51,6 @@ class RMSprop(Elementwise):
         0.99
     """
 
-    _option_defaults = {
-        "momentum": 0,
-        "centered": False,
-        "foreach": None,
-        "maximize": False,
-        "differentiable": False,
-        "capturable": False,
-    }
-
     def __init__(
         self,
         params: Any,

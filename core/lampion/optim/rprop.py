@@ -38,13 +38,6 @@ class Rprop(Elementwise):
         (0.5, 1.2)
     """
 
-    _option_defaults = {
-        "foreach": None,
-        "maximize": False,
-        "differentiable": False,
-        "capturable": False,
-    }
-
     def __init__(
         self,
         params: Any,

@@ -47,14 +47,6 @@ class SGD(Elementwise):
         [0.0, 0.0]
     """
 
-    _option_defaults = {
-        "nesterov": False,
-        "maximize": False,
-        "foreach": None,
-        "differentiable": False,
-        "fused": False,
-    }
-
     def __init__(
         self,
         params: Any,
