@@ -1,6 +1,6 @@
 """Copies of strided views into dense memory, for kernels that need a contiguous axis.
 
-One generic kernel, any element size and up to four axes. It serves operands that are rare
+One kernel for each element size and number of separate axes. It serves operands that are rare
 (every second column, an expanded gradient); common layouts never come here.
 
 Imports ``jit`` and ``program``.
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from . import jit
 from .program import Step
 
-_AXES = 4
 _GRAIN_ELEMENTS = 20_000
 
 
@@ -27,13 +26,11 @@ def dense_step(
     ``size`` is the bytes of an element, ``strides`` count elements and may be zero.
     """
     axes = _merged(shape, strides)
-    if len(axes) > _AXES:
-        raise ValueError(f"a view of shape {tuple(shape)} has more than {_AXES} separate axes")
-    axes = [(1, 0)] * (_AXES - len(axes)) + axes
     sizes = [n for n, _ in axes]
-    params = (*sizes[1:], *(s * size for _, s in axes))
+    params = (*sizes, *(s * size for _, s in axes))
     rows = math.prod(sizes[:-1])
-    return Step(_kernel(size), params, (target, source), rows, max(1, _GRAIN_ELEMENTS // sizes[-1]))
+    return Step(_kernel(size, len(axes)), params, (target, source), rows,
+                max(1, _GRAIN_ELEMENTS // sizes[-1]))
 
 
 def _merged(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
@@ -49,13 +46,25 @@ def _merged(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int
 
 
 @functools.cache
-def _kernel(size: int) -> int:
-    """Compile the copy for one element size; a unit is one innermost row."""
-    kind = f"i{8 * size}"
+def _kernel(size: int, axes: int) -> int:
+    """Compile the copy for one element size and number of axes; a unit is one innermost row.
+
+    Parameters: the sizes of the axes, outermost first, then their strides in bytes.
+    """
+    kind, last = f"i{8 * size}", axes - 1
     loads = "\n".join(
-        f"  %p{i} = getelementptr i64, ptr %params, i64 {i}\n  %{name} = load i64, ptr %p{i}"
-        for i, name in enumerate(("n1", "n2", "n3", "s0", "s1", "s2", "s3"))
+        f"  %p{k} = getelementptr i64, ptr %params, i64 {k}\n  %{name} = load i64, ptr %p{k}"
+        for k, name in enumerate([f"{of}{k}" for of in "ns" for k in range(axes)])
     )
+    place = [f"  %rest{last} = add i64 %r, 0", f"  %at{last} = add i64 0, 0"]
+    for k in reversed(range(last)):  # the row's index in each outer axis, and what it adds
+        place += [
+            f"  %i{k} = urem i64 %rest{k + 1}, %n{k}",
+            f"  %rest{k} = udiv i64 %rest{k + 1}, %n{k}",
+            f"  %o{k} = mul i64 %i{k}, %s{k}",
+            f"  %at{k} = add i64 %at{k + 1}, %o{k}",
+        ]
+    where = "\n".join(place)
     text = f"""
 define void @pack(ptr %args, ptr %params, i64 %lo, i64 %hi) nounwind {{
 {loads}
@@ -65,28 +74,20 @@ define void @pack(ptr %args, ptr %params, i64 %lo, i64 %hi) nounwind {{
   br label %row
 row:
   %r = phi i64 [ %lo, %0 ], [ %r.next, %row.end ]
-  %i2 = urem i64 %r, %n2
-  %r2 = udiv i64 %r, %n2
-  %i1 = urem i64 %r2, %n1
-  %i0 = udiv i64 %r2, %n1
-  %o0 = mul i64 %i0, %s0
-  %o1 = mul i64 %i1, %s1
-  %o2 = mul i64 %i2, %s2
-  %o01 = add i64 %o0, %o1
-  %o = add i64 %o01, %o2
-  %source = getelementptr i8, ptr %from, i64 %o
-  %first = mul i64 %r, %n3
+{where}
+  %source = getelementptr i8, ptr %from, i64 %at0
+  %first = mul i64 %r, %n{last}
   %target = getelementptr {kind}, ptr %to, i64 %first
   br label %element
 element:
   %i = phi i64 [ 0, %row ], [ %i.next, %element ]
-  %skip = mul i64 %i, %s3
+  %skip = mul i64 %i, %s{last}
   %at = getelementptr i8, ptr %source, i64 %skip
   %value = load {kind}, ptr %at, align 1
   %put = getelementptr {kind}, ptr %target, i64 %i
   store {kind} %value, ptr %put, align 1
   %i.next = add i64 %i, 1
-  %i.more = icmp slt i64 %i.next, %n3
+  %i.more = icmp slt i64 %i.next, %n{last}
   br i1 %i.more, label %element, label %row.end
 row.end:
   %r.next = add i64 %r, 1
