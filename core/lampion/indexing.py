@@ -419,8 +419,8 @@ def boolean(value: bool, x: Tensor) -> Any:
 def index_tensor(t: Any, x: Tensor) -> Any:
     """An index tensor as it is used: 0-d integers as an int, else checked and moved."""
     d = t.meta.dtype
-    if d.kind == "i" and not t.meta.ndim and d.itemsize > 0:
-        return int(t.item())
+    if d.kind == "i" and not t.meta.ndim and d.itemsize > 0 and not t.meta.virtual:
+        return int(t.item())  # (one example of a vmap has no value to read: it stays a tensor)
     if d not in (dt.int64, dt.int32, dt.bool_, dt.uint8):
         raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
     if d is dt.uint8:

@@ -224,7 +224,7 @@ def replayed(body: Callable[..., Any]) -> Callable[..., Any]:
                     else:
                         key += type(x), tuple(x) if type(x) is list else x
             else:
-                key += t, a if a or t is not float else repr(a)  # -0.0 equals 0.0
+                key += t, repr(a) if t is float and not a else a  # -0.0 equals 0.0
         where = tuple(key)
         try:
             found = traces.get(where)
@@ -232,7 +232,8 @@ def replayed(body: Callable[..., Any]) -> Callable[..., Any]:
             return body(*args, **kwargs)
         if type(found) is FunctionType:
             return found(tensors)
-        if found is None and not any(t.meta.virtual or t.meta.override for t in tensors):
+        if found is None and not any(t.meta.virtual or t.meta.override for t in tensors) and (
+                not any(map(of_a_class, (*args, *kwargs.values())))):
             if len(traces) >= _LIMIT:
                 traces.clear()
             traces[where] = _SEEN
@@ -241,6 +242,13 @@ def replayed(body: Callable[..., Any]) -> Callable[..., Any]:
         return body(*args, **kwargs)
 
     return fn
+
+
+def of_a_class(a: Any) -> bool:
+    """Whether an argument is, or holds, a tensor of a class of its own: such calls are its."""
+    if isinstance(a, (list, tuple)):
+        return any(map(of_a_class, a))
+    return isinstance(a, NS["Tensor"]) and type(a) not in (NS["Tensor"], NS["Parameter"])
 
 
 def watched(body: Callable[..., Any], args: Any, kwargs: Any, tensors: Sequence[Any],
