@@ -5,7 +5,7 @@ without a search: powers of two and their mid-points up to 1 MiB, then eight ste
 most 12.5 % is wasted). Small blocks are cut from shared arenas; a large block is its own mapping,
 2 MiB-aligned and offered huge pages when it is that big.
 
-May import: the standard library.
+May import: the standard library, lampion.base.errors.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import ctypes
 import os
 import sys
 from pathlib import Path
+
+from lampion.base import errors
 
 __all__ = [
     "ALIGNMENT",
@@ -54,7 +56,7 @@ FIRST_LARGE = CLASS_BYTES.index(_SMALL_MAX) + 1
 MAX_BYTES = CLASS_BYTES[-1]
 
 
-class OutOfMemoryError(MemoryError, RuntimeError):
+class OutOfMemoryError(errors.OutOfMemoryError, MemoryError):
     """The CPU has no memory for a block; the message names the sizes involved.
 
     Both a MemoryError (what Python calls it) and a RuntimeError (what PyTorch raises).

@@ -12,7 +12,6 @@ from typing import Any
 
 from lampion.base import dtype as dt
 from lampion.base.device import device
-from lampion.base.errors import OutOfMemoryError
 from lampion.ir.kernel import Program
 from lampion.runtime.backend import (
     Backend,
@@ -64,10 +63,7 @@ class CpuBackend(Backend):
         return pool.get_num_threads()
 
     def allocate(self, nbytes: int, device: device) -> Any:
-        try:
-            return self.native.empty(nbytes)
-        except MemoryError as e:
-            raise OutOfMemoryError(str(e)) from e
+        return self.native.empty(nbytes)
 
     def copy_from_host(self, data: Any, storage: Any) -> None:
         if type(data) is bytes:

@@ -4,13 +4,29 @@ Where PyTorch raises a built-in type for a kind of mistake, these derive from it
 programs which catch the built-in go on working.
 """
 
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import ClassVar
+
+_HELD = re.compile(r"^Memory is held by:$", re.MULTILINE)
+
 
 class LampionError(Exception):
     """Base of errors that are lampion's own."""
 
 
 class OutOfMemoryError(RuntimeError):
-    """A device has no memory left for an allocation."""
+    """A device has no memory left for an allocation. The text says who holds what there is, by
+    what the floors above know of the tensors that are alive: a backend need not."""
+
+    holders: ClassVar[list[Callable[[], str]]] = []
+
+    def __init__(self, text: str = "") -> None:
+        if not _HELD.search(text):  # not when it is copied
+            text = "\n".join(filter(None, (text, *[told() for told in self.holders])))
+        super().__init__(text)
 
 
 class UnsupportedError(RuntimeError):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import lampion
 from lampion.base import located
+from lampion.base.errors import OutOfMemoryError
 from lampion.device_namespaces import module_method
 from lampion.nn.modules import _hooks
 from lampion.nn.modules._hooks import (  # noqa: F401  (register_module_* are public here)
@@ -649,4 +650,11 @@ def _described(module: Module) -> str:
         return type(module).__name__
 
 
+def _holders() -> str:
+    from lampion.holders import holders
+
+    return holders()
+
+
 located.place[:] = [module_place]
+OutOfMemoryError.holders[:] = [_holders]
