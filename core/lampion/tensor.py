@@ -164,11 +164,13 @@ class Tensor:
 
     def storage_offset(self) -> int:
         """Offset into the storage, in elements."""
-        return self.data_.offset // self.meta.dtype.itemsize
+        t = tracing.original(self, "storage_offset")
+        return int(t.data_.offset // t.meta.dtype.itemsize)
 
     def data_ptr(self) -> int:
         """Address of the first element (0 where the device has no addresses)."""
-        return getattr(self.data_, "ptr", 0) if self.meta.numel else 0
+        t = tracing.original(self, "data_ptr")
+        return getattr(t.data_, "ptr", 0) if t.meta.numel else 0
 
     def is_contiguous(self, memory_format: Any = None) -> bool:
         """Row-major without gaps (or in the given memory format)."""
@@ -197,7 +199,7 @@ class Tensor:
 
     @property
     def _version(self) -> int:
-        return self.data_.base.version
+        return int(tracing.original(self, "_version").data_.base.version)
 
     # ------------------------------------------------------------ autograd
 
@@ -237,12 +239,13 @@ class Tensor:
     @property
     def is_leaf(self) -> bool:
         """Whether no recorded op produced this tensor."""
-        return self.node is None or type(self.node) is AccumulateGrad
+        n = tracing.original(self, "is_leaf").node
+        return n is None or type(n) is AccumulateGrad
 
     @property
     def grad_fn(self) -> Any:
         """The node of the op that produced this tensor, None for leaves."""
-        n = self.node
+        n = tracing.original(self, "grad_fn").node
         if n is None or type(n) is AccumulateGrad:
             return None
         return n.parent if type(n) is Select else n
@@ -260,7 +263,7 @@ class Tensor:
             if tracing.active:
                 tracing.active[-1].grad_read(n)
             return n.grad
-        return self.__dict__.get("_grad")
+        return tracing.original(self, "grad").__dict__.get("_grad")
 
     @grad.setter
     def grad(self, value: Any) -> None:
@@ -319,7 +322,7 @@ class Tensor:
     @property
     def retains_grad(self) -> bool:
         """Whether retain_grad() was called on this non-leaf."""
-        return bool(self.__dict__.get("_retains", False))
+        return bool(tracing.original(self, "retains_grad").__dict__.get("_retains", False))
 
     def register_hook(self, hook: Callable[..., Any]) -> Handle:
         """Call `hook(grad)` when this tensor's gradient is computed; a result replaces it."""
@@ -391,10 +394,10 @@ class Tensor:
 
     @property
     def _base(self) -> Any:
-        return self.root
+        return tracing.original(self, "_base").root
 
     def _is_view(self) -> bool:
-        return self.root is not None
+        return tracing.original(self, "_is_view").root is not None
 
     # ------------------------------------------------------------ host access
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from ..autograd.node import AccumulateGrad
 from ..autograd.state import mode as grad_mode
 from ..base import dtype as dt
 from ..base.device import device as device_type
@@ -231,16 +232,16 @@ def _cast(v: Any, target: dtype, where: str) -> Any:
 def _kept(t: Tensor, target: dtype) -> Tensor:
     """`t.to(target)`; of a leaf that needs gradients it is made once in a region."""
     state = _state
-    if not (state.cache_enabled and state.nesting and t.requires_grad and t.is_leaf
+    if not (state.cache_enabled and state.nesting and type(t.node) is AccumulateGrad
             and t.meta.dtype is dt.float32):
         return _plain(t, target)
     key = (id(t), target)
     found = state.cache.get(key)
-    if found is not None and found[0] is t and found[1] == t._version and (
+    if found is not None and found[0] is t and found[1] == t.data_.base.version and (
             found[2].requires_grad or not grad_mode.enabled):
         return found[2]
     made = _plain(t, target)
-    state.cache[key] = (t, t._version, made)
+    state.cache[key] = (t, t.data_.base.version, made)
     return made
 
 

@@ -109,7 +109,7 @@ def take_apart(x: Any, key: list[Any], tensors: list[Any], keep: list[Any]) -> N
     t = type(x)
     if t is NS["Tensor"] or t is NS["Parameter"]:
         key.append(x.meta)
-        key.append(x.node is not None)
+        key.append(x.node is not None if t is NS["Tensor"] else (t, x.node is not None))
         tensors.append(x)
     elif t is float:
         key.append((t, x.hex()))

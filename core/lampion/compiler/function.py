@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import functools
 import operator
+import weakref
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from .. import callpath
@@ -35,7 +37,7 @@ from .joining import join_in_place, merge_products
 from .passes import drop_dead, elide_copies, functionalize, share_common
 from .program import Program, build
 from .results import Argument, New, Number, Same, maker
-from .trace import GraphBreak, Trace
+from .trace import GraphBreak, Trace, fact
 
 _changes = tracing.changes
 _CONTAINERS = ("ModuleList", "ModuleDict", "OptimizedModule")
@@ -80,6 +82,11 @@ class Entry:
         self.used = False  # more than once
         self.moved = False  # whether the function changed what it reads
         self.apart = False  # whether it writes to arguments, which must not overlap then
+        self.typed = False  # whether it may tell a Parameter from a tensor
+        self.facts: list[tuple[int, str, Any]] = []  # (argument, what of it, how it has to be)
+        self.same: list[tuple[int, Any]] = []  # (argument, memory of the outside that it is)
+        self.outside: list[Any] = []  # tensors of the outside that no other argument may show
+        self._bases: tuple[int, frozenset[int]] = (-1, frozenset())
 
     def holds(self) -> bool:
         """Whether the guards beside the key hold."""
@@ -98,6 +105,28 @@ class Entry:
                 return False
             self.moves = _changes["tensors"]
         return True
+
+    def fits(self, tensors: Sequence[Any]) -> bool:
+        """Whether it is right for these arguments, beyond their metas."""
+        for k, what, how in self.facts:
+            if fact(tensors[k], what) != how:
+                return False
+        for k, base in self.same:
+            if tensors[k].data_.base is not base():
+                return False
+        return not self.outside or self.beside(tensors)
+
+    def beside(self, tensors: Sequence[Any]) -> bool:
+        """Whether the arguments share no memory with the outside, save where they did."""
+        stamp, bases = self._bases
+        if stamp != _changes["tensors"]:
+            bases = frozenset([id(t.data_.base) for r in self.outside for t in [r()]
+                               if t is not None])
+            self._bases = _changes["tensors"], bases
+        if bases.isdisjoint([id(t.data_.base) for t in tensors]):
+            return True
+        known = {k for k, _ in self.same}
+        return all(k in known or id(t.data_.base) not in bases for k, t in enumerate(tensors))
 
     def run(self, tensors: Sequence[Any]) -> Any:
         """The results of a call with these tensors among its arguments."""
@@ -196,7 +225,7 @@ class Compiled:
             except (AttributeError, KeyError):
                 pass
             else:
-                if entry.holds():
+                if entry.holds() and (not entry.outside or entry.beside(args)):
                     return entry.run(args)
         return self._general(args, kwargs)
 
@@ -224,8 +253,8 @@ class Compiled:
         except (arguments.Unknown, TypeError) as e:
             return self._eager(str(e), args, kwargs)
         for entry in found:
-            if entry.holds():
-                if entry.apart and len({id(t.data_.base) for t in tensors}) < len(tensors):
+            if entry.holds() and entry.fits(tensors):
+                if entry.apart and _overlap(tensors):
                     return self.fn(*args, **kwargs)
                 if not entry.used:
                     entry.used = True
@@ -239,9 +268,11 @@ class Compiled:
     def _remember(self, entry: Entry, args: Any, tensors: list[Any]) -> None:
         """Let calls find an entry by the metas of their arguments alone, if these are tensors. An
         entry that writes to none of them is right for tensors that share memory, too."""
-        if len(tensors) == len(args) and all(map(operator.is_, args, tensors)) and not (
-                entry.apart or NS["modes"] or mode.inference) and len(
-                {id(t.data_) for t in tensors}) == len(tensors):
+        if (len(tensors) == len(args) and all(map(operator.is_, args, tensors))
+                and not (entry.apart or entry.typed or entry.facts or entry.same or NS["modes"]
+                         or mode.inference)
+                and len({id(t.data_) for t in tensors}) == len(tensors)
+                and all(type(t) is NS["Tensor"] for t in tensors)):
             self.quick[(mode.enabled, dt._default, *[t.meta for t in tensors],
                         *[t.node is None for t in tensors])] = entry
 
@@ -334,6 +365,15 @@ def _metas(key: Any) -> list[Meta]:
     return [x for x in row if isinstance(x, Meta)]
 
 
+def _overlap(tensors: Sequence[Any]) -> bool:
+    """Whether two of the tensors may share memory."""
+    if len({id(t.data_.base) for t in tensors}) < len(tensors):
+        return True
+    spans = sorted([(at, at + t.meta.span) for t in tensors
+                    for at in [getattr(t.data_, "ptr", 0)] if at and t.meta.numel])
+    return any(a[1] > b[0] for a, b in pairwise(spans))
+
+
 def _restored(fn: Any, fullgraph: bool, options: Any) -> Compiled:
     return Compiled(fn, fullgraph=fullgraph, options=options)
 
@@ -363,6 +403,10 @@ class Tracing:
             if apart:  # views of one tensor, told apart by copies
                 r = empty_meta(t.meta)
                 raw_copy(t.detach(), r)
+            if type(t) is NS["Parameter"]:
+                r.__class__ = NS["Parameter"]
+            r.__dict__.update({n: x for n, x in t.__dict__.items()
+                               if n not in ("_grad", "_retains")})
             if mode.enabled and t.node is not None:
                 r.node = Inlet(t)
             self.instead[id(t)] = r
@@ -378,7 +422,12 @@ class Tracing:
         world = World(owner.target, [*args, *kwargs.values()])
         NS.get("autocast_clear", int)()  # casts that are kept would pass for constants
         trace = Trace(owner.name, [instead.get(id(t), t) for t in self.tensors], owner.fullgraph,
-                      owner.code)
+                      owner.code, self.tensors)
+        if world.reason:
+            trace.fail(world.reason)
+        named = [n for t in self.tensors for n in t.__dict__ if n in world.names]
+        if named:
+            trace.fail(f"{named[0]} of an argument is read")
         entry: Entry | None = None
         with trace:
             with watched(trace):
@@ -406,6 +455,7 @@ class Tracing:
         entry.moves = tracing.changes["tensors"]
         entry.grads = [(leaf.node, None if leaf.start is None else leaf.start.meta)
                        for leaf in trace.leaves.values() if leaf.known == "read"]
+        self._memory(entry, trace, world)
         entry.apart = any(w.buffer.kind == "input" for p in entry.programs
                           for c in p.graph.calls for w in c.writes)
         for p in entry.programs:
@@ -413,6 +463,20 @@ class Tracing:
         for where in {c.call.device for p in entry.programs for c in p.graph.calls}:
             P.backend_of(where).empty_cache()  # the programs' memory is not the run's
         return result
+
+    def _memory(self, entry: Entry, trace: Trace, world: World) -> None:
+        """What has to be so of the memory of arguments in later calls."""
+        entry.typed = world.asks_types
+        entry.facts = [(k, what, how) for (k, what), how in trace.facts.items()]
+        outside = {id(t.data_.base): t for r in world.tensors for t in [r()] if t is not None}
+        entry.same = [(k, weakref.ref(t.data_.base)) for k, t in enumerate(self.tensors)
+                      if id(t.data_.base) in outside]
+        writes = {id(b.storage.base) for p in entry.programs for c in p.graph.calls
+                  for b in (w.buffer for w in c.writes) if b.kind == "held"}
+        inputs = any(w.buffer.kind == "input" for p in entry.programs for c in p.graph.calls
+                     for w in c.writes)
+        entry.outside = [weakref.ref(t) for t in (*outside.values(), *trace.held.values())
+                         if inputs or world.compares or id(t.data_.base) in writes]
 
     def _own(self, result: Any) -> Any:
         """A result with the arguments themselves for what stood for them."""

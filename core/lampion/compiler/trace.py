@@ -47,11 +47,12 @@ class Leaf:
 class Trace(tracing.Tracer):
     """A recording of one run; `with trace:` around it, `graph()` afterwards.
 
-    `arguments` are the tensors that later runs replace; `code` is the function's.
+    `arguments` are the tensors that later runs replace, or what stands for them; `originals` are
+    the caller's; `code` is the function's.
     """
 
     def __init__(self, name: str, arguments: Sequence[Any], strict: bool = False,
-                 code: Any = None) -> None:
+                 code: Any = None, originals: Sequence[Any] = ()) -> None:
         self.name, self.strict = name, strict
         self.code = code  # of the function, if it is one
         self.checks: list[tuple[Any, Exception]] = []  # flags that have to be false
@@ -59,6 +60,10 @@ class Trace(tracing.Tracer):
         self.reads: list[Read] = []  # numbers that it read in order to return them
         self.thread = threading.get_ident()
         self.reason = ""
+        self.places = {id(t): k for k, t in reversed(list(enumerate(arguments)))}
+        self.originals = originals or arguments
+        self.arguments = {id(t.data_.base): t for t in reversed(arguments)}
+        self.facts: dict[tuple[int, str], Any] = {}  # (argument, what was asked of it) -> answer
         self.items: list[Item] = []
         self.buffers: dict[int, Buffer] = {}
         self.constants: set[int] = set()
@@ -129,6 +134,23 @@ class Trace(tracing.Tracer):
             self.__enter__()
         self.reads.append(Read(alias, number))
         return number
+
+    def original(self, t: Any, what: str) -> Any:
+        if not self._mine():
+            return t
+        k = self.places.get(id(t))
+        if k is not None:
+            t = self.originals[k]
+        answer = fact(t, what)
+        if answer is None:
+            self.fail(f"{what} of a tensor is read")
+        elif k is not None:
+            self.facts[k, what] = answer
+        elif what in ("storage_offset", "grad"):  # of what is no argument itself
+            b = self.buffers.get(id(t.data_.base))
+            if b is None or b.kind != "made":
+                self.fail(f"{what} of a tensor is read")
+        return t
 
     def check(self, bad: Any, error: Exception) -> bool:
         if not self._mine() or bad.meta.virtual:
@@ -285,6 +307,10 @@ class Trace(tracing.Tracer):
         at = storage.offset - b.shift
         if at < 0:
             self.fail("a view reaches back before the start of an argument")
+        if b.kind == "input":
+            t = self.arguments.get(id(b.storage))
+            if t is not None and at + m.span > t.meta.span:
+                self.facts[b.index, "room"] = fact(self.originals[b.index], "room")
         return Ref(b, at, m)
 
     def _buffer(self, storage: Any, where: Any) -> Buffer:
@@ -363,6 +389,27 @@ class Trace(tracing.Tracer):
                      {g: n for g, (_, _, n) in self.generators.items()})
 
 
+def fact(t: Any, what: str) -> Any:
+    """What programs may depend on of an argument's property, beyond its meta; None if on more
+    than can be compared."""
+    n = t.node
+    leaf = n is None or type(n) is AccumulateGrad
+    if what == "is_leaf":
+        return leaf
+    if what == "_is_view":
+        return t.root is not None
+    if what == "retains_grad":
+        return bool(t.__dict__.get("_retains"))
+    if what == "room":  # how much memory there is from its start
+        return t.data_.base.nbytes - t.data_.offset
+    if what == "storage_offset":
+        return t.data_.offset
+    if (what == "grad_fn" and leaf) or (what == "_base" and t.root is None) or (
+            what == "grad" and t.__dict__.get("_grad") is None):
+        return True
+    return None
+
+
 def _gone(buffers: dict[int, Buffer], at: int, _: Any) -> None:
     buffers.pop(at, None)
 
@@ -378,4 +425,4 @@ def user_line() -> str:
     return ""
 
 
-__all__ = ["Trace", "GraphBreak", "Leaf", "user_line"]
+__all__ = ["Trace", "GraphBreak", "Leaf", "fact", "user_line"]

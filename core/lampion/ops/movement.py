@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..base import dtype as dt
 from ..base.meta import infer_size, may_overlap, view_strides, wrap_dim
+from ..runtime import tracing
 from . import memory as _memory
 from . import views as V
 from .registry import REGISTRY, composite, view_op
@@ -328,6 +329,8 @@ def as_strided(input, size, stride, storage_offset=None):
     item = m.dtype.itemsize
     here = d.offset // item
     start = here if storage_offset is None else storage_offset
+    if storage_offset is not None:
+        tracing.original(input, "storage_offset")  # a trace has to know that it matters
     size, stride = tuple(size), tuple(stride)
     last = sum((n - 1) * s for n, s in zip(size, stride)) + 1 if 0 not in size else 0
     if start < 0 or (start + last) * item > d.base.nbytes:

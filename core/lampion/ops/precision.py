@@ -7,6 +7,7 @@ planned, so a call costs nothing for it; changing it plans all calls afresh.
 from __future__ import annotations
 
 from .. import config
+from ..runtime import tracing
 from . import registry
 
 _LEVELS = ("highest", "high", "medium")
@@ -33,6 +34,7 @@ def set_float32_matmul_precision(precision: str) -> None:
     if precision != get_float32_matmul_precision():
         config.set("float32_matmul_precision", precision, "set_float32_matmul_precision")
         registry.forget_plans()
+        tracing.changes["modules"] += 1  # compiled programs look again what they were made for
 
 
 def get_float32_matmul_precision() -> str:

@@ -43,6 +43,11 @@ class Tracer(Protocol):
     def item(self, t: Any) -> Any:
         """The number in a tensor, if the trace's function does nothing but return it, or None."""
 
+    def original(self, t: Any, what: str) -> Any:
+        """The tensor that the caller gave for `t`, if it is an argument: somebody looks at what
+        its meta does not tell."""
+        return t
+
     def check(self, bad: Any, error: Exception) -> bool:
         """Whether it looks, now and in every later run, if an element of a bool tensor is true,
         and raises the error then."""
@@ -62,6 +67,12 @@ def fail(reason: str) -> None:
         active[-1].fail(reason)
 
 
+def original(t: Any, what: str) -> Any:
+    """The tensor whose property `what`, beyond shape and dtype, is asked for: `t`, or what a trace
+    put it in the place of."""
+    return active[-1].original(t, what) if active else t
+
+
 def part() -> None:
     """Tell the trace that what follows is computed anew on purpose: what was computed before shall
     not be kept for it."""
@@ -76,4 +87,4 @@ def refuse(bad: Any, error: Exception) -> None:
         raise error
 
 
-__all__ = ["Tracer", "active", "changes", "fail", "part", "refuse"]
+__all__ = ["Tracer", "active", "changes", "fail", "original", "part", "refuse"]
