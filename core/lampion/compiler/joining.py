@@ -7,7 +7,8 @@ it is to be, so that nothing is copied. And the sum of many products whose facto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -129,33 +130,41 @@ def _alike(graph: Graph, products: Sequence[int]) -> list[list[int]]:
 
 
 def _side_by_side(graph: Graph, uses: Uses, alike: list[int]) -> list[int] | None:
-    """The order in which the factors are, or may be put, side by side; None if there is none."""
+    """The most of these products, in the order in which the factors are, or may be put, side by
+    side; None if there are not enough."""
     calls = graph.items
-    best: list[int] | None = None
+
+    def follows(side: int, j: int, k: int) -> bool:
+        return _consecutive([calls[j].reads[side], calls[k].reads[side]])
+
+    def movable(row: list[int], side: int) -> bool:
+        refs = [calls[k].reads[side] for k in row]
+        return len({r.buffer for r in refs}) == len(refs) and all(
+            uses.private(r) and uses.writes[r.buffer][0] >= uses.boundary for r in refs)
+
+    found = [sorted(alike)]
     for side in (0, 1):
-        buffers: dict[Buffer, list[int]] = {}
-        for k in alike:
-            buffers.setdefault(calls[k].reads[side].buffer, []).append(k)
-        for row in buffers.values():
-            row.sort(key=lambda k: calls[k].reads[side].offset)
-            run = [row[0]]
-            for j, k in pairwise(row):
-                a, b = calls[j].reads[side], calls[k].reads[side]
-                if b.offset != a.offset + a.meta.nbytes:
-                    break
-                run.append(k)
-            if len(run) >= LEAST_PRODUCTS and (best is None or len(run) > len(best)):
-                best = run
-    if best is None:
-        best = sorted(alike)
-    for side in (0, 1):
-        refs = [calls[k].reads[side] for k in best]
-        if _consecutive(refs):
-            continue
-        if not all(uses.private(r) and uses.writes[r.buffer][0] >= uses.boundary
-                   for r in refs) or len({r.buffer for r in refs}) < len(refs):
-            return None
-    return best
+        refs = {k: calls[k].reads[side] for k in alike}
+        row = sorted(refs, key=lambda k, refs=refs: (refs[k].buffer.number, refs[k].offset))
+        for run in _runs(row, partial(follows, side)):
+            found += [run, *_runs(run, partial(follows, 1 - side))]
+    for row in sorted(found, key=len, reverse=True):
+        if len(row) >= LEAST_PRODUCTS and all(
+                all(follows(side, j, k) for j, k in pairwise(row)) or movable(row, side)
+                for side in (0, 1)):
+            return row
+    return None
+
+
+def _runs(row: Sequence[int], follows: Callable[[int, int], bool]) -> list[list[int]]:
+    """A row cut where one does not follow the one before."""
+    runs = [[row[0]]]
+    for j, k in pairwise(row):
+        if follows(j, k):
+            runs[-1].append(k)
+        else:
+            runs.append([k])
+    return runs
 
 
 def _consecutive(refs: Sequence[Ref]) -> bool:

@@ -17,31 +17,29 @@ from lampion.tensor import Tensor
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
-def step(mode: str, gx: Sequence[Tensor], gh: Sequence[Tensor], state: Any) -> Any:
-    """The new state (a pair for the LSTM) from the gates' parts, in torch's order."""
+def step(mode: str, gx: Tensor, gh: Tensor, state: Any) -> Any:
+    """The new state (a pair for the LSTM) from both parts (..., gates H) of the gates, which are in
+    torch's order."""
     if mode == "LSTM":
-        (ix, fx, cx, ox), (ih, fh, ch, oh) = gx, gh
-        cell = ops.lstm_cell_state(ix, ih, fx, fh, cx, ch, state[1])
-        return ops.lstm_hidden_state(ox, oh, cell), cell
+        gx, gh, old = _alike(gx, gh, state[1])
+        return ops.lstm_step(gx, gh, old)[:2]
     if mode == "GRU":
-        (rx, zx, nx), (rh, zh, nh) = gx, gh
-        return ops.gru_hidden_state(rx, rh, zx, zh, nx, nh, state)
-    if mode == "RNN_TANH":
-        return ops.tanh_hidden_state(gx[0], gh[0])
-    return ops.relu_hidden_state(gx[0], gh[0])
+        return ops.gru_step(*_alike(gx, gh, state))[0]
+    return (ops.tanh_hidden_state if mode == "RNN_TANH" else ops.relu_hidden_state)(gx, gh)
 
 
-def _split(gates: Tensor, count: int) -> Sequence[Tensor]:
-    """The gates of a (..., count H) tensor."""
-    return (gates,) if count == 1 else gates.chunk(count, -1)
+def _alike(gx: Tensor, gh: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Operands in one dtype: products under autocast have another than the state."""
+    if gx.dtype is gh.dtype is state.dtype:
+        return gx, gh, state
+    wide = lampion.promote_types(lampion.promote_types(gx.dtype, gh.dtype), state.dtype)
+    return gx.to(wide), gh.to(wide), state.to(wide)
 
 
 def cell(mode: str, input: Tensor, state: Any, weights: Sequence[Tensor | None]) -> Any:
     """One step from the input itself: weights are w_ih, w_hh, b_ih, b_hh."""
     w_ih, w_hh, b_ih, b_hh = weights
-    count, hidden = GATES[mode], _hidden(state)
-    return step(mode, _split(ops.linear(input, w_ih, b_ih), count),
-                _split(ops.linear(hidden, w_hh, b_hh), count), state)
+    return step(mode, ops.linear(input, w_ih, b_ih), ops.linear(_hidden(state), w_hh, b_hh), state)
 
 
 _programs: list[Any] = []
@@ -69,21 +67,19 @@ def walk(mode: str, data: Tensor, state: Any, weights: list[Tensor], bias: bool,
     """`run`, step by step."""
     w_ih, w_hh = weights[0], weights[1]
     b_ih, b_hh = (weights[2], weights[3]) if bias else (None, None)
+    if bias and mode != "GRU":  # added before the gates, which only the GRU's reset parts
+        b_ih, b_hh = b_ih + b_hh, None
     w_hr = weights[-1] if projected else None
-    count = GATES[mode]
 
-    def advance(gx: Sequence[Tensor], state: Any) -> Any:
-        gh = _split(ops.linear(_hidden(state), w_hh, b_hh), count)
-        new = step(mode, gx, gh, state)
+    def advance(gx: Tensor, state: Any) -> Any:
+        new = step(mode, gx, ops.linear(_hidden(state), w_hh, b_hh), state)
         return new if w_hr is None else (ops.linear(new[0], w_hr), new[1])
 
-    # Gate by gate, then step by step: the way back is one stack a gate and one cat.
-    gates = _split(ops.linear(data, w_ih, b_ih), count)
+    gates = ops.linear(data, w_ih, b_ih)
     if sizes is not None:
-        steps = list(zip(*(gate.split(sizes) for gate in gates)))
-        return _run_packed(steps, state, advance, reverse, sizes)
+        return _run_packed(gates.split(sizes), state, advance, reverse, sizes)
     outputs = []
-    steps = list(zip(*(gate.unbind(0) for gate in gates)))
+    steps = gates.unbind(0)
     for gx in (reversed(steps) if reverse else steps):
         state = advance(gx, state)
         outputs.append(_hidden(state))
