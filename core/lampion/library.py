@@ -21,7 +21,7 @@ if not any(isinstance(op, _families.Awaited) for op in _registry.REGISTRY.values
 
 MODULES = ("nn", "optim", "utils", "autograd", "linalg", "fft", "special", "func",
             "config", "plugins", "ops", "testing", "random", "serialization",
-            "overrides", "printing", "cli", "demos", "return_types", "masked", "signal",
+            "overrides", "printing", "cli", "demos", "return_types", "masked", "nested", "signal",
             "amp", "compat", "compiler", "jit", "backends", "accelerator", "distributed",
             "multiprocessing", "profiler", "hub", "types", "storage", "distributions", "fx",
             "onnx", "sparse", "export", "futures",

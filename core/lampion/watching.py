@@ -181,8 +181,8 @@ _ORDINARY = frozenset((Tensor, bool, int, float, str, type(None), dtype, device,
 
 def hand_over(fn: FunctionType, call: Callable[..., Any], args: tuple[Any, ...],
               kwargs: dict[str, Any]) -> Any:
-    """The watcher that gives a call to an argument which is no tensor but has
-    `__torch_function__`."""
+    """The watcher that gives a call to an argument which has `__torch_function__` and is no tensor,
+    or one of a class that sees whole calls."""
     for a in (*args, *kwargs.values()) if kwargs else args:
         if type(a) not in _ORDINARY and takes_part(a):
             break
@@ -199,11 +199,13 @@ def hand_over(fn: FunctionType, call: Callable[..., Any], args: tuple[Any, ...],
 
 
 def takes_part(a: Any) -> bool:
-    """Whether an argument, or an element of a list or tuple, is no tensor but overrides ops."""
+    """Whether an argument, or an element of a list or tuple, overrides functions as a whole: what
+    is no tensor, which ops cannot know by its meta, and tensors whose class says so."""
     t = type(a)
     if t is list or t is tuple or isinstance(a, (list, tuple)):
         return any(map(takes_part, a))
-    return hasattr(t, "__torch_function__") and not isinstance(a, Tensor)
+    return hasattr(t, "__torch_function__") and (
+        not isinstance(a, Tensor) or getattr(t, "_sees_whole_calls", False))
 
 
 def follow_classes() -> None:

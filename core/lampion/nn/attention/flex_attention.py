@@ -72,7 +72,7 @@ def flex_attention(query: Tensor, key: Tensor, value: Tensor, score_mod: Mod | N
     >>> from lampion.nn.attention.flex_attention import flex_attention
     >>> q = lampion.ones(1, 2, 3, 4)
     >>> flex_attention(q, q, q, lambda score, b, h, q_idx, kv_idx: score + h).shape
-    Size([1, 2, 3, 4])
+    lampion.Size([1, 2, 3, 4])
     """
     _check(query, key, value, enable_gqa, block_mask)
     if return_lse and return_aux is not None:
