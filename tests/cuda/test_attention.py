@@ -10,9 +10,10 @@ from lampion.nn import functional as F
 from lampion.ops import attention
 
 rng = np.random.default_rng(11)
-BF16, F16 = lampion.bfloat16, lampion.float16
-# relative to the largest value: the operands are exact, weights are rounded to 8 (11) bits
-TOLERANCE = {BF16: 1e-2, F16: 2e-3}
+BF16, F16, F32 = lampion.bfloat16, lampion.float16, lampion.float32
+# relative to the largest value: the operands are exact, weights are rounded to 8 (11, 24) bits
+TOLERANCE = {BF16: 1e-2, F16: 2e-3, F32: 2e-6}
+TF32 = 2e-3
 
 
 def made(device, dtype, *shape, layout="dense"):
@@ -61,7 +62,7 @@ def expected(q, k, v, g, mask, causal, scale):
 
 
 def run(device, dtype, b, h, shared, queries, keys, width, depth, *, causal=False, mask="",
-        layout="dense", scale=None):
+        layout="dense", scale=None, tolerance=None):
     """One call and its gradients, checked."""
     q, qn = made(device, dtype, b, h, queries, width, layout=layout)
     k, kn = made(device, dtype, b, shared, keys, width, layout=layout)
@@ -70,7 +71,7 @@ def run(device, dtype, b, h, shared, queries, keys, width, depth, *, causal=Fals
     m = mn = None
     if mask == "bool":
         mn = rng.random((queries, keys)) > 0.3
-        mn[0] = False  # a row with nothing allowed
+        mn[0] = mn[queries // 2:queries // 2 + 3] = False  # rows with nothing allowed
         m = lampion.tensor(mn).to(device)
     elif mask:
         m, mn = made(device, dtype, h, queries, keys)
@@ -82,7 +83,7 @@ def run(device, dtype, b, h, shared, queries, keys, width, depth, *, causal=Fals
     for name, a, b in zip(("out", "query", "key", "value"), got, want):
         assert a.dtype is dtype and tuple(a.shape) == b.shape
         error = np.abs(values(a) - b).max() / np.abs(b).max()
-        assert error < TOLERANCE[dtype], (name, error)
+        assert error < (tolerance or TOLERANCE[dtype]), (name, error)
     return got
 
 
@@ -109,10 +110,24 @@ CASES = {
     "columns last in memory": ((BF16, 1, 1, 1, 9, 8, 24, 16), {"layout": "columns last"}),
     "128 wide": ((BF16, 1, 1, 1, 140, 70, 128, 128), {}),
     "bool mask": ((BF16, 1, 1, 1, 70, 140, 96, 96), {"mask": "bool"}),
-    "added mask": ((BF16, 1, 2, 1, 70, 140, 128, 80), {"mask": "half"}),
+    "added mask": ((BF16, 1, 2, 1, 70, 140, 128, 80), {"mask": "added"}),
     "256 wide": ((BF16, 1, 1, 1, 40, 50, 256, 256), {}),
     "a scale": ((BF16, 1, 1, 1, 20, 20, 32, 32), {"scale": 0.7}),
     "one query": ((F16, 3, 2, 2, 1, 65, 64, 64), {}),
+    "float32, one block": ((F32, 1, 1, 1, 5, 7, 16, 16), {}),
+    "float32, many blocks, shared keys": ((F32, 2, 4, 2, 70, 90, 64, 64), {}),
+    "float32, causal": ((F32, 1, 2, 1, 140, 70, 32, 32), {"causal": True}),
+    "float32, causal, more keys": ((F32, 1, 1, 1, 40, 130, 48, 48), {"causal": True}),
+    "float32, heads last in memory": ((F32, 1, 2, 2, 40, 40, 64, 64),
+                                      {"causal": True, "layout": "heads last"}),
+    "float32, odd addresses and widths": ((F32, 1, 2, 2, 40, 33, 21, 13), {"layout": "odd"}),
+    "float32, columns last in memory": ((F32, 1, 1, 1, 9, 8, 24, 16), {"layout": "columns last"}),
+    "float32, bool mask": ((F32, 1, 1, 1, 70, 140, 96, 96), {"mask": "bool"}),
+    "float32, added mask": ((F32, 1, 2, 1, 70, 140, 64, 40), {"mask": "added"}),
+    "float32, 128 wide": ((F32, 1, 1, 1, 130, 70, 128, 128), {"causal": True}),
+    "float32, 192 wide": ((F32, 1, 1, 1, 70, 40, 192, 170), {}),
+    "float32, 256 wide": ((F32, 1, 1, 1, 40, 50, 256, 256), {"mask": "bool"}),
+    "float32, one query": ((F32, 3, 2, 2, 1, 65, 64, 64), {}),
 }
 
 
@@ -123,11 +138,73 @@ def test_values_and_gradients(gpu, case):
     assert fused() == fused(attention.fused_attention_backward) == 1
 
 
+@pytest.fixture
+def tf32_allowed():
+    lampion.set_float32_matmul_precision("high")
+    yield
+    lampion.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("args, options", [
+    ((F32, 2, 4, 2, 70, 50, 64, 64), {"causal": True}),
+    ((F32, 1, 2, 1, 40, 70, 96, 33), {"mask": "added"}),
+    ((F32, 1, 1, 1, 40, 30, 250, 256), {"mask": "bool"})], ids=["causal", "mask", "256 wide"])
+def test_float32_where_tf32_is_allowed(gpu, tf32_allowed, args, options):
+    out = values(run(gpu, *args, **options, tolerance=TF32)[0])
+    assert fused() == fused(attention.fused_attention_backward) == 1
+    # it was TF32: rounding the inputs shows
+    assert np.isfinite(out).all() and lampion.get_float32_matmul_precision() == "high"
+
+
+def test_tf32_rounds_to_ten_bits(gpu, tf32_allowed):
+    """Products of values with 10 bits after the point are exact, and more bits are rounded."""
+    def result(width, add):
+        v = lampion.full((1, 1, 1, width), 1 + 2.0**-10 + add, device=gpu)
+        q = lampion.zeros(1, 1, 1, width, device=gpu)
+        return values(F.scaled_dot_product_attention(q, q, v)).flat[0]
+
+    assert result(32, 0) == 1 + 2.0**-10
+    assert result(32, 2.0**-12) == 1 + 2.0**-10
+    assert result(32, 2.0**-11 + 2.0**-13) == 1 + 2.0**-9
+    lampion.set_float32_matmul_precision("highest")
+    assert result(32, 2.0**-12) == np.float32(1 + 2.0**-10 + 2.0**-12)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_memory_grows_with_the_length_alone(gpu, dtype):
+    """No matrix of scores is in memory, forward or backward."""
+    def most(length):
+        q, k, v = (made(gpu, dtype, 1, 1, length, 16)[0] for _ in range(3))
+        F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()  # plans
+        lampion.cuda.synchronize()
+        before = lampion.cuda.memory_allocated()
+        lampion.cuda.reset_peak_memory_stats()
+        F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
+        return lampion.cuda.max_memory_allocated() - before
+
+    short, long = most(256), most(1024)
+    assert long < 1024 * 1024 * dtype.itemsize / 2
+    assert long < 5 * short
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 0, 5), (1, 2, 4, 0), (0, 2, 4, 5)])
+def test_nothing_to_attend_to(gpu, shape):
+    b, h, queries, keys = shape
+    q = lampion.ones(b, h, queries, 8, device=gpu, requires_grad=True)
+    k, v = (lampion.ones(b, h, keys, 8, device=gpu, requires_grad=True) for _ in range(2))
+    out = F.scaled_dot_product_attention(q, k, v)
+    out.sum().backward()
+    assert out.shape == (b, h, queries, 8) and not values(out)[:, :, :, :0 if keys else 8].any()
+    assert all(t.grad.shape == t.shape for t in (q, k, v))
+
+
 @pytest.mark.parametrize("order", [-1, 7, 23])
 def test_every_order_of_threads(simulated, gpu, order):
     simulated.set(order=order)
+    run(gpu, F32, 1, 2, 1, 70, 50, 32, 32, causal=True)
+    run(gpu, F32, 1, 2, 1, 40, 70, 128, 64, mask="added")
     run(gpu, BF16, 1, 2, 1, 130, 70, 32, 32, causal=True)
-    run(gpu, BF16, 1, 2, 1, 40, 70, 64, 64, mask="half")
+    run(gpu, BF16, 1, 2, 1, 40, 70, 64, 64, mask="added")
 
 
 def test_results_are_the_same_every_time(gpu):
@@ -139,8 +216,9 @@ def test_results_are_the_same_every_time(gpu):
         assert np.array_equal(values(a), values(b))
 
 
-def test_infinite_and_nan_scores(gpu):
-    q, k, v = (made(gpu, BF16, 1, 1, 4, 16)[0].detach() for _ in range(3))
+@pytest.mark.parametrize("dtype", [BF16, F32])
+def test_infinite_and_nan_scores(gpu, dtype):
+    q, k, v = (made(gpu, dtype, 1, 1, 4, 16)[0].detach() for _ in range(3))
     q[0, 0, 1] = float("nan")
     out = values(F.scaled_dot_product_attention(q, k, v))
     assert np.isnan(out[0, 0, 1]).all() and np.isfinite(out[0, 0, [0, 2, 3]]).all()

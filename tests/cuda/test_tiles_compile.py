@@ -12,8 +12,6 @@ from lampion.base import dtype as dt  # noqa: E402
 from lampion_cuda import attention_kernels as attention  # noqa: E402
 from lampion_cuda import conv_kernels as conv  # noqa: E402
 
-SHARED = 227 << 10  # bytes that a block may have on compute capability 9.0
-
 
 def check(texts):
     usages = gate.gate(texts)
@@ -21,13 +19,19 @@ def check(texts):
     assert len(usages) == len(texts) * len(gate.ARCHITECTURES)
 
 
-@pytest.mark.parametrize("width", [64, 128])
-def test_attention(width):
-    form = attention.Form(dt.bfloat16, width, "", 2)
-    check({attention.forward_text(form)[0]: "attention",
-           attention.queries_text(form)[0]: "attention_queries",
-           attention.keys_text(form._replace(shared=1))[0]: "attention_keys",
-           attention.sums_text(form)[0]: "row_sums"})
+@pytest.mark.parametrize("form", [
+    attention.Form(dt.bfloat16, 64, "", 2), attention.Form(dt.bfloat16, 128, "", 2),
+    attention.Form(dt.float32, 64, "", 2), attention.Form(dt.float32, 128, "added", 2),
+    attention.Form(dt.float32, 256, "", 2), attention.Form(dt.float32, 64, "", 2, tf32=True),
+    attention.Form(dt.float32, 128, "", 2, tf32=True)], ids=lambda f: " ".join(map(str, f)))
+def test_attention(form):
+    texts = {attention.forward_text(form)[0]: "attention",
+             attention.queries_text(form)[0]: "attention_queries",
+             attention.sums_text(form)[0]: "row_sums"}
+    for wanted in ("kv",) if form.width <= 128 else ("k", "v"):
+        keys = form._replace(shared=1, wanted=wanted)
+        texts[attention.keys_text(keys)[0]] = "attention_keys"
+    check(texts)
 
 
 @pytest.mark.parametrize("dtype", [dt.bfloat16, dt.float32], ids=["bfloat16", "float32"])
@@ -37,9 +41,13 @@ def test_convolutions(dtype):
            conv.sum_text(form)[0]: "conv_weights_sum", conv.pack_text(form)[0]: "conv_pack"})
 
 
-@pytest.mark.parametrize("mask", ["", "bool", "half"])
+@pytest.mark.parametrize("mask", ["", "bool", "added"])
 @pytest.mark.parametrize("width", [32, 64, 96, 128, 192, 256])
-def test_shared_memory_suffices(width, mask):
+@pytest.mark.parametrize("dtype, most", [(dt.bfloat16, 227 << 10), (dt.float32, 99 << 10)],
+                         ids=["bfloat16", "float32"])
+def test_shared_memory_suffices(dtype, most, width, mask):
+    """`most`: what a block may have on compute capability 9.0; on 8.6, which has the least."""
+    form = attention.Form(dtype, width, mask, 2)
     for shape, owned in ((attention.forward_shape, 1), (attention.queries_shape, 2),
                          (attention.keys_shape, 2)):
-        assert shape(width, mask).shared_memory(width, owned, 2) <= SHARED
+        assert shape(form).shared_memory(form, owned) <= most

@@ -1,7 +1,7 @@
 """Attention in one kernel: builders for `fused_attention` and its gradient.
 
-float16 and bfloat16 with heads up to 256 wide, any masks and layouts, on GPUs of compute capability
-8.0 and newer (see `attention_kernels` for the kernels). Every builder takes an OpCall and gives a
+float16, bfloat16 and float32 with heads up to 256 wide, any masks and layouts, on GPUs of compute
+capability 8.0 and newer (see `attention_kernels` for the kernels). Every builder takes an OpCall and gives a
 Launch, or None where the core's composition serves. Imports this package and lampion's floors 0-2.
 """
 
@@ -12,6 +12,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lampion import config
+from lampion.base import dtype as dt
 from lampion.base.meta import Meta, expand_strides
 from lampion.runtime.backend import Launch, OpCall
 
@@ -25,6 +27,7 @@ from .matrix import HALVES
 if TYPE_CHECKING:
     from .driver import Device
 
+TYPES = (*HALVES, dt.float32)
 WIDTHS = (32, 64, 96, 128, 192, 256)
 _INT = 2**31
 
@@ -76,7 +79,8 @@ class _Problem:
         self.queries, self.keys = q.shape[-2], k.shape[-2]
         self.columns, self.depth = q.shape[-1], v.shape[-1]
         self.width = min((w for w in WIDTHS if w >= max(self.columns, self.depth)), default=0)
-        self.mask = "" if m is None else "bool" if m.dtype.kind == "b" else "half"
+        self.mask = "" if m is None else "bool" if m.dtype.kind == "b" else "added"
+        self.tf32 = q.dtype is dt.float32 and config.get("float32_matmul_precision") != "highest"
         self.batch = q.shape[:-2]
         self.dims = [d for d, n in enumerate(self.batch) if n != 1]
         self.shared, self.wanted, self.kept = 0, "kv", self.dims
@@ -92,14 +96,14 @@ class _Problem:
             known[d], step = step, step * self.batch[d]
         self.strides["known"] = tuple(known)
 
-    def suits(self, shape: Callable[[int, str], Any], owned: int) -> bool:
+    def suits(self, shape: Callable[[text.Form], text.Shape], owned: int) -> bool:
         """Whether the kernels can do it."""
         scale = self.call.scale
         blocks = math.prod(self.batch) * max(self.queries, self.keys)
-        return (self.dtype in HALVES and self.device.capability >= (8, 0) and self.width > 0
+        return (self.dtype in TYPES and self.device.capability >= (8, 0) and self.width > 0
                 and 0 < scale < math.inf and 0 < blocks < _INT
                 and 0 not in (self.queries, self.keys, self.columns, self.depth)
-                and shape(self.width, self.mask).shared_memory(self.width, owned, 2)
+                and shape(self.form()).shared_memory(self.form(), owned)
                 <= self.device.shared_memory
                 and all(s[-1] == 1 for n, s in self.strides.items() if n.startswith("out"))
                 and all(abs(x) < _INT for s in self.strides.values() for x in s[-2:]))
@@ -112,8 +116,9 @@ class _Problem:
 
     def aligned(self, *names: str) -> bool:
         """Whether rows can be read 16 bytes at a time, if the tensors start at such a place."""
-        return self.columns % 8 == self.depth % 8 == 0 and all(
-            self.strides[n][-1] == 1 and all(x % 8 == 0 for x in self.strides[n][:-1])
+        chunk = 16 // self.dtype.itemsize
+        return self.columns % chunk == self.depth % chunk == 0 and all(
+            self.strides[n][-1] == 1 and all(x % chunk == 0 for x in self.strides[n][:-1])
             for n in names)
 
     def integers(self, names: Sequence[str]) -> tuple[int, ...]:
@@ -135,19 +140,20 @@ class _Problem:
     def form(self) -> text.Form:
         """What the kernels' text depends on."""
         return text.Form(self.dtype, self.width, self.mask, len(self.dims), self.shared,
-                         self.wanted)
+                         self.wanted, self.tf32)
 
     def kernel(self, write: Callable[[text.Form], tuple[str, list[str]]], name: str,
-               shape: Callable[[int, str], Any], owned: int, rows: int, slots: Sequence[int],
+               shape: Callable[[text.Form], text.Shape], owned: int, rows: int, slots: Sequence[int],
                ) -> tuple[Bound, list[Any], Sequence[int]]:
         """A call of a kernel, as `make_launch` takes it; a block of threads for each block of
         `rows` of each batch."""
-        source, names = write(self.form())
-        size = shape(self.width, self.mask)
-        memory = size.shared_memory(self.width, owned, 2)
+        form = self.form()
+        source, names = write(form)
+        size = shape(form)
+        memory = size.shared_memory(form, owned)
         batch = math.prod(self.batch[d] for d in self.kept)
         bound = Bound(build_tiled(self.device, source, name, memory),
-                      (-(-rows // size.rows) * batch, 1, 1), (32 * text.WARPS, 1, 1), memory,
+                      (-(-rows // size.rows) * batch, 1, 1), (32 * size.warps, 1, 1), memory,
                       self.integers(names))
         return bound, [ADDRESS] * len(slots), slots
 

@@ -1,12 +1,13 @@
-"""Text of the attention kernels on tensor cores: forward, and backward by keys and by queries.
+"""Text of the attention kernels: forward, and backward by keys and by queries.
 
 One block of threads owns a block of rows (queries; keys in the backward pass for keys and values)
 and walks blocks of the other side, of which two are in shared memory: one in use, one arriving.
 Scores live in registers only. Softmax is the online one of Milakov and Gimelshein, arranged as in
 FlashAttention-2 (Dao, 2023): a warp owns whole rows, and the accumulators of one product are the
-fragments of the next. The gradients of keys and of queries come from two kernels, so that nothing
-is added up by atomics and results are the same every time. Imports this package's dialect and
-matrix.
+fragments of the next. Products are those of `matrix` for float16 and bfloat16, of `matrix_float`
+for float32. The gradients of keys and of queries come from two kernels, so that nothing
+is added up by atomics and results are the same every time. Imports this package's dialect, matrix
+and matrix_float.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from typing import NamedTuple
 from lampion.base.dtype import dtype
 
 from .dialect import PRELUDE
-from .matrix import tiles
+from . import matrix, matrix_float
+from .matrix import HALVES
 
-WARPS = 4
+WARPS = 4  # of a block of threads, as a rule
 
 
 class Form(NamedTuple):
     """What a kernel's text depends on. `width`: of a row in shared memory, at least the widths of
-    query and value. `mask`: "" (none), "bool" or "half" (added, in the dtype of the query).
-    `wanted`: of the kernel by keys, "kv", "k" or "v"."""
+    query and value. `mask`: "" (none), "bool" or "added" (in the dtype of the query). `wanted`: of
+    the kernel by keys, "kv", "k" or "v". `tf32`: whether products of float32 may be in TF32."""
 
     dtype: dtype
     width: int
@@ -33,48 +35,81 @@ class Form(NamedTuple):
     batch: int        # number of batch dims
     shared: int = 0   # kernel by keys: how many of them, the last, share keys and values
     wanted: str = "kv"
+    tf32: bool = False
+
+    @property
+    def half(self) -> bool:
+        """Whether elements have 16 bits."""
+        return self.dtype in HALVES
+
+    def tiles(self, width: int) -> str:
+        """Text of the functions over tiles."""
+        return matrix.tiles(self.dtype, width) if self.half else matrix_float.tiles(
+            width, self.tf32)
 
 
 class Shape(NamedTuple):
-    """Sizes of a kernel: 16-row tiles of a warp, rows of a block on the other side."""
+    """Sizes of a kernel: 16-row tiles of a warp, rows of a block on the other side, warps."""
 
     tiles: int
     inner: int
+    warps: int = WARPS
 
     @property
     def rows(self) -> int:
         """Rows that a block of threads owns."""
-        return 16 * self.tiles * WARPS
+        return 16 * self.tiles * self.warps
 
-    def shared_memory(self, width: int, owned: int, walked: int) -> int:
-        """Bytes: `owned` tiles that stay, `walked` ones that are held twice, and numbers."""
-        return 2 * width * (owned * self.rows + 2 * walked * self.inner) + 16 * self.inner
+    def shared_memory(self, form: Form, owned: int) -> int:
+        """Bytes: `owned` tiles that stay, two walked ones that are held twice, and numbers."""
+        return (form.dtype.itemsize * form.width * (owned * self.rows + 4 * self.inner)
+                + 16 * self.inner)
 
 
 # Sizes are as large as registers allow: more rows a warp, for a tile of the walked side that is
-# read once serves them all; masks take registers too.
+# read once serves them all; masks take registers too. Those of float32 leave room for two blocks a
+# multiprocessor of compute capability 8.0 and 9.0, and fit 99 KiB, which is what others have.
 
-def forward_shape(width: int, mask: str = "") -> Shape:
+def forward_shape(form: Form) -> Shape:
     """Sizes of the forward kernel."""
+    width, mask = form.width, form.mask
+    if not form.half:
+        return (Shape(2, 32) if width <= 96 else Shape(2, 16) if width <= 128 else
+                Shape(1, 16, 4 if width <= 192 else 2))
     if width <= 128:
         return Shape(2, 64 if width <= 64 and not mask else 32)
     return Shape(1, 16 if mask else 32)
 
 
-def queries_shape(width: int, mask: str = "") -> Shape:
+def queries_shape(form: Form) -> Shape:
     """Sizes of the backward kernel by queries."""
-    if width <= 128:
-        return Shape(2, 16 if mask else 32)
-    return Shape(1, 16 if mask else 32)
+    if not form.half:
+        return _float_shape(form, 2)
+    if form.width <= 128:
+        return Shape(2, 16 if form.mask else 32)
+    return Shape(1, 16 if form.mask else 32)
 
 
-def keys_shape(width: int, mask: str = "") -> Shape:
+def keys_shape(form: Form) -> Shape:
     """Sizes of the backward kernel by keys."""
+    width, mask = form.width, form.mask
+    if not form.half:
+        return _float_shape(form, 1)
     if width <= 64 and not mask:
         return Shape(2, 32)
     if width <= 128:
         return Shape(1, 48 if mask else 64)
     return Shape(1, 16 if mask else 32)
+
+
+def _float_shape(form: Form, tiles: int) -> Shape:
+    """Of a backward kernel of float32, with `tiles` where rows are short."""
+    width = form.width
+    if width <= 64:
+        return Shape(tiles, 32)
+    if width <= 128:
+        return Shape(1, 32 if width <= 96 else 16)
+    return Shape(1, 16 if width <= 192 else 8, 2)
 
 
 def _move(dims: range, pointers: Mapping[str, str], index: str) -> str:
@@ -89,12 +124,12 @@ def _move(dims: range, pointers: Mapping[str, str], index: str) -> str:
 
 
 def _signature(form: Form, name: str, outs: Sequence[str], ins: Sequence[str],
-               numbers: Sequence[str]) -> str:
+               numbers: Sequence[str], warps: int) -> str:
     parts = [*(f"{t} *__restrict__ {n}" for t, n in (o.split() for o in outs)),
              *(f"const {t} *__restrict__ {n}" for t, n in (i.split() for i in ins)),
              *(f"const long {n}" for n in numbers)]
     # Two blocks a multiprocessor, where the compiler would else spill registers to fit a third.
-    bounds = f"{32 * WARPS}, 2" if form.mask or form.width > 128 else f"{32 * WARPS}"
+    bounds = f"{32 * warps}, 2" if form.mask or form.width > 128 or not form.half else f"{32 * warps}"
     return (f"LMP_KERNEL __launch_bounds__({bounds}) void {name}(\n    " + ",\n    ".join(parts)
             + ") {")
 
@@ -129,7 +164,7 @@ template <int MT, int NT> static __forceinline__ __device__ void clear(float (&a
 }
 // Accumulators of rows row0... times `factor` (per 8-row part) to memory.
 template <int MT, int NT>
-static __forceinline__ __device__ void store_rows(ushort *to, long stride, int row0, int rows,
+static __forceinline__ __device__ void store_rows(T *to, long stride, int row0, int rows,
                                                   int width, const float (&acc)[MT][NT][4],
                                                   const float (&factor)[MT][2]) {
   const int l = threadIdx.x & 31;
@@ -139,18 +174,18 @@ static __forceinline__ __device__ void store_rows(ushort *to, long stride, int r
     for (int h = 0; h < 2; ++h) {
       const int row = row0 + 16 * m + 8 * h + (l >> 2);
       if (row >= rows) continue;
-      ushort *at = to + row * stride;
+      T *at = to + row * stride;
       // pairs of columns in one piece where every row starts at an even place
-      const bool pairs = !((stride | width) & 1) && !((ulong)to & 3);
+      const bool pairs = !((stride | width) & 1) && !((ulong)to & (2 * sizeof(T) - 1));
 #pragma unroll
       for (int n = 0; n < NT; ++n) {
         const int column = 8 * n + 2 * (l & 3);
         const float x = acc[m][n][2 * h] * factor[m][h], y = acc[m][n][2 * h + 1] * factor[m][h];
         if (pairs) {
-          if (column < width) *(uint *)(at + column) = pack2(x, y);
+          if (column < width) store_pair(at + column, x, y);
         } else {
-          if (column < width) at[column] = to_half(x);
-          if (column + 1 < width) at[column + 1] = to_half(y);
+          if (column < width) at[column] = to_type(x);
+          if (column + 1 < width) at[column + 1] = to_type(y);
         }
       }
     }
@@ -165,10 +200,10 @@ _FAST_GRAD = """
 
 
 def _defines(form: Form, shape: Shape) -> str:
-    return (f"{PRELUDE}{tiles(form.dtype, form.width)}"
-            f"constexpr int WARPS = {WARPS}, THREADS = 32 * WARPS, MT = {shape.tiles};\n"
+    return (f"{PRELUDE}{form.tiles(form.width)}"
+            f"constexpr int WARPS = {shape.warps}, THREADS = 32 * WARPS, MT = {shape.tiles};\n"
             f"constexpr int ROWS = {shape.rows}, INNER = {shape.inner}, NT = INNER / 8;\n"
-            f"constexpr int WT = WIDTH / 8;\n{_COMMON}")
+            f"constexpr int WT = WIDTH / 8, KT = INNER / LEFT_COLUMNS;\n{_COMMON}")
 
 
 _ROW, _COLUMN = "first_row + 16 * m + 8 * (e >> 1)", "first_column + 8 * n + (e & 1)"
@@ -206,16 +241,16 @@ def _masking(form: Form, query: str, key: str) -> str:
 def forward_text(form: Form) -> tuple[str, list[str]]:
     """(text of the kernel `attention`, names of its integers): arguments are out, logsumexp, query,
     key, value and the mask, if there is one."""
-    shape = forward_shape(form.width, form.mask)
+    shape = forward_shape(form)
     strided = ["out", "query", "key", "value"] + (["mask"] if form.mask else [])
     names = numbers(form, strided)
-    ins = ["ushort query", "ushort key", "ushort value"]
+    ins = ["T query", "T key", "T value"]
     if form.mask:
-        ins.append(f"{'uchar' if form.mask == 'bool' else 'ushort'} mask")
+        ins.append(f"{'uchar' if form.mask == 'bool' else 'T'} mask")
     text = f"""{_defines(form, shape)}
-{_signature(form, "attention", ["ushort out", "float logsumexp"], ins, names)}
-  LMP_DYN_SMEM(ushort, memory);
-  ushort *const own = memory, *const walked = memory + ROWS * WIDTH;
+{_signature(form, "attention", ["T out", "float logsumexp"], ins, names, shape.warps)}
+  LMP_DYN_SMEM(T, memory);
+  T *const own = memory, *const walked = memory + ROWS * WIDTH;
   const float scale = __int_as_float((int)scale_bits);
   const bool causal = flags & 4;
   const int blocks = (int)((queries + ROWS - 1) / ROWS);
@@ -246,10 +281,10 @@ def forward_text(form: Form) -> tuple[str, list[str]]:
   for (int start = 0, turn = 0; start < end; start += INNER, turn ^= 1) {{
     wait_copies<0>();
     __syncthreads();
-    const ushort *const k = walked + turn * 2 * INNER * WIDTH;
+    const T *const k = walked + turn * 2 * INNER * WIDTH;
     if (start + INNER < end) {{
       const int next = start + INNER;
-      ushort *const to = walked + (turn ^ 1) * 2 * INNER * WIDTH;
+      T *const to = walked + (turn ^ 1) * 2 * INNER * WIDTH;
       load_tile<INNER, THREADS>(to, key + next * key_row, (int)key_row, (int)key_column,
                                 (int)keys - next, (int)width, fast);
       load_tile<INNER, THREADS>(to + INNER * WIDTH, value + next * value_row, (int)value_row,
@@ -262,7 +297,7 @@ def forward_text(form: Form) -> tuple[str, list[str]]:
     const int column0 = start + 2 * (l & 3);
     const bool edge = start + INNER > keys || (causal && start + INNER - 1 > own0);
 {_masking(form, _ROW, _COLUMN)}
-    uint weights[NT / 2][MT][4];
+    Left weights[KT][MT][4];
 #pragma unroll
     for (int m = 0; m < MT; ++m) {{
 #pragma unroll
@@ -296,7 +331,7 @@ def forward_text(form: Form) -> tuple[str, list[str]]:
       }}
       as_left(weights, scores, m);
     }}
-    by_columns<MT, WT, NT / 2>(acc, weights, k + INNER * WIDTH);
+    by_columns<MT, WT, KT>(acc, weights, k + INNER * WIDTH);
   }}
   float factor[MT][2];
 #pragma unroll
@@ -323,8 +358,8 @@ def sums_text(form: Form) -> tuple[str, list[str]]:
     names = ["rows", "queries", "depth", *(f"d{j}" for j in range(form.batch))]
     for t in strided:
         names += [*(f"{t}_s{j}" for j in range(form.batch)), f"{t}_row", f"{t}_column"]
-    text = f"""{PRELUDE}{tiles(form.dtype, 32)}constexpr int WARPS = {WARPS};
-{_signature(form, "row_sums", ["float sums"], ["ushort grad", "ushort out"], names)}
+    text = f"""{PRELUDE}{form.tiles(32)}constexpr int WARPS = {WARPS};
+{_signature(form, "row_sums", ["float sums"], ["T grad", "T out"], names, WARPS)}
   const long at = (long)blockIdx.x * WARPS + (threadIdx.x >> 5);
   if (at >= rows) return;
   const long batch = at / queries, row = at % queries;
@@ -344,17 +379,17 @@ def sums_text(form: Form) -> tuple[str, list[str]]:
 def queries_text(form: Form) -> tuple[str, list[str]]:
     """(text of `attention_queries`, integers): the gradient of queries, arguments out, grad, query,
     key, value, the mask if there is one, logsumexp, sums."""
-    shape = queries_shape(form.width, form.mask)
+    shape = queries_shape(form)
     strided = ["out", "grad", "query", "key", "value"] + (["mask"] if form.mask else [])
     names = numbers(form, strided)
-    ins = ["ushort grad", "ushort query", "ushort key", "ushort value"]
+    ins = ["T grad", "T query", "T key", "T value"]
     if form.mask:
-        ins.append(f"{'uchar' if form.mask == 'bool' else 'ushort'} mask")
+        ins.append(f"{'uchar' if form.mask == 'bool' else 'T'} mask")
     ins += ["float logsumexp", "float sums"]
     text = f"""{_defines(form, shape)}
-{_signature(form, "attention_queries", ["ushort out"], ins, names)}
-  LMP_DYN_SMEM(ushort, memory);
-  ushort *const own = memory, *const walked = memory + 2 * ROWS * WIDTH;
+{_signature(form, "attention_queries", ["T out"], ins, names, shape.warps)}
+  LMP_DYN_SMEM(T, memory);
+  T *const own = memory, *const walked = memory + 2 * ROWS * WIDTH;
   const float scale = __int_as_float((int)scale_bits);
   const bool causal = flags & 4;
   const int blocks = (int)((queries + ROWS - 1) / ROWS);
@@ -391,10 +426,10 @@ def queries_text(form: Form) -> tuple[str, list[str]]:
   for (int start = 0, turn = 0; start < end; start += INNER, turn ^= 1) {{
     wait_copies<0>();
     __syncthreads();
-    const ushort *const k = walked + turn * 2 * INNER * WIDTH;
+    const T *const k = walked + turn * 2 * INNER * WIDTH;
     if (start + INNER < end) {{
       const int next = start + INNER;
-      ushort *const to = walked + (turn ^ 1) * 2 * INNER * WIDTH;
+      T *const to = walked + (turn ^ 1) * 2 * INNER * WIDTH;
       load_tile<INNER, THREADS>(to, key + next * key_row, (int)key_row, (int)key_column,
                                 (int)keys - next, (int)width, fast);
       load_tile<INNER, THREADS>(to + INNER * WIDTH, value + next * value_row, (int)value_row,
@@ -420,9 +455,9 @@ def queries_text(form: Form) -> tuple[str, list[str]]:
                                   "__fmaf_rn(s, scale, -base[m][e >> 1])"});
           scores[m][n][e] = p * (grads[m][n][e] - inner[m][e >> 1]);
         }}
-    uint left[NT / 2][MT][4];
+    Left left[KT][MT][4];
     as_left(left, scores);
-    by_columns<MT, WT, NT / 2>(acc, left, k);
+    by_columns<MT, WT, KT>(acc, left, k);
   }}
   float factor[MT][2];
 #pragma unroll
@@ -440,30 +475,31 @@ def keys_text(form: Form) -> tuple[str, list[str]]:
     The last `shared` batch dims are those that keys and values do not have: a block of threads adds
     up all of them. Scores are computed transposed, a row to a key.
     """
-    shape = keys_shape(form.width, form.mask)
+    shape = keys_shape(form)
     wanted = [f"out_{n}" for n, c in (("key", "k"), ("value", "v")) if c in form.wanted]
     masks = ["mask"] if form.mask else []
     strided = [*wanted, "grad", "query", "key", "value", *masks]
     kept = form.batch - form.shared
     # logsumexp and sums have strides over the batch dims too: the dims are in another order here
     names = [*numbers(form, strided), *(f"known_s{j}" for j in range(form.batch)), "shares"]
-    ins = ["ushort grad", "ushort query", "ushort key", "ushort value"]
+    ins = ["T grad", "T query", "T key", "T value"]
     if form.mask:
-        ins.append(f"{'uchar' if form.mask == 'bool' else 'ushort'} mask")
+        ins.append(f"{'uchar' if form.mask == 'bool' else 'T'} mask")
     ins += ["float logsumexp", "float sums"]
     k, v = "k" in form.wanted, "v" in form.wanted
     shared = range(kept, form.batch)
     load_moves = _move(shared, {"query_at": "query", "grad_at": "grad", "known_at": "known"},
                        "share")
     mask_moves = f"""\
-    const {'uchar' if form.mask == 'bool' else 'ushort'} *mask_at = mask;
+    const {'uchar' if form.mask == 'bool' else 'T'} *mask_at = mask;
 {_move(shared, {"mask_at": "mask"}, "step / steps")}""" if form.mask else ""
     masking = _masking(form, _COLUMN, _ROW).replace("mask[", "mask_at[")
     weight = "s - base[b]" if form.mask else "__fmaf_rn(s, scale, -base[b])"
     text = f"""{_defines(form, shape)}
-{_signature(form, "attention_keys", [f"ushort {n}" for n in wanted], ins, names)}
-  LMP_DYN_SMEM(ushort, memory);
-  ushort *const own = memory, *const walked = memory + 2 * ROWS * WIDTH;
+{_signature(form, "attention_keys", [f"T {n}" for n in wanted], ins, names,
+            shape.warps)}
+  LMP_DYN_SMEM(T, memory);
+  T *const own = memory, *const walked = memory + 2 * ROWS * WIDTH;
   float *const known = (float *)(walked + 4 * INNER * WIDTH);  // logsumexp, sums; twice
   const float scale = __int_as_float((int)scale_bits);
   const bool causal = flags & 4;
@@ -492,10 +528,10 @@ def keys_text(form: Form) -> tuple[str, list[str]]:
     if (step + 1 < all) {{
       const int share = (step + 1) / steps, turn = (step + 1) & 1;
       const int next = begin + (step + 1) % steps * INNER;
-      const ushort *query_at = query, *grad_at = grad;
+      const T *query_at = query, *grad_at = grad;
       long known_at = known_from + next;
 {load_moves}
-      ushort *const to = walked + turn * 2 * INNER * WIDTH;
+      T *const to = walked + turn * 2 * INNER * WIDTH;
       load_tile<INNER, THREADS>(to, query_at + next * query_row, (int)query_row, (int)query_column,
                                 (int)queries - next, (int)width, fast);
       load_tile<INNER, THREADS>(to + INNER * WIDTH, grad_at + next * grad_row, (int)grad_row,
@@ -509,7 +545,7 @@ def keys_text(form: Form) -> tuple[str, list[str]]:
     }}
     if (step < 0) continue;
     const int turn = step & 1, start = begin + step % steps * INNER;
-    const ushort *const q = walked + turn * 2 * INNER * WIDTH;
+    const T *const q = walked + turn * 2 * INNER * WIDTH;
     const float *const base = known + turn * 2 * INNER;
 {mask_moves}
     float scores[MT][NT][4];
@@ -534,11 +570,11 @@ def keys_text(form: Form) -> tuple[str, list[str]]:
           scores[m][n][e] = p;
           {"grads[m][n][e] = p * (grads[m][n][e] - base[INNER + b]);" if k else ""}
         }}
-    uint left[NT / 2][MT][4];
+    Left left[KT][MT][4];
     {"as_left(left, scores);" if v else ""}
-    {"by_columns<MT, WT, NT / 2>(acc_v, left, q + INNER * WIDTH);" if v else ""}
+    {"by_columns<MT, WT, KT>(acc_v, left, q + INNER * WIDTH);" if v else ""}
     {"as_left(left, grads);" if k else ""}
-    {"by_columns<MT, WT, NT / 2>(acc_k, left, q);" if k else ""}
+    {"by_columns<MT, WT, KT>(acc_k, left, q);" if k else ""}
   }}
   float factor[MT][2];
 {_store("acc_v", "out_value", "1.0f", "depth") if v else ""}

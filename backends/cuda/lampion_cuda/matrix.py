@@ -136,7 +136,6 @@ static __device__ void load_matrices(uint (&r)[4], const ushort *row) {
   read_matrices(r, row, false);
 }
 static __device__ void load_turned(uint (&r)[4], const ushort *row) { read_matrices(r, row, true); }
-static __device__ float power2(float x) { return exp2f(x); }
 #else
 static __forceinline__ __device__ uint pack2(float low, float high) {
   uint pair;
@@ -160,17 +159,20 @@ static __forceinline__ __device__ void load_turned(uint (&r)[4], const ushort *r
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)));
 }
-static __forceinline__ __device__ float power2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 #endif
 """
 
-# Tiles: rows of WIDTH halves, whose 16-byte chunks are permuted within groups of 8 (4 if the row is
-# not a multiple of 128 bytes), so that 8 rows of one column of chunks lie in different banks.
-_TILES = """\
+# What kernels over tiles share, whatever the dtype.
+COMMON = """\
+static __forceinline__ __device__ float power2(float x) {
+#ifdef LMP_HOST
+  return exp2f(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
 // The same number, of which the compiler does not know that it is: what is computed from it is
 // computed anew in every step of a loop, where keeping it would take registers that are not there.
 static __forceinline__ __device__ int anew(int x) {
@@ -179,11 +181,20 @@ static __forceinline__ __device__ int anew(int x) {
 #endif
   return x;
 }
+"""
+
+# Tiles: rows of WIDTH halves, whose 16-byte chunks are permuted within groups of 8 (4 if the row is
+# not a multiple of 128 bytes), so that 8 rows of one column of chunks lie in different banks.
+_TILES = """\
+typedef ushort T;
+typedef uint Left;                // of fragments of a left operand,
+constexpr int LEFT_COLUMNS = 16;  // which have that many columns
+static __forceinline__ __device__ ushort to_type(float x) { return to_half(x); }
+static __forceinline__ __device__ void store_pair(ushort *at, float x, float y) {
+  *(uint *)at = pack2(x, y);
+}
 static __forceinline__ __device__ int turn_of(int row) {
   return WIDTH % 64 ? (row >> 1) & 3 : row & 7;
-}
-static __forceinline__ __device__ int place(int row, int chunk) {
-  return row * WIDTH + ((chunk ^ turn_of(row)) << 3);
 }
 // Where chunk `fixed` ^ `turn` is in its row: few different values besides constants, which are
 // offsets of the instructions, if `fixed` is a constant.
@@ -253,26 +264,36 @@ static __forceinline__ __device__ void as_left(uint (&fa)[NT / 2][MT][4],
 #pragma unroll
   for (int m = 0; m < MT; ++m) as_left(fa, acc, m);
 }
+"""
+
+# The same for tiles of any type T.
+LOADING = """\
+constexpr int PIECE = 16 / sizeof(T);
+// Where a chunk of 16 bytes is.
+static __forceinline__ __device__ int place(int row, int chunk) {
+  return row * WIDTH + (chunk ^ turn_of(row)) * PIECE;
+}
 // Rows of a matrix into a tile, zeros beyond `rows` and `width`. `wide`: 16 bytes at a time, which
 // needs unit columns and alignment; call end_copies afterwards.
 template <int ROWS, int THREADS>
-static __forceinline__ __device__ void load_tile(ushort *tile, const ushort *from, int row_stride,
+static __forceinline__ __device__ void load_tile(T *tile, const T *from, int row_stride,
                                                  int column_stride, int rows, int width,
                                                  bool wide) {
-  constexpr int CHUNKS = WIDTH / 8;
+  constexpr int CHUNKS = WIDTH / PIECE;
   // Not unrolled: the addresses of all steps would be kept in registers.
 #pragma unroll 1
   for (int at = anew(threadIdx.x); at < ROWS * CHUNKS; at += THREADS) {
     const int row = at / CHUNKS, chunk = at % CHUNKS;
-    ushort *to = tile + place(row, chunk);
-    const bool there = row < rows && 8 * chunk < width;
-    const ushort *source = from + (long)row * row_stride;
+    T *to = tile + place(row, chunk);
+    const bool there = row < rows && PIECE * chunk < width;
+    const T *source = from + (long)row * row_stride;
     if (wide) {
-      copy16(to, there ? source + 8 * chunk : from, there);
+      copy16(to, there ? source + PIECE * chunk : from, there);
     } else {
 #pragma unroll 1
-      for (int j = 8 * chunk; j < 8 * chunk + 8; ++j)
-        to[j & 7] = there && j < width ? source[(long)j * column_stride] : (ushort)0;
+      for (int j = 0; j < PIECE; ++j)
+        to[j] = there && PIECE * chunk + j < width
+            ? source[(long)(PIECE * chunk + j) * column_stride] : (T)0;
     }
   }
 }
@@ -286,5 +307,6 @@ def instructions(d: dtype) -> str:
 
 
 def tiles(d: dtype, width: int) -> str:
-    """`instructions` and the functions over tiles of rows of `width` halves, a multiple of 32."""
-    return f"constexpr int WIDTH = {width};\n{instructions(d)}{_TILES}"
+    """`instructions` and the functions over tiles of rows of `width` halves, a multiple of 32.
+    `matrix_float.tiles` has functions of the same names for float32."""
+    return f"constexpr int WIDTH = {width};\n{instructions(d)}{COMMON}{_TILES}{LOADING}"
