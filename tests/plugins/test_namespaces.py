@@ -79,6 +79,36 @@ def test_a_hook_gives_the_module(plugin):
     assert lampion.paperone is not space
 
 
+def test_a_hook_gives_the_switches_of_a_library(plugin):
+    class Switches:
+        fast, asked = False, 3
+
+        @staticmethod
+        def is_available():
+            return True
+
+        @staticmethod
+        def version():
+            return 12
+
+    class Part:
+        exact = True
+
+    given = {"paperlib": Switches(), "paperlib.part": Part()}
+    plugin("paperfour", lampion_switches=lambda: given)
+    lib = lampion.backends.paperlib
+    assert lib.is_available() and lib.version() == 12 and lib.fast is False and lib.asked == 3
+    with lib.flags(fast=True, other=1):
+        assert given["paperlib"].fast is True and lib.other == 1
+    assert given["paperlib"].fast is False
+    lib.part.exact = False
+    assert given["paperlib.part"].exact is False and not lib.part.is_available()
+    other = lampion.backends.paperlib_of_nobody
+    assert not other.is_available() and other.version() is None
+    other.fast = True
+    assert other.fast is True and given["paperlib"].fast is False
+
+
 def test_a_plugin_without_the_hook_has_a_namespace(plugin):
     plugin("papertwo")
     space = lampion.papertwo

@@ -1,8 +1,9 @@
 """Attention in one kernel: builders for `fused_attention` and its gradient.
 
 float16, bfloat16 and float32 with heads up to 256 wide, any masks and layouts, on GPUs of compute
-capability 8.0 and newer (see `attention_kernels` for the kernels). Every builder takes an OpCall and gives a
-Launch, or None where the core's composition serves. Imports this package and lampion's floors 0-2.
+capability 8.0 and newer (see `attention_kernels` for the kernels). Every builder takes an OpCall
+and gives a Launch, or None where the core's composition serves. Imports this package and lampion's
+floors 0-2.
 """
 
 from __future__ import annotations
@@ -143,8 +144,8 @@ class _Problem:
                          self.wanted, self.tf32)
 
     def kernel(self, write: Callable[[text.Form], tuple[str, list[str]]], name: str,
-               shape: Callable[[text.Form], text.Shape], owned: int, rows: int, slots: Sequence[int],
-               ) -> tuple[Bound, list[Any], Sequence[int]]:
+               shape: Callable[[text.Form], text.Shape], owned: int, rows: int,
+               slots: Sequence[int]) -> tuple[Bound, list[Any], Sequence[int]]:
         """A call of a kernel, as `make_launch` takes it; a block of threads for each block of
         `rows` of each batch."""
         form = self.form()

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from lampion.base.dtype import dtype
 
-from .dialect import PRELUDE
 from . import matrix, matrix_float
+from .dialect import PRELUDE
 from .matrix import HALVES
 
 WARPS = 4  # of a block of threads, as a rule
@@ -129,7 +129,8 @@ def _signature(form: Form, name: str, outs: Sequence[str], ins: Sequence[str],
              *(f"const {t} *__restrict__ {n}" for t, n in (i.split() for i in ins)),
              *(f"const long {n}" for n in numbers)]
     # Two blocks a multiprocessor, where the compiler would else spill registers to fit a third.
-    bounds = f"{32 * warps}, 2" if form.mask or form.width > 128 or not form.half else f"{32 * warps}"
+    two = form.mask or form.width > 128 or not form.half
+    bounds = f"{32 * warps}{', 2' if two else ''}"
     return (f"LMP_KERNEL __launch_bounds__({bounds}) void {name}(\n    " + ",\n    ".join(parts)
             + ") {")
 

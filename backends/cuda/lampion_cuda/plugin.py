@@ -275,10 +275,31 @@ def lampion_config_schema() -> dict[str, Any]:
             ("LAMPION_CUDA_CHECKS",)),
         "autotune": config.Option(
             bool, False, "time cuBLASLt's algorithms for a large product when it first runs"),
+        "dnn": config.Option(
+            str, "auto", "what convolves, and attends in 16 bits: cuDNN if it is there, or always "
+            "(its absence is an error), or generated kernels", ("auto", "cudnn", "generated")),
+        "dnn_attention": config.Option(bool, True, "whether cuDNN is for attention, too"),
+        "dnn_tf32": config.Option(
+            bool, False, "whether cuDNN may round float32 to TF32 in convolutions"),
+        "dnn_deterministic": config.Option(
+            bool, True, "use those of cuDNN's kernels alone that give the same every time"),
+        "dnn_benchmark": config.Option(
+            bool, False, "time cuDNN's kernels for a convolution when it first runs"),
+        "dnn_benchmark_limit": config.Option(int, 10, "how many of them"),
+        "check_plans": config.Option(
+            bool, False, "compare the first result of each of cuDNN's plans with that of a "
+            "generated kernel", (), ("LAMPION_CUDA_CHECK",)),
         "scatter": config.Option(
             str, "ordered", "how floats are added by index: in order, reproducibly, or by atomic "
             "additions", ("ordered", "atomic")),
     }
+
+
+def lampion_switches() -> dict[str, Any]:
+    """The hook: `lampion.backends.cudnn` and its like."""
+    from .switches import SWITCHES
+
+    return SWITCHES
 
 
 def lampion_namespace() -> Any:
@@ -297,6 +318,9 @@ def lampion_tensor_attributes() -> dict[str, Any]:
 
 def lampion_backend() -> Backend:
     """The hook: make the backend."""
+    from .switches import watch
+
+    watch()
     return CUDABackend()
 
 
@@ -325,6 +349,15 @@ _LIBRARY: dict[str, tuple[str, str]] = {
     "linalg_eigh": ("solver", "eigh"), "eigvalsh_only": ("solver", "eigh"),
     "linalg_svd": ("solver", "svd"), "svdvals_only": ("solver", "svd"),
 }
+# The same for kernels that are tried before those.
+_FIRST: dict[str, tuple[str, str]] = {
+    "conv_forward": ("cudnn", "forward"),
+    "conv_backward_data": ("cudnn", "backward_data"),
+    "conv_backward_weight": ("cudnn", "backward_weight"),
+    "conv_backward_weight_bias": ("cudnn", "backward_weight_bias"),
+    "fused_attention": ("cudnn", "attend"),
+    "fused_attention_backward": ("cudnn", "attend_backward"),
+}
 # The same for kernels that are tried after those.
 _SECOND: dict[str, tuple[str, str]] = {
     "contract": ("gemm", "contract"),
@@ -347,7 +380,7 @@ def _kernels(open_device: Callable[[int | None], Any] | None = None) -> list[Ker
         return KernelImpl(op, "cuda", build, None, priority, f"cuda.{module}")
 
     return [impl(op, module, function, priority)
-            for table, priority in ((_LIBRARY, 10), (_SECOND, 5))
+            for table, priority in ((_FIRST, 15), (_LIBRARY, 10), (_SECOND, 5))
             for op, (module, function) in table.items()]
 
 

@@ -90,6 +90,19 @@ def lampion_namespace() -> ModuleType:  # type: ignore[empty-body]
 
 
 @hookspec
+def lampion_switches() -> Mapping[str, Any]:  # type: ignore[empty-body]
+    """The switches of libraries that the device uses: `lampion.backends.NAME`, by name.
+
+    Each is an object whose class has the switches as properties and functions, and if it can be
+    asked, `is_available()` and `version()`; "NAME.part" is for `lampion.backends.NAME.part`. They
+    may be asked and set before `lampion_backend` and where there is no device. Switches that no
+    plug-in has are remembered and mean nothing.
+
+    Called when a switch of a library is first asked for or set. Group: lampion.backends. Since 0.2.
+    """
+
+
+@hookspec
 def lampion_tensor_attributes() -> Mapping[str, Any]:  # type: ignore[empty-body]
     """Attributes to add to `Tensor`, by name: functions and properties, for protocols that other
     libraries look for. They must say no on tensors of other devices, a property by AttributeError.
