@@ -20,7 +20,7 @@ from lampion.runtime.backend import Launch, OpCall
 from lampion.runtime.lowering import Nest, channel_sums
 from lampion.runtime.products import Problem
 
-from . import columns
+from . import columns, direct
 from .gemm import product_calls
 from .launch import kernel_call, make_launch
 
@@ -31,14 +31,18 @@ LIMIT = 1 << 28  # bytes of the patch matrix
 LEAST = 8        # fewer output positions than this are not worth it
 
 
-def suits(device: Device, call: OpCall, x: Meta, w: Meta, y: Meta) -> bool:
-    """Whether a convolution of input x, weight w and result y is done here."""
+def suits(device: Device, call: OpCall, x: Meta, w: Meta, y: Meta,
+          across_input: bool = False) -> bool:
+    """Whether a convolution of input x, weight w and result y is done here. `across_input`: vectors
+    would be along the channels of x."""
     if call.groups != 1 or y.dtype not in (dt.float32, dt.float64) or 0 in (x.numel, w.numel,
                                                                             y.numel):
         return False
     if not (x.dtype is w.dtype is y.dtype and x.contiguous and w.contiguous and y.contiguous):
         return False
     places = math.prod(y.shape[2:])
+    if direct.suits(device, w.shape[1] if across_input else w.shape[0]):
+        return True
     size = x.shape[0] * math.prod(w.shape[1:]) * places * y.dtype.itemsize
     return places >= LEAST and w.shape[0] >= 2 and size <= LIMIT and (
         device.lanes or device.max_group >= 256)
@@ -101,6 +105,10 @@ def forward(device: Device, call: OpCall) -> Launch | None:
                                             and call.bias.dtype is not y.dtype):
         return None
     n, m, k, places = y.shape[0], w.shape[0], math.prod(w.shape[1:]), math.prod(y.shape[2:])
+    if direct.suits(device, m):
+        inputs = 2 + (call.bias is not None)
+        calls, scratch = direct.forward(device, call, 1 + inputs)
+        return make_launch(device, calls, "s" * inputs, [y.span], scratch, ["conv_forward"])
     bias = None if call.bias is None else (0, call.bias.strides[0], 0)
     problem = Problem((n,), m, places, k, (0, k, 1), (k * places, places, 1),
                       (m * places, places, 1), y.dtype, bias)
@@ -123,9 +131,12 @@ def forward(device: Device, call: OpCall) -> Launch | None:
 def backward_data(device: Device, call: OpCall) -> Launch | None:
     """cols[n] = transposed w @ grad[n], then every input place adds up its patches."""
     g, w, x = call.grad, call.weight, call.outputs[0]
-    if not suits(device, call, x, w, g):
+    if not suits(device, call, x, w, g, True):
         return None
     n, m, k, places = g.shape[0], w.shape[0], math.prod(w.shape[1:]), math.prod(g.shape[2:])
+    if direct.suits(device, w.shape[1]):
+        calls, scratch = direct.backward_data(device, call, 3)
+        return make_launch(device, calls, "ss", [x.span], scratch, ["conv_backward_data"])
     plain = _plain(call, w)
     size = x.dtype.itemsize
     problem = Problem((n,), k, places, m, (0, 1, k), (m * places, places, 1),
@@ -176,6 +187,12 @@ def backward_weight(device: Device, call: OpCall, bias: bool = False) -> Launch 
         return None
     n, m, k, places = g.shape[0], w.shape[0], math.prod(w.shape[1:]), math.prod(g.shape[2:])
     size, outs = w.dtype.itemsize, 1 + bias
+    if direct.suits(device, m):
+        calls, scratch = direct.backward_weight(device, call, outs + 2)
+        if bias:
+            calls.append(kernel_call(device, channel_sums(g, call.outputs[1], (1, outs + 1))))
+        return make_launch(device, calls, "ss", [o.span for o in call.outputs], scratch,
+                           ["conv_backward_weight"])
     rows, cols = outs + 2, outs + 3
     scratch = [m * n * places * size, k * n * places * size]
     turn = Nest("rows", (m, n, places), (), compute=g.dtype)

@@ -115,7 +115,7 @@ ushort store_bf16(float x) {
 
 
 def _head(device: Device, d: dtype) -> str:
-    lines = ["#pragma OPENCL FP_CONTRACT ON"]
+    lines = ["#pragma OPENCL FP_CONTRACT ON", WIDE_HEAD]
     if d is dt.float64:
         lines.append("#ifdef cl_khr_fp64\n#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n#endif")
     text = "\n".join(lines)
@@ -157,26 +157,53 @@ def register_tile() -> tuple[int, int]:
     return (8, 2) if wide else (6, 1)
 
 
-# rows of b run along k: blocks of 8 x 8 are turned in registers
-_TURN = """
+# A compiler that clang is in splits vectors of 64 bytes in two unless it is told that they are
+# meant; the others do not know the attribute.
+WIDE = "__attribute__((reqd_work_group_size(1, 1, 1))) WIDE_VECTORS"
+WIDE_HEAD = """#ifdef __has_attribute
+#if __has_attribute(min_vector_width)
+#define WIDE_VECTORS __attribute__((min_vector_width(512)))
+#endif
+#endif
+#ifndef WIDE_VECTORS
+#define WIDE_VECTORS
+#endif
+"""
+
+
+def turn_text(name: str, source: str, target: str) -> str:
+    """A function that copies 8 x 8 floats, rows to columns, in registers: rows `bn` apart in
+    address space `source`, columns `nr` apart in `target`."""
+    loads = " ".join(f"ROW({j})" for j in range(8))
+    return f"""
 #define LOW(x, y) (float8)(x.s0, y.s0, x.s1, y.s1, x.s4, y.s4, x.s5, y.s5)
 #define HIGH(x, y) (float8)(x.s2, y.s2, x.s3, y.s3, x.s6, y.s6, x.s7, y.s7)
 #define FIRST(x, y) (float8)(x.s01, y.s01, x.s45, y.s45)
 #define SECOND(x, y) (float8)(x.s23, y.s23, x.s67, y.s67)
 typedef float8 __attribute__((aligned(4))) float8_row;
-static inline __attribute__((always_inline)) void turn(
-    __global const float *b, const long bn, __global float *p, const int nr) {
-#define ROW(j) const float8 r##j = *(__global const float8_row *)(b + j * bn);
-  ROW(0) ROW(1) ROW(2) ROW(3) ROW(4) ROW(5) ROW(6) ROW(7)
+static inline __attribute__((always_inline)) void {name}(
+    {source} float *b, const long bn, {target} float *p, const long nr) {{
+#define ROW(j) const float8 r##j = *({source} float8_row *)(b + j * bn);
+  {loads}
   const float8 a0 = LOW(r0, r1), a1 = HIGH(r0, r1), a2 = LOW(r2, r3), a3 = HIGH(r2, r3);
   const float8 a4 = LOW(r4, r5), a5 = HIGH(r4, r5), a6 = LOW(r6, r7), a7 = HIGH(r6, r7);
   const float8 c0 = FIRST(a0, a2), c1 = SECOND(a0, a2), c2 = FIRST(a1, a3), c3 = SECOND(a1, a3);
   const float8 c4 = FIRST(a4, a6), c5 = SECOND(a4, a6), c6 = FIRST(a5, a7), c7 = SECOND(a5, a7);
-#define OUT(k, x, y, h) *(__global float8_row *)(p + k * nr) = (float8)(x.h, y.h);
+#define OUT(k, x, y, h) *({target} float8_row *)(p + k * nr) = (float8)(x.h, y.h);
   OUT(0, c0, c4, lo) OUT(1, c1, c5, lo) OUT(2, c2, c6, lo) OUT(3, c3, c7, lo)
   OUT(4, c0, c4, hi) OUT(5, c1, c5, hi) OUT(6, c2, c6, hi) OUT(7, c3, c7, hi)
-}
+}}
 """
+
+
+def pack_call(device: Device, d: dtype, nr: int, n: int, k: int, strides: tuple[int, int],
+              batch: Sequence[int], between: Sequence[int], slots: Sequence[int]) -> Any:
+    """b[batch][k, n] in panels of `nr` columns, p[batch][panel][k][nr], zeros beyond n: a call as
+    `make_launch` takes it. `strides` and `between`: of k and n, and of the batch's dims."""
+    source = _pack_source(device, d, nr, len(batch), strides)
+    items = (-(-n // nr), -(-k // DEPTH), math.prod(batch))
+    return (Bound(device.build(source, "pack"), items, (1, 1, 1),
+                  (n, k, *strides, *batch, *between)), [("buffer", None)] * 2, tuple(slots))
 
 
 def _pack_source(device: Device, d: dtype, nr: int, nb: int, strides: Sequence[int]) -> str:
@@ -189,7 +216,7 @@ def _pack_source(device: Device, d: dtype, nr: int, nb: int, strides: Sequence[i
     blocks = [f"    for (; i + 8 <= k1; i += 8) for (int j = 0; j < {nr}; j += 8)",
               f"      turn(b + i + j * bn, bn, p + i * {nr} + j, {nr});"] if turned else []
     return "\n".join([
-        _head(device, d), _TURN if turned else "",
+        _head(device, d), turn_text("turn", "__global const", "__global") if turned else "",
         f"__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void pack("
         f"{_pointer('p', arithmetic, '')}, {_pointer('b', memory)}, "
         f"{', '.join(f'const long {x}' for x in integers)}) {{",
@@ -381,11 +408,9 @@ def _lanes_calls(device: Device, p: Problem, c: int, a: int, b: int, given: int 
     bias = given is not None and not half  # 16-bit results get it when they are rounded
     extra_slot = [] if given is None else [given]
     if not direct:
-        source = _pack_source(device, p.dtype, nr, 0 if shared else nb, p.b[-2:])
-        own = () if shared else (*p.batch, *p.b[:nb])
         scratch.append(packed_batch * panels * p.k * nr * size)
-        calls.append((Bound(device.build(source, "pack"), (panels, -(-p.k // DEPTH), packed_batch),
-                            one, (p.n, p.k, *p.b[-2:], *own)), [buffer, buffer], [scratch_slot, b]))
+        calls.append(pack_call(device, p.dtype, nr, p.n, p.k, p.b[-2:], () if shared else p.batch,
+                               () if shared else p.b[:nb], (scratch_slot, b)))
     a_slot, c_slot, sa, sc = a, c, p.a, p.c
     if half:
         sa = (*_dense(p.batch, p.m * p.k), p.k, 1)
