@@ -4,7 +4,7 @@
 #   make test [ARGS="-k softmax"]      make opencl      make cuda        make parity
 #   make bench [SUITE=opdb|compile|...]  # timings
 #   make parity-full [ARGS="--seed 1"]  make conformance DEVICE=...  make lint  make clean
-#   make gpu                           # tests and benchmarks on an NVIDIA GPU
+#   make gpu                           # tests and benchmarks on an NVIDIA GPU (SANITIZE=1)
 #   make onnx                          # the onnx package's own tests of every operator
 #   make programs PROGRAMS=/path     # public PyTorch programs, from checkouts in this folder
 #   make nightly                       # 20,000 random programs against NumPy and PyTorch
@@ -135,11 +135,13 @@ conformance-faults: install $(SAID)/dev
 	$(PY) -m pytest -n auto tests/conformance $(ARGS)
 
 # On a machine with an NVIDIA GPU: every op test on it, the backend's own tests on the real driver,
-# and the benchmarks, which write docs/benchmarks/gpu.md (name another page with PAGE=).
+# and the benchmarks, which write docs/benchmarks/gpu.md (name another page with PAGE=). Each of
+# cuDNN's plans is compared with a generated kernel. SANITIZE=1: also NVIDIA's compute-sanitizer.
 PAGE ?= docs/benchmarks/gpu.md
 gpu: install $(SAID)/cuda $(SAID)/dev
-	LAMPION_TEST_DEVICES=cuda $(PY) -m pytest -n 8 -q tests/ops
-	LAMPION_CUDA_REAL=1 $(PY) -m pytest -n 8 -q tests/cuda
+	LAMPION_CUDA_CHECK=1 LAMPION_TEST_DEVICES=cuda $(PY) -m pytest -n 8 -q tests/ops
+	LAMPION_CUDA_CHECK=1 LAMPION_CUDA_REAL=1 $(PY) -m pytest -n 8 -q tests/cuda
+	$(if $(SANITIZE),$(PY) tests/cuda/sanitize.py)
 	$(PY) benchmarks/gpu.py --write $(PAGE) $(ARGS)
 
 lint: install $(SAID)/lint

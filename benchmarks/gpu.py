@@ -18,8 +18,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # script -> seconds it may take
-SCRIPTS = {"gpu_calls": 60, "gpu_kernels": 120, "gpu_gemm": 90, "gpu_attention": 90,
-           "gpu_conv": 90, "gpu_ops": 120, "gpu_models": 180}
+SCRIPTS = {"gpu_calls": 60, "gpu_kernels": 120, "gpu_gemm": 90, "gpu_attention": 150,
+           "gpu_conv": 150, "gpu_ops": 120, "gpu_models": 180}
 PACKAGES = ("lampion-core", "lampion-cuda", "torch", "triton", "cuda-bindings",
             "nvidia-cuda-nvrtc", "nvidia-cublas", "nvidia-cudnn-cu13", "nvmath-python",
             "nvidia-cudnn-frontend", "numpy")

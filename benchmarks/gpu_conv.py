@@ -3,8 +3,9 @@
 Run: python benchmarks/gpu_conv.py [--device cuda] [--tiny]
 
 Batch 32, tensors with channels first and last, bfloat16 and float32 (PyTorch's float32 without
-TF32, which is what lampion computes). A small case of each kind is checked against float64 first.
-Each cell is lampion's TFLOP/s and, after the slash, PyTorch's time by lampion's.
+TF32, which is what lampion computes), by lampion's generated kernels and, where it is installed, by
+cuDNN through lampion. A small case of each kind is checked against float64 first. Each cell is
+lampion's TFLOP/s and, after the slash, PyTorch's time by lampion's.
 """
 
 from __future__ import annotations
@@ -37,6 +38,17 @@ def rival() -> Any:
         return torch if torch.cuda.is_available() else None
     except ImportError:
         return None
+
+
+def engines(lampion: Any) -> list[str]:
+    """What can convolve here."""
+    return ["generated", *(["cuDNN"] if lampion.backends.cudnn.is_available() else [])]
+
+
+def chosen(lampion: Any, engine: str) -> Any:
+    """A context in which that does it."""
+    return lampion.config.override(
+        {"backend.cuda.dnn": "generated" if engine == "generated" else "cudnn"})
 
 
 def seconds(run: Callable[[], Any], wait: Callable[[], Any], tiny: bool) -> float:
@@ -114,26 +126,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--seconds", type=float, default=40, help="start no case after this long")
+    parser.add_argument("--seconds", type=float, default=70, help="start no case after this long")
     args = parser.parse_args()
     import lampion
 
     begun = time.perf_counter()
     torch = rival()
-    for dtype, allowed in (("bfloat16", 1e-2), ("float32", 1e-5)):
-        for layer in TINY:
-            try:
+    kinds = (("bfloat16", 1e-2), ("float32", 1e-5))
+    for engine, (dtype, allowed), layer in itertools.product(engines(lampion), kinds, TINY):
+        try:
+            with chosen(lampion, engine):
                 error = Case(lampion, args.device, dtype, 2, layer, False).error()
-                print(f"checked against float64: {dtype} {layer}: largest error {error:.1e}"
-                      f"{'' if error < allowed else '  WRONG'}", flush=True)
-            except Exception:
-                traceback.print_exc()
+            print(f"checked against float64: {engine}, {dtype} {layer}: largest error {error:.1e}"
+                  f"{'' if error < allowed else '  WRONG'}", flush=True)
+        except Exception:
+            traceback.print_exc()
     print(f"({time.perf_counter() - begun:.0f} s to check and compile)", file=sys.stderr)
     print("\n## Convolutions of ResNet-50: TFLOP/s / ratio to PyTorch\n")
-    print("| layer | dtype | channels | forward | gradient of x | gradient of w |\n"
-          "|---|---|---|--:|--:|--:|")
-    kinds = (("bfloat16", False), ("bfloat16", True), ("float32", False))
-    for (dtype, last), layer in itertools.product(kinds, TINY if args.tiny else LAYERS):
+    print("| layer | dtype | channels | by | forward | gradient of x | gradient of w |\n"
+          "|---|---|---|---|--:|--:|--:|")
+    rows = (("bfloat16", False), ("bfloat16", True), ("float32", False))
+    for (dtype, last), layer in itertools.product(rows, TINY if args.tiny else LAYERS):
         if time.perf_counter() - begun > args.seconds:
             print(f"\n(out of time before {dtype} {layer})")
             return
@@ -142,25 +155,30 @@ def main() -> None:
 
 def row(lampion: Any, torch: Any, args: Any, dtype: str, layer: tuple[int, ...], last: bool,
         ) -> None:
-    """Measure and print one line."""
+    """Measure and print one layer, a line for each engine."""
     inside, outside, size, kernel, stride, _ = layer
-    cells = [f"{inside} to {outside}, {size} x {size}, kernel {kernel}, stride {stride}", dtype,
-             "last" if last else "first"]
     batch = 2 if args.tiny else 32
-    try:
-        mine = Case(lampion, args.device, dtype, batch, layer, last)
-        ours = mine.timed(lambda: lampion.synchronize(args.device), args.tiny)
-        theirs = None
-        if torch is not None:
+    theirs = None
+    if torch is not None:
+        try:
             theirs = Case(torch, "cuda", dtype, batch, layer, last).timed(
                 torch.cuda.synchronize, args.tiny)
-        for k, spent in enumerate(ours):
-            ratio = f"{theirs[k] / spent:.2f}" if theirs else "-"
-            cells.append(f"{mine.work / spent:.1f} / {ratio}")
-    except Exception as error:
-        traceback.print_exc()
-        cells.append(f"failed: {str(error).splitlines()[0][:80]}")
-    print(f"| {' | '.join(cells)} |", flush=True)
+        except Exception:
+            traceback.print_exc()
+    for engine in engines(lampion):
+        cells = [f"{inside} to {outside}, {size} x {size}, kernel {kernel}, stride {stride}", dtype,
+                 "last" if last else "first", engine]
+        try:
+            with chosen(lampion, engine):
+                mine = Case(lampion, args.device, dtype, batch, layer, last)
+                ours = mine.timed(lambda: lampion.synchronize(args.device), args.tiny)
+            for k, spent in enumerate(ours):
+                ratio = f"{theirs[k] / spent:.2f}" if theirs else "-"
+                cells.append(f"{mine.work / spent:.1f} / {ratio}")
+        except Exception as error:
+            traceback.print_exc()
+            cells.append(f"failed: {str(error).splitlines()[0][:80]}")
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import lampion
+from lampion import config
 from lampion.nn import functional as F
 from lampion.ops import attention
 
@@ -93,7 +94,14 @@ def fused(op=attention.fused_attention):
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_planned():
+def generated():
+    """cuDNN, where it is installed, has tests of its own."""
+    with config.override({"backend.cuda.dnn": "generated"}):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_planned(generated):
     for op in (attention.fused_attention, attention.fused_attention_backward):
         op.plans.clear()
 

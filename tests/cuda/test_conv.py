@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import lampion
+from lampion import config
 from lampion.nn import functional as F
 from lampion.ops import conv
 
@@ -90,7 +91,14 @@ def chosen():
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_planned():
+def generated():
+    """cuDNN, where it is installed, has tests of its own."""
+    with config.override({"backend.cuda.dnn": "generated"}):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_planned(generated):
     for rank in (1, 2, 3):
         lampion.ops.registry.REGISTRY[f"conv{rank}d"].plans.clear()
     for op in OPS:
