@@ -183,7 +183,8 @@ def generator_of(where: Device) -> Generator:
         if where.type == default_generator.device.type:
             found = default_generator
         else:
-            found = Generator(where).manual_seed(_start[0])
+            found = Generator(where)
+            found._set(_start[0], 0)  # not by the program, which a trace would note
         _defaults[where] = found
     return found
 

@@ -40,6 +40,10 @@ class Status(NamedTuple):
         """Whether it has arrived."""
         return UNKNOWN not in self.words
 
+    def fine(self) -> bool:
+        """Whether it has arrived and says that nothing is wrong."""
+        return not any(self.words)
+
     def look(self) -> None:
         """Raise what the op says if an index was out of range."""
         if not any(self.words):
@@ -81,6 +85,8 @@ class Checks:
         if s.capture is not None:
             s.capture.checks.append(status)
             return
+        while self._next(Status.fine):  # it keeps its indices for nothing
+            pass
         self.waiting.append(status)
         if self.now:
             s.synchronize()
@@ -107,9 +113,10 @@ class Checks:
 
     def poll(self) -> None:
         """Look at the statuses that have arrived; the oldest error is raised."""
-        while self.waiting and self.waiting[0].known():
-            try:
-                status = self.waiting.popleft()
-            except IndexError:  # another thread was here
-                return
+        while status := self._next(Status.known):
             status.look()
+
+    def _next(self, wanted: Callable[[Status], bool]) -> Status | None:
+        """Take the oldest status, if it is `wanted`."""
+        with self.lock:
+            return self.waiting.popleft() if self.waiting and wanted(self.waiting[0]) else None

@@ -236,7 +236,7 @@ def _product(device: Device, call: OpCall, w: Meta, source: Meta, result: Meta,
     run, into = made.launch, made.into
     return Launch(lambda first, second, *rest: run(second, first, *rest),
                   lambda out, first, second, *rest: into(out, second, first, *rest),
-                  made.kernels, made)
+                  made.kernels, made.keep)
 
 
 def forward(device: Device, call: OpCall) -> Launch | None:

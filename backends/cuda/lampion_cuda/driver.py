@@ -154,6 +154,8 @@ class Device:
         self.libraries: dict[str, Any] = {}  # handles of vendor libraries, by name
         self.checks: Any = None  # of indices, when the first is made
         self.captures: list[Any] = []  # of graphs, going on
+        # held while a compiled program is captured: the driver waits for no GPU meanwhile
+        self.quiet = threading.RLock()
         self._peers: dict[int, bool] = {}
         _devices.append(self)
 
@@ -194,10 +196,12 @@ class Device:
 
     def finish(self) -> None:
         """Wait for all work of all streams of this GPU."""
-        if self.captures:
-            self.captures[-1].refuse("waiting for a GPU")
+        for going_on in (*self.captures, self.current.stream.capture):
+            if going_on is not None:
+                going_on.refuse("waiting for a GPU")
         self.activate()
-        check(self.drv.cuCtxSynchronize(), f"waiting for {self.where}")
+        with self.quiet:
+            check(self.drv.cuCtxSynchronize(), f"waiting for {self.where}")
         self.poll()
 
     def poll(self) -> None:

@@ -48,11 +48,11 @@ class GraphPool:
                 if user.capture is None:
                     side.wait_stream(user)
             with pool.lock:
-                for size, b in bins.items():
-                    free, b.free = b.free, pool.bin(stream, size).free
+                for b in bins.values():
+                    free, b.free = b.free, pool.bin(stream, b.size).free
                     for buf in free:
                         check(pool.device.drv.cuMemFreeAsync(buf, side.cu), "freeing memory")
-                    pool.reserved -= size * len(free)
+                    pool.reserved -= b.size * len(free)
         self.bins = {}
 
     def __del__(self) -> None:
@@ -98,8 +98,9 @@ class Capture:
     # Draws take offsets of their own: the pattern is no address, no size and no likely number.
     SPACING = 1 << 40
 
-    def __init__(self, stream: Stream, pool: GraphPool) -> None:
+    def __init__(self, stream: Stream, pool: GraphPool, public: bool = True) -> None:
         self.pool: GraphPool | None = pool  # None once it is over
+        self.public = public  # whether anyone else may see that it goes on
         self.stream = stream
         self.gpu = stream.gpu
         self.side = side_stream(self.gpu)
@@ -116,9 +117,10 @@ class Capture:
     def start(self) -> None:
         """Switch the stream to the graph's memory and begin."""
         self.join(self.stream)
-        self.offset = generator_of(self.gpu.where).offset
-        self.gpu.captures.append(self)
-        capture.captures.append(self)
+        if self.public:
+            self.offset = generator_of(self.gpu.where).offset
+            self.gpu.captures.append(self)
+            capture.captures.append(self)
         try:
             self.gpu.activate()
             mode = self.gpu.drv.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
@@ -140,8 +142,9 @@ class Capture:
 
     def leave(self) -> None:
         """Switch back."""
-        capture.captures.remove(self)
-        self.gpu.captures.remove(self)
+        if self.public:
+            capture.captures.remove(self)
+            self.gpu.captures.remove(self)
         for stream, bins in self.ordinary.items():
             stream.bins, stream.capture = bins, None
         self.ordinary = {}

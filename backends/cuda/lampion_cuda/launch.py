@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lampion.base import dtype as dt
 from lampion.ir.kernel import KernelCall, Program
@@ -44,6 +44,18 @@ def kernel_call(device: Device, c: KernelCall) -> tuple[Bound, list[Any], tuple[
     """A generated kernel as `make_launch` takes it."""
     args = [("scalar" if a.kind == "scalar" else "buffer", a.dtype) for a in c.kernel.args]
     return bind(device, c.kernel, c.params), args, c.slots
+
+
+class Made(NamedTuple):
+    """What `Launch.keep` is here. `into` enqueues and does nothing else, so it may be captured.
+
+    `calls`: its kernels as `make_launch` takes them; None if a function of Python enqueues.
+    `keep`: what must live as long.
+    """
+
+    into: Callable[..., None]
+    calls: Sequence[tuple[Bound, Sequence[Any], Sequence[int]]] | None
+    keep: Any
 
 
 class Block:
@@ -127,7 +139,7 @@ def make_launch(device: Device, calls: Sequence[tuple[Bound, Sequence[Any], Sequ
     slots, space, inputs, outs, temps = _frame(device, kinds, outputs, scratch, names)
     body = _run_lines(calls, slots, space)
     return _assemble(device, space, kinds, inputs, outs, temps, outputs, scratch, body, names,
-                     [c[0] for c in calls])
+                     calls, None)
 
 
 def make_native(device: Device, run: Callable[..., None], kinds: str, outputs: Sequence[int],
@@ -142,7 +154,7 @@ def make_native(device: Device, run: Callable[..., None], kinds: str, outputs: S
     if SYNC:
         body.append("    sync(dev, names)")
     return _assemble(device, space, kinds, inputs, outs, temps, outputs, scratch, body, names,
-                     keep)
+                     None, keep)
 
 
 def _frame(device: Device, kinds: str, outputs: Sequence[int], scratch: Sequence[int],
@@ -161,7 +173,7 @@ def _frame(device: Device, kinds: str, outputs: Sequence[int], scratch: Sequence
 
 def _assemble(device: Device, space: dict[str, Any], kinds: str, inputs: list[str],
               outs: list[str], temps: list[str], outputs: Sequence[int], scratch: Sequence[int],
-              body: list[str], names: Sequence[str], keep: Any) -> Launch:
+              body: list[str], names: Sequence[str], calls: Any, keep: Any) -> Launch:
     made = [(n, s) for n, s in zip(outs + temps, [*outputs, *scratch])]
     lines = [f"def launch({', '.join(inputs)}):", *_check(inputs, kinds), "    s = local.stream"]
     for name, size in made:
@@ -175,7 +187,7 @@ def _assemble(device: Device, space: dict[str, Any], kinds: str, inputs: list[st
         lines += _allocate(name, size)
     lines += body
     exec(compile("\n".join(lines), "<lampion cuda launch>", "exec"), space)
-    return Launch(space["launch"], space["into"], names, keep)
+    return Launch(space["launch"], space["into"], names, Made(space["into"], calls, keep))
 
 
 def _check(names: Sequence[str], kinds: str) -> list[str]:
@@ -207,22 +219,12 @@ def _run_lines(calls: Sequence[Any], slots: Sequence[str], space: dict[str, Any]
     for n, (bound, args, where) in enumerate(calls):
         if bound.compiled is None:
             continue
-        letters: list[str] = []
-        values = []
-        for (kind, d), slot in zip(args, where):
-            name = slots[slot]
-            if kind == "buffer":
-                letters += ["q", "q"]
-                values += [f"{name}.buf", f"{name}.offset"]
-            elif kind in ("address", "memory"):
-                letters.append("q")
-                values.append(f"{name}.buf + {name}.offset")
-            else:
-                letters.append(_LETTERS[d.name] if kind == "number" else _letter(d))
-                values.append(name)
-        letters += ["q"] * len(bound.integers)
-        values += [str(v) for v in bound.integers]
-        layout, offsets = argument_layout(letters)
+        found = words(bound, args, where)
+        texts = {"buffer": "{}.buf", "offset": "{}.offset", "address": "{0}.buf + {0}.offset",
+                 "number": "{}"}
+        values = [str(x) if what == "fixed" else texts[what].format(slots[x])
+                  for _, what, x in found]
+        layout, offsets = argument_layout([letter for letter, _, _ in found])
         space[f"free{n}"] = free = [Block(layout, offsets)]
         space[f"block{n}"] = lambda layout=layout, offsets=offsets: Block(layout, offsets)
         space[f"pop{n}"], space[f"push{n}"] = free.pop, free.append
@@ -240,5 +242,17 @@ def _run_lines(calls: Sequence[Any], slots: Sequence[str], space: dict[str, Any]
     return lines
 
 
-def _letter(d: Any) -> str:
-    return "d" if d is dt.float64 else "q"
+def words(bound: Bound, args: Sequence[Any], where: Sequence[int]) -> list[tuple[str, str, int]]:
+    """The words of a kernel's arguments: (struct letters, what it is, whose): the address of a
+    slot's "buffer" and its "offset", an "address", which is both, a "number", or, with its value,
+    what is "fixed"."""
+    found = []
+    for (kind, d), slot in zip(args, where):
+        if kind == "buffer":
+            found += [("q", "buffer", slot), ("q", "offset", slot)]
+        elif kind in ("address", "memory"):
+            found.append(("q", "address", slot))
+        else:
+            letter = _LETTERS[d.name] if kind == "number" else "d" if d is dt.float64 else "q"
+            found.append((letter, "number", slot))
+    return found + [("q", "fixed", n) for n in bound.integers]

@@ -8,6 +8,8 @@ driver; `empty_cache` gives bins back. Imports lampion's floors 0-2 and this pac
 from __future__ import annotations
 
 import threading
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lampion import config
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from .streams import Event, Stream
 
 SMALLEST = 512  # bytes, and the alignment of every buffer is at least 256
+KEPT = 1 << 20  # bytes of the largest buffers that are kept for one purpose
 
 
 def round_size(nbytes: int) -> int:
@@ -168,6 +171,56 @@ class Pool:
             self.peak = a
         return Storage(buf, nbytes, b)
 
+    def recurring(self, nbytes: int) -> Callable[[], Storage]:
+        """A function that allocates `nbytes` again and again, where it can at addresses that it
+        gave before. Small buffers are kept for it in bins of its own while it lives; of large ones
+        it asks for those it had, of which it gives the older one."""
+        size = round_size(nbytes)
+        local = self.device.current
+        if size <= KEPT:
+            key = object()
+
+            def allocate() -> Storage:
+                s = local.stream
+                try:
+                    b = s.bins[key]
+                    buf = b.free.pop()
+                except LookupError:
+                    b, buf = self.grow(s, size, key)
+                self.active = a = self.active + size
+                if a > self.peak:
+                    self.peak = a
+                return Storage(buf, nbytes, b)
+
+            weakref.finalize(allocate, self.dissolve, key).atexit = False
+            return allocate
+        recent: tuple[int, ...] = ()
+
+        def again() -> Storage:
+            nonlocal recent
+            b = local.stream.bins.get(size)
+            for buf in recent if b is not None else ():
+                try:
+                    b.free.remove(buf)
+                except ValueError:
+                    continue
+                b.free.append(buf)  # the next that is taken
+                break
+            made = self.allocate(nbytes)
+            recent = (*[x for x in recent if x != made.buf], made.buf)[-2:]
+            return made
+
+        return again
+
+    def dissolve(self, key: object) -> None:
+        """Give the buffers of the bins for `key` to those of their streams."""
+        with self.lock:
+            for s in self.streams:
+                b = s.bins.pop(key, None)
+                if b is not None:
+                    free, b.free = b.free, self.bin(s, b.size).free
+                    b.free += free
+
     def foreign(self, address: int, nbytes: int, owner: Any) -> Storage:
         """A storage over memory that `owner` keeps: it is let go when all work is done."""
         return Storage(address, nbytes, Lent(self, None, self.device.current.stream, owner))
@@ -195,23 +248,29 @@ class Pool:
                 else:
                     self.lent.append(entry)
 
-    def bin(self, stream: Stream, size: int) -> Bin:
-        """The bin of a stream for a size (see `round_size`)."""
-        b = stream.bins.get(size)
+    def bin(self, stream: Stream, size: int, key: object = None) -> Bin:
+        """The bin of a stream for a size (see `round_size`), or one for a purpose of its own."""
+        name = size if key is None else key
+        b = stream.bins.get(name)
         if b is None:
-            b = stream.bins[size] = Bin(size, self, stream)
+            b = stream.bins[name] = Bin(size, self, stream)
             if stream not in self.streams:
                 self.streams.append(stream)
         return b
 
-    def grow(self, stream: Stream, size: int) -> tuple[Bin, int]:
+    def grow(self, stream: Stream, size: int, key: object = None) -> tuple[Bin, int]:
         """A new buffer where a bin is missing or empty, and that bin."""
         with self.lock:
-            b = self.bin(stream, size)
+            b = self.bin(stream, size, key)
             if self.lent:
                 self.collect()
                 if b.free:
                     return b, b.free.pop()
+            if key is not None:
+                try:
+                    return b, self.bin(stream, size).free.pop()
+                except IndexError:
+                    pass
             if self.reserved + size > self.limit:
                 self._make_room()
             code, buf = 0, 0

@@ -164,6 +164,16 @@ class CUDABackend(Backend):
 
         return run
 
+    def sequence(self, parts: Sequence[tuple[Launch, Sequence[tuple[int, int]]]], kinds: str,
+                 constants: dict[int, Any], device: device) -> Callable[..., None]:
+        from .sequence import sequence
+
+        return sequence(self.open(device.index), parts, kinds, constants)
+
+    def allocator(self, nbytes: int, device: device) -> Callable[[], Any]:
+        made: Callable[[], Any] = self.open(device.index).pool.recurring(nbytes)
+        return made
+
     def check_later(self, status: Any, nbytes: int, explain: Callable[..., None], call: OpCall,
                     inputs: tuple[Any, ...]) -> None:
         d = status.bin.pool.device
@@ -289,6 +299,8 @@ def lampion_config_schema() -> dict[str, Any]:
         "check_plans": config.Option(
             bool, False, "compare the first result of each of cuDNN's plans with that of a "
             "generated kernel", (), ("LAMPION_CUDA_CHECK",)),
+        "graphs": config.Option(
+            bool, True, "run compiled programs as CUDA graphs once their memory comes again"),
         "scatter": config.Option(
             str, "ordered", "how floats are added by index: in order, reproducibly, or by atomic "
             "additions", ("ordered", "atomic")),

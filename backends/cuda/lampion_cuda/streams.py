@@ -45,7 +45,7 @@ class Stream:
     __slots__ = ("gpu", "cu", "handle", "priority", "bins", "capture", "__weakref__")
 
     gpu: Device
-    bins: dict[int, Bin]
+    bins: dict[Any, Bin]
 
     def __new__(cls, device: Any = None, priority: int = 0, handle: int | None = None) -> Stream:
         gpu = opened(device)

@@ -16,6 +16,7 @@ from ..autograd.state import clock
 from ..base.errors import LampionError
 from ..callpath import NS
 from ..ops import plans as P
+from ..runtime.backend import Backend
 from .graph import Buffer, Call, Graph, Late, Ref, SetGrads, escaping
 from .memory import Plan, plan, rounded
 
@@ -77,14 +78,17 @@ class _Builder:
         elif b.kind == "held":
             name = self.constant(b.storage, "held")
         elif b in self.out:
-            allocate = self.constant(self.backend.allocate, "allocate")  # type: ignore[union-attr]
-            where = self.constant(b.device, "device")
             name = f"o{b.number}"
-            self.head.append(f"{name} = {allocate}({b.nbytes}, {where})")
+            self.head.append(f"{name} = {self.allocator(b.nbytes)}()")
         else:
             return "arena"
         self.names[b] = name
         return name
+
+    def allocator(self, nbytes: int) -> str:
+        """The name of a function that allocates so many bytes."""
+        return self.constant(self.backend.allocator(nbytes, self.device),  # type: ignore
+                             "allocate")
 
     def late(self, x: Late) -> str:
         key = (x.source, "key")
@@ -109,7 +113,8 @@ def build(graph: Graph, timer: Callable[[int, float], None] | None = None) -> Pr
     b = _Builder(graph)
     for g in graph.draws:
         b.late(Late(g, "key"))
-    rows, checks = _rows(graph)
+    later = _looked_at_later(graph, b)
+    rows, checks = _rows(graph, later)
     memory = plan(graph, checks)
     status: dict[int, int] = {}
     for k, x in enumerate(graph.items):
@@ -117,15 +122,13 @@ def build(graph: Graph, timer: Callable[[int, float], None] | None = None) -> Pr
             status[k] = memory.size
             memory.size += rounded(x.status)
     if memory.size:
-        allocate = b.constant(b.backend.allocate, "allocate")  # type: ignore[union-attr]
-        where = b.constant(b.device, "device")
-        b.head.append(f"arena = {allocate}({memory.size}, {where})")
+        b.head.append(f"arena = {b.allocator(memory.size)}()")
     for row in rows:
         first = graph.items[row[0]]
         if type(first) is Call and timer is not None:
-            _timed(b, row, memory, status, timer)
+            _timed(b, row, memory, status, later, timer)
         elif type(first) is Call:
-            _sequence(b, row, memory, status)
+            _sequence(b, row, memory, status, later)
         elif timer is not None:
             continue  # only the device's work is timed
         elif type(first) is SetGrads:
@@ -148,13 +151,29 @@ def build(graph: Graph, timer: Callable[[int, float], None] | None = None) -> Pr
         f"    {line}\n" for line in (*b.head, *b.body))
     space = dict(b.scope)
     exec(compile(source, f"<lampion graph {graph.name}>", "exec"), space)
-    return Program(graph, space["run"], memory, source, b.sequences)
+    run = space.pop("run")  # else a cycle would keep the program's memory for a while
+    return Program(graph, run, memory, source, b.sequences)
 
 
-def _rows(graph: Graph) -> tuple[list[list[int]], dict[int, int]]:
-    """Positions of the items by stretch, and for calls with a status the position before which it
-    is looked at: the next call that writes to the outside, the next item that is no call, or the
-    end. A stretch ends there."""
+def _looked_at_later(graph: Graph, b: _Builder) -> set[int]:
+    """Positions of the calls whose status the backend takes and looks at when it likes, as in eager
+    mode. The indices that explain an error must still be there then, which those in the arena are
+    not: their status is looked at here."""
+    if b.backend is None or type(b.backend).check_later is Backend.check_later:
+        return set()
+    return {k for k, x in enumerate(graph.items) if type(x) is Call and x.status and all(
+        r.buffer.kind != "made" or r.buffer in b.out for r in x.reads if _explains(r))}
+
+
+def _explains(x: Any) -> bool:
+    """Whether an operand can tell what is wrong with an index."""
+    return type(x) is Ref and x.meta.dtype.kind in "iu"
+
+
+def _rows(graph: Graph, later: set[int]) -> tuple[list[list[int]], dict[int, int]]:
+    """Positions of the items by stretch, and for calls with a status, but those in `later`, the
+    position before which it is looked at: the next call that writes to the outside, the next item
+    that is no call, or the end. A stretch ends there."""
     rows: list[list[int]] = []
     checks: dict[int, int] = {}
     waiting: list[int] = []
@@ -172,7 +191,7 @@ def _rows(graph: Graph) -> tuple[list[list[int]], dict[int, int]]:
             rows.append([k])
             continue
         row.append(k)
-        if x.status:  # type: ignore[union-attr]
+        if x.status and k not in later:  # type: ignore[union-attr]
             waiting.append(k)
     if row:
         rows.append(row)
@@ -180,7 +199,8 @@ def _rows(graph: Graph) -> tuple[list[list[int]], dict[int, int]]:
     return rows, checks
 
 
-def _sequence(b: _Builder, row: list[int], memory: Plan, status: dict[int, int]) -> None:
+def _sequence(b: _Builder, row: list[int], memory: Plan, status: dict[int, int],
+              later: set[int]) -> None:
     """One backend sequence for a stretch of calls, and the look at their statuses."""
     slots: dict[Any, int] = {}
     kinds: list[str] = []
@@ -226,11 +246,15 @@ def _sequence(b: _Builder, row: list[int], memory: Plan, status: dict[int, int])
     run = b.backend.sequence(parts, "".join(kinds), numbers, b.device)  # type: ignore[union-attr]
     b.sequences += 1
     b.body.append(f"{b.constant(run, 'sequence')}({', '.join(words)})")
+    for k, c in look:
+        if k in later:
+            _hand_over(b, c, status[k])
+    look = [(k, c) for k, c in look if k not in later]
     if look:
         _look(b, look, memory, status)
 
 
-def _timed(b: _Builder, row: list[int], memory: Plan, status: dict[int, int],
+def _timed(b: _Builder, row: list[int], memory: Plan, status: dict[int, int], later: set[int],
            timer: Callable[[int, float], None]) -> None:
     """The calls of a stretch one by one, each with the time it took until the device was done."""
     told, now = b.constant(timer, "timer"), b.constant(perf_counter, "now")
@@ -239,9 +263,24 @@ def _timed(b: _Builder, row: list[int], memory: Plan, status: dict[int, int],
     for k in row:
         b.body.append(f"{wait}({where})")
         b.body.append(f"start = {now}()")
-        _sequence(b, [k], memory, status)
+        _sequence(b, [k], memory, status, later)
         b.body.append(f"{wait}({where})")
         b.body.append(f"{told}({k}, {now}() - start)")
+
+
+def _hand_over(b: _Builder, c: Call, at: int) -> None:
+    """Let the backend look at a status later. Only indices are kept for then."""
+    def word(x: Any) -> str:
+        if not _explains(x):
+            return "None"
+        name = b.memory(x.buffer)
+        return f"{name}.view({x.offset})" if x.offset else name
+
+    take = b.constant(b.backend.check_later, "later")  # type: ignore[union-attr]
+    explain = b.constant(c.plan.op.explain, "explain")
+    call = b.constant(c.call, "call")
+    inputs = "".join(f"{word(x)}, " for x in c.reads)
+    b.body.append(f"{take}(arena.view({at}), {c.status}, {explain}, {call}, ({inputs}))")
 
 
 def _look(b: _Builder, calls: list[tuple[int, Call]], memory: Plan, status: dict[int, int]) -> None:

@@ -44,8 +44,8 @@ Backend.current Backend.using Backend.check_later Backend.pinned Backend.is_pinn
 Backend.fetch Backend.dlpack Backend.wrap_device Backend.share Backend.stream_number Backend.adopt
 Backend.report
 """
-_THIRD = ("Backend.languages Backend.text_program TextKernel Backend.sequence Backend.mark "
-          "Backend.mark_times")
+_THIRD = ("Backend.languages Backend.text_program TextKernel Backend.sequence "
+          "Backend.allocator Backend.mark Backend.mark_times")
 
 # What `lampion.runtime.backend` has for plug-ins, and since which version of the contract.
 SINCE: dict[str, ApiVersion] = {

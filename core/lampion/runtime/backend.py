@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..base.device import device
@@ -273,6 +274,11 @@ class Backend(ABC):
                 into(*[slots[k].view(at) if at else slots[k] for k, at in where])
 
         return run
+
+    def allocator(self, nbytes: int, device: device) -> Callable[[], Any]:
+        """A function that allocates `nbytes`, for memory of a compiled graph, which asks in every
+        run. Where `sequence` records work, addresses that come again save recording it anew."""
+        return partial(self.allocate, nbytes, device)
 
     def kernels(self) -> Sequence[KernelImpl]:
         """Library or hand-written kernels for ops. Asked for once, after the backend was made, if

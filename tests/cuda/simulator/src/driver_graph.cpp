@@ -113,7 +113,11 @@ API cuStreamGetCaptureInfo_v3(CUstream handle, int* status, uint64_t* id, CUgrap
   if (id) *id = s->capture ? s->capture->id : 0;
   if (graph) *graph = s->capture ? s->capture->graph : nullptr;
   if (after) *after = s->tail.data();
-  if (edges) *edges = nullptr;
+  if (edges) {  // one of 8 zero bytes for each dependency
+    static thread_local std::vector<uint64_t> plain;
+    plain.assign(s->tail.size(), 0);
+    *edges = plain.data();
+  }
   if (count) *count = s->tail.size();
   return CUDA_SUCCESS;
 }
@@ -306,7 +310,9 @@ API cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph, CUgraphExecUpdateResul
 }
 
 API cuGraphKernelNodeGetParams_v2(CUgraphNode node, CUDA_KERNEL_NODE_PARAMS* out) {
-  ENTER NEED(node->launch, CUDA_ERROR_INVALID_VALUE)
+  ENTER NEED(node->type == CU_GRAPH_NODE_TYPE_KERNEL, CUDA_ERROR_INVALID_VALUE)
+  *out = {};
+  if (!node->launch) return CUDA_SUCCESS;  // of a library, which has no function to show
   Launch& l = *node->launch;
   l.pointers.clear();
   for (size_t at : l.offsets) l.pointers.push_back(l.values.data() + at);

@@ -19,6 +19,7 @@ static constexpr int PATTERN = 0xA5;
 // (Never destroyed: memory may be freed while the process ends.)
 static auto& kept = *new std::map<size_t, std::deque<Block>>;
 static auto& kept_order = *new std::deque<size_t>;  // mapped sizes, as blocks were freed
+static auto& used_again = *new std::map<size_t, size_t>;  // entries of `kept_order` to pass over
 static size_t kept_bytes;
 
 static size_t rounded(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -63,6 +64,7 @@ static bool take_kept(size_t mapped, Block* out) {
   if (!reuse_at_once && found->second.size() < 8) return false;
   *out = found->second.front();
   found->second.pop_front();
+  used_again[mapped]++;
   forget(*out);
   return true;
 }
@@ -72,9 +74,13 @@ static void keep(const Block& b) {
   kept_order.push_back(b.mapped);
   kept_bytes += b.mapped;
   while (kept_order.size() > KEPT_BLOCKS || kept_bytes > KEPT_BYTES) {
-    auto& oldest = kept[kept_order.front()];
+    const size_t mapped = kept_order.front();
     kept_order.pop_front();
-    if (oldest.empty()) continue;  // used again in the meantime
+    if (used_again[mapped]) {
+      used_again[mapped]--;
+      continue;
+    }
+    auto& oldest = kept[mapped];
     const Block gone = oldest.front();
     oldest.pop_front();
     forget(gone);
