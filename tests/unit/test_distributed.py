@@ -1,6 +1,9 @@
-"""Process groups of one process, and the modules that are written for several."""
+"""Process groups of one process, stores, and the modules that are written for several."""
 
 from __future__ import annotations
+
+import threading
+from datetime import timedelta
 
 import pytest
 
@@ -33,12 +36,17 @@ def test_a_world_begins_and_ends(monkeypatch):
         dist.get_rank()
 
 
-def test_a_larger_world_is_an_error(monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(NotImplementedError, match="2 processes"):
+def test_what_a_larger_world_needs(monkeypatch):
+    for name in ("RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="MASTER_ADDR"):
         dist.init_process_group("gloo", world_size=2, rank=0)
     with pytest.raises(ValueError, match="rank"):
         dist.init_process_group("gloo", world_size=1)
+    with pytest.raises(ValueError, match="rank 3 in a world of 2"):
+        dist.init_process_group("gloo", world_size=2, rank=3)
+    with pytest.raises(ValueError, match="rendezvous handler for x://"):
+        dist.init_process_group("gloo", "x://y", world_size=2, rank=0)
     assert not dist.is_initialized()
 
 
@@ -87,14 +95,22 @@ def test_groups(world):
     assert dist.group.WORLD is dist.GroupMember.WORLD is not None
 
 
-def test_stores():
-    store = dist.PrefixStore("run", dist.HashStore())
+@pytest.mark.parametrize("kind", ["hash", "file", "tcp"])
+def test_stores(kind, tmp_path):
+    below = {"hash": dist.HashStore, "file": lambda: dist.FileStore(str(tmp_path / "store"), 1),
+             "tcp": lambda: dist.TCPStore("127.0.0.1", 0, 1, True)}[kind]()
+    store = dist.PrefixStore("run", below)
     assert store.add("n", 2) == 2 and store.add("n", 3) == 5 and store.get("n") == b"5"
     store.set("a", "x")
     store.append("a", "y")
     assert store.get("a") == b"xy" and store.check(["a", "n"]) and not store.check(["b"])
     assert store.compare_set("a", "no", "z") == b"xy" and store.compare_set("a", "xy", "z") == b"z"
     assert store.delete_key("a") and not store.delete_key("a")
+    threading.Timer(0.1, store.set, ("later", b"now")).start()
+    assert store.get("later") == b"now"
+    with pytest.raises(dist.DistStoreError, match="never"):
+        store.wait(["never"], timedelta(seconds=0.1))
+    assert store.num_keys() >= 2
 
 
 def test_wrapped_modules_have_the_keys_and_gradients_of_their_module(world):
