@@ -91,8 +91,9 @@ def chosen():
 
 
 @pytest.fixture(autouse=True)
-def generated():
+def generated(gpu):
     """cuDNN, where it is installed, has tests of its own."""
+    lampion.ones(1, device=gpu)  # the options of the backend are there
     with config.override({"backend.cuda.dnn": "generated"}):
         yield
 

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def checked():
+def checked(gpu):
+    lampion.ones(1, device=gpu)  # the options of the backend are there
     for op in (*on_conv.OPS, attention.fused_attention, attention.fused_attention_backward):
         op.plans.clear()
     with config.override({"backend.cuda.dnn": "cudnn", "backend.cuda.check_plans": True}):
