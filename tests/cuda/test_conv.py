@@ -123,6 +123,17 @@ CASES = {
     "groups, float32, channels last": ((F32, (2, 12, 6, 7), (24, 4, 3, 3)),
                                        {"groups": 3, "stride": 2, "layout": "channels last"}),
     "odd addresses": ((F16, (2, 5, 6, 7), (9, 5, 3, 3)), {"layout": "odd"}),
+    "long sums in parts": ((BF16, (1, 128, 5, 6), (24, 128, 3, 3)), {"padding": 1}),
+    "long sums in parts, channels last": ((F16, (2, 128, 4, 5), (72, 128, 3, 3)),
+                                          {"padding": 1, "layout": "channels last"}),
+    "long sums in parts, groups": ((F32, (2, 96, 4, 5), (16, 48, 3, 3)),
+                                   {"groups": 2, "padding": 1, "stride": 2}),
+    "long sums in parts, float32": ((F32, (1, 90, 5, 5), (140, 90, 3, 3)), {"bias": False}),
+    "few channels of the result": ((BF16, (1, 20, 6, 7), (30, 20, 3, 3)), {"padding": 1}),
+    "few channels of the result, float32": ((F32, (1, 3, 6, 7), (18, 3, 3, 3)), {}),
+    "1 x 1, stride 3, channels last": ((BF16, (2, 16, 8, 9), (24, 16, 1, 1)),
+                                       {"stride": (3, 2), "layout": "channels last"}),
+    "1 x 1, one dim, stride 2": ((F32, (2, 6, 9), (8, 6, 1)), {"stride": 2}),
     "kernel larger than the step": ((F32, (1, 4, 5, 5), (4, 4, 2, 2)), {"stride": 4}),
 }
 
@@ -139,6 +150,22 @@ def test_values_and_gradients(gpu, case):
     assert ["cuda.conv" in p.chosen for p in forward] == [True]
 
 
+@pytest.mark.parametrize("rows, positions, steps, tile", [
+    (512, 1568, 72, (128, 5)),     # 512 to 512, 7 x 7: 52 blocks of 72 steps are 260 of 15
+    (256, 6272, 36, (128, 2)),     # 256 to 256, 14 x 14
+    (128, 25088, 18, (128, 1)),    # enough blocks as it is
+    (64, 100352, 9, (64, 1)), (20, 1000, 5, (32, 1)), (3, 401408, 12, (16, 1)),
+    (96, 1000, 5, (64, 1)),        # sums too short for parts: smaller tiles instead
+    (4096, 2000, 600, (128, 1)), (512, 128, 0, (64, 1))])
+def test_tiles_fill_the_gpu(rows, positions, steps, tile):
+    from types import SimpleNamespace
+
+    from lampion_cuda.conv import _Problem
+
+    p = SimpleNamespace(device=SimpleNamespace(units=132), y=SimpleNamespace(dtype=BF16), groups=1)
+    assert _Problem.tile(p, rows, positions, steps) == tile
+
+
 @pytest.mark.parametrize("layout", ["channels first", "channels last"])
 @pytest.mark.parametrize("dtype", [BF16, F32])
 def test_a_kernel_of_one(gpu, dtype, layout):
@@ -152,6 +179,7 @@ def test_every_order_of_threads(simulated, gpu, order):
     simulated.set(order=order)
     for dtype in (BF16, F32):
         run(gpu, dtype, (1, 8, 7, 6), (16, 8, 3, 3), padding=1, stride=2)
+        run(gpu, dtype, (1, 104, 3, 4), (12, 104, 3, 3), padding=1)
 
 
 def test_a_sum_in_parts_is_the_same_every_time(gpu):

@@ -37,7 +37,11 @@ def test_attention(form):
 @pytest.mark.parametrize("dtype", [dt.bfloat16, dt.float32], ids=["bfloat16", "float32"])
 def test_convolutions(dtype):
     form = conv.Form(dtype, 128)
-    check({conv.gather_text(form)[0]: "conv_gather", conv.weights_text(form)[0]: "conv_weights",
+    check({conv.gather_text(form)[0]: "conv_gather",
+           conv.gather_text(form._replace(rows=16))[0]: "conv_gather",
+           conv.gather_text(form._replace(split=True))[0]: "conv_gather",
+           conv.gather_sum_text(form._replace(bias=True, rows=32))[0]: "conv_gather_sum",
+           conv.weights_text(form)[0]: "conv_weights",
            conv.sum_text(form)[0]: "conv_weights_sum", conv.pack_text(form)[0]: "conv_pack"})
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _INT = 2**31
 _FEW = 8         # channels of a group below which a direct nest wastes less
 _LARGEST_GRID = 65535
+_STEPS, _PARTS = 6, 16  # of a part at least; parts of a sum at most
+_SUMS = 64 << 20        # bytes of partial sums at most
 
 
 def divisor(name: str, d: int) -> dict[str, int]:
@@ -64,7 +66,8 @@ class Packed(NamedTuple):
 class _Problem:
     """A convolution of input x, weight w and result y: sizes, and the calls made so far."""
 
-    def __init__(self, device: Device, call: OpCall, x: Meta, w: Meta, y: Meta, first: int) -> None:
+    def __init__(self, device: Device, call: OpCall, x: Meta, w: Meta, y: Meta, first: int,
+                 stride: Sequence[int]) -> None:
         self.device, self.call, self.x, self.w, self.y = device, call, x, w, y
         self.groups = call.groups
         self.rank = x.ndim - 2
@@ -72,11 +75,12 @@ class _Problem:
         self.inside, self.outside = w.shape[1], w.shape[0] // call.groups  # channels of a group
         self.kernel = _three(w.shape[2:], 1)
         self.space, self.result = _three(x.shape[2:], 1), _three(y.shape[2:], 1)
-        self.stride, self.dilation = _three(call.stride, 1), _three(call.dilation, 1)
+        self.stride, self.dilation = _three(stride, 1), _three(call.dilation, 1)
         self.padding = _three(call.padding, 0)
         self.first = first  # scratch slot
         self.scratch: list[int] = []
         self.calls: list[Any] = []
+        self.partial: int | None = None
 
     def suits(self) -> bool:
         """Whether the kernels can do it, and better than a direct nest."""
@@ -163,10 +167,19 @@ class _Problem:
                 **divisor("taps_line", max(1, taps[2])), **divisor("channels", channels),
                 "taps": math.prod(taps)}
 
-    def rows_of_tile(self, rows: int, columns: int) -> int:
-        """64 or 128: as many blocks of threads as the GPU can run, and no rows in vain."""
-        blocks = -(-rows // 128) * -(-columns // text.COLUMNS) * self.groups
-        return 64 if rows <= 64 or blocks < self.device.units else 128
+    def tile(self, rows: int, columns: int, steps: int) -> tuple[int, int]:
+        """(rows of a tile, parts in which what is summed over is added up): no rows in vain, and as
+        many blocks of threads as the GPU can run, by parts of several steps each."""
+        if rows <= 64:
+            size = next(n for n in (16, 32, 64) if rows <= n)
+        else:
+            size = 128
+        slots = self.device.units * (2 if self.y.dtype in text.HALVES else 1)
+        blocks = -(-rows // size) * -(-columns // text.COLUMNS) * self.groups
+        parts = min(steps // _STEPS, slots // blocks, _PARTS)
+        if parts > 1 and 4 * parts * rows * columns * self.groups <= _SUMS:
+            return size, -(-steps // -(-steps // parts))
+        return (64 if size == 128 and blocks < self.device.units else size), 1
 
     def gather(self, out: Meta, source: Packed, weight: Packed, row: int, rows: int,
                space: Sequence[int], over: Sequence[int], taps: Sequence[int], channels: int,
@@ -174,8 +187,10 @@ class _Problem:
                bias: tuple[int, int] | None = None) -> None:
         """Call `conv_gather`: `rows` channels of a group at the positions `over`."""
         positions = out.shape[0] * math.prod(over)
-        form = text.Form(out.dtype, self.rows_of_tile(rows, positions), self.rank == 3,
-                         bias is not None)
+        steps = -(-math.prod(taps) * channels // (8 * self.chunk))
+        size, parts = self.tile(rows, positions, steps)
+        form = text.Form(out.dtype, size, self.rank == 3, bias is not None and parts == 1,
+                         parts > 1)
         strides = _three(out.strides[2:], 0)
         numbers = {
             "rows": rows, "positions": positions, "fast": 1,
@@ -185,18 +200,54 @@ class _Problem:
             "out_group": rows * out.strides[1], "out_from": out_from, "out_n": out.strides[0],
             "out_channel": out.strides[1],
             **_named("out", [s * step for s, step in zip(strides, out_step)])}
+        grid = (-(-rows // form.rows) * -(-positions // text.COLUMNS), self.groups, parts)
         slots = [0, source.slot, weight.slot]
         if bias is not None:
-            slots.append(bias[0])
             numbers["bias_stride"] = bias[1]
-        grid = (-(-rows // form.rows) * -(-positions // text.COLUMNS), self.groups, 1)
+        if parts > 1:
+            # as the result lies: what neighbours add up and write are neighbours
+            last = out.strides[1] == 1
+            every = self.groups * rows * positions
+            slots[0] = self.sums(4 * parts * every)
+            numbers |= {"span": -(-steps // parts), "every": every, "parts": parts,
+                        "sum_row": 1 if last else positions, "sum_at": rows if last else 1,
+                        **divisor("inner", rows if last else positions),
+                        **divisor("outer", positions if last else rows)}
+        elif bias is not None:
+            slots.append(bias[0])
         self.add(text.gather_text, "conv_gather", form, grid, text.gather_memory(form), numbers,
                  slots)
+        if parts > 1:
+            form = form._replace(bias=bias is not None, rows=32)
+            self.add(text.gather_sum_text, "conv_gather_sum", form,
+                     (-(-every // text.THREADS), 1, 1), 0, numbers,
+                     (0, slots[0], *((bias[0],) if bias is not None else ())))
+
+    def sums(self, nbytes: int) -> int:
+        """The scratch slot of partial sums, which calls use one after the other."""
+        if self.partial is None:
+            self.partial = self.room(nbytes)
+        self.scratch[self.partial - self.first] = max(
+            nbytes, self.scratch[self.partial - self.first])
+        return self.partial
 
     def launch(self, inputs: int, name: str) -> Launch:
         """The calls as one Launch."""
         return make_launch(self.device, self.calls, "s" * inputs,
                            [m.span for m in self.call.outputs], self.scratch, [name])
+
+
+def _visited(call: OpCall) -> tuple[Meta, Sequence[int]]:
+    """The input of a convolution and its stride; for a kernel of 1 the input without the places
+    that are passed over, of which nothing need be copied."""
+    x, rank = call.input, call.input.ndim - 2
+    given = call.grad if "grad" in call.args else call.outputs[0]
+    w = call.outputs[0] if "grad" in call.args else call.weight
+    if math.prod(w.shape[2:]) != 1 or any(call.padding):
+        return x, call.stride
+    strides = [s * t for s, t in zip(x.strides[2:], call.stride)]
+    return (meta(x.dtype, (*x.shape[:2], *given.shape[2:]), (*x.strides[:2], *strides), x.device),
+            (1,) * rank)
 
 
 def _flat(m: Meta) -> Meta | None:
@@ -218,8 +269,7 @@ def _product(device: Device, call: OpCall, w: Meta, source: Meta, result: Meta,
     every place. `turned`: the weight's rows are channels of the result."""
     x, y = _flat(source), _flat(result)
     if not (call.groups == 1 and math.prod(w.shape[2:]) == 1 and x is not None and y is not None
-            and all(s == 1 for s in call.stride) and not any(call.padding)
-            and source.shape[2:] == result.shape[2:]):
+            and not any(call.padding) and source.shape[2:] == result.shape[2:]):
         return None
     rows, columns = (1, 0) if turned else (0, 1)
     a = meta(w.dtype, (w.shape[rows], w.shape[columns]), (w.strides[rows], w.strides[columns]),
@@ -242,19 +292,20 @@ def _product(device: Device, call: OpCall, w: Meta, source: Meta, result: Meta,
 def forward(device: Device, call: OpCall) -> Launch | None:
     """y = x * w (+ bias)."""
     inputs = 2 + (call.bias is not None)
-    made = _product(device, call, call.weight, call.input, call.outputs[0], False)
+    x, stride = _visited(call)
+    made = _product(device, call, call.weight, x, call.outputs[0], False)
     if made is not None:
         return made
-    p = _Problem(device, call, call.input, call.weight, call.outputs[0], 1 + inputs)
+    p = _Problem(device, call, x, call.weight, call.outputs[0], 1 + inputs, stride)
     if not p.suits() or (call.bias is not None and call.bias.dtype is not p.y.dtype):
         return None
-    x = p.pack(1, p.x)
+    source = p.pack(1, p.x)
     w, row = p.pack_weight(2, False)
     maps = {**_named("stride", p.stride), **_named("from", [-n for n in p.padding]),
             **_named("move", p.dilation), **_named("tap", (1, 1, 1)), "w_from": 0}
     bias = None if call.bias is None else (3, call.bias.strides[0])
-    p.gather(p.y, x, w, row, p.outside, p.space, p.result, p.kernel, w.pixel, maps, 0, (1, 1, 1),
-             bias)
+    p.gather(p.y, source, w, row, p.outside, p.space, p.result, p.kernel, w.pixel, maps, 0,
+             (1, 1, 1), bias)
     return p.launch(inputs, "conv_forward")
 
 
@@ -281,7 +332,7 @@ def backward_data(device: Device, call: OpCall) -> Launch | None:
     made = _product(device, call, call.weight, call.grad, call.outputs[0], True)
     if made is not None:
         return made
-    p = _Problem(device, call, call.outputs[0], call.weight, call.grad, 3)
+    p = _Problem(device, call, call.outputs[0], call.weight, call.grad, 3, call.stride)
     if not p.suits() or math.prod(p.stride) > 16:
         return None
     g = p.pack(1, p.y)
@@ -307,7 +358,8 @@ def backward_data(device: Device, call: OpCall) -> Launch | None:
 def backward_weight(device: Device, call: OpCall, bias: bool = False) -> Launch | None:
     """The gradient of w, and with `bias` that of the bias: the sums of grad."""
     outs = 1 + bias
-    p = _Problem(device, call, call.input, call.outputs[0], call.grad, outs + 2)
+    p = _Problem(device, call, _visited(call)[0], call.outputs[0], call.grad, outs + 2,
+                 _visited(call)[1])
     if not p.suits():
         return None
     x, g = p.pack(outs, p.x), p.pack(outs + 1, p.y)

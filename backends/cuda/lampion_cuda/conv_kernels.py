@@ -2,7 +2,8 @@
 
 `gather` makes results or data gradients: rows are channels of the result, columns its positions,
 and what is summed over are kernel positions and channels; operands come from global memory straight
-into tiles of shared memory, patches are never built. `weights` makes weight gradients: rows are
+into tiles of shared memory, patches are never built. Where there are few tiles it makes partial
+sums, which `gather_sum` adds up in order. `weights` makes weight gradients: rows are
 channels of the result, columns kernel positions and channels of the input, summed over positions in
 parts, which `weights_sum` adds up in order. `pack` lays a tensor out with channels last, padded to
 whole 16-byte chunks. float16 and bfloat16 multiply on tensor cores, float32 in float32. All index
@@ -29,13 +30,15 @@ TYPES = (*HALVES, dt.float32)
 
 
 class Form(NamedTuple):
-    """What a kernel's text depends on: the dtype, rows of a tile (64 or 128), whether there are
-    three space dims, whether there is a bias."""
+    """What a kernel's text depends on: the dtype, rows of a tile (`gather`: 16 to 128, else 64 or
+    128), whether there are three space dims, whether there is a bias, whether `gather` makes
+    partial sums."""
 
     dtype: dtype
     rows: int
     deep: bool = False
     bias: bool = False
+    split: bool = False
 
     @property
     def chunk(self) -> int:
@@ -110,6 +113,8 @@ _GEOMETRY = ["pixel", "size_z", "size_y", "size_x", *_divided("space", "plane", 
              *_divided("taps_plane", "taps_line", "channels"), "taps", "stride_z", "stride_y",
              "stride_x", "from_z", "from_y", "from_x", "move_z", "move_y", "move_x"]
 
+_OUT = ["out_group", "out_from", "out_n", "out_channel", "out_z", "out_y", "out_x"]
+
 # From position p: its example n and place z, y, x.
 _POSITION = """\
 const int n = quotient({p}, space_magic, space_shift), in_space = {p} - n * (int)space;
@@ -135,17 +140,29 @@ static __forceinline__ __device__ float fma4(const float4 &a, const float4 &b, f
 
 def gather_text(form: Form) -> tuple[str, list[str]]:
     """(text of `conv_gather`, integers): arguments are the result, the tensor that is gathered
-    from, the packed weight (rows of kernel positions of channels), and a bias if there is one."""
+    from, the packed weight (rows of kernel positions of channels), and a bias if there is one. With
+    `split` the result is partial sums in float32 [part][group][row, position]."""
     half = form.dtype in HALVES
     names = ["rows", "positions", "fast", *_GEOMETRY, "weight_row", "tap_plane", "tap_line",
-             "tap_z", "tap_y", "tap_x", "x_group", "w_from", "w_group", "out_group", "out_from",
-             "out_n", "out_channel", "out_z", "out_y", "out_x"]
+             "tap_z", "tap_y", "tap_x", "x_group", "w_from", "w_group"]
+    names += ["span", "every", "sum_row", "sum_at"] if form.split else _OUT
     names += ["bias_stride"] if form.bias else []
     if half:
-        start = """  float acc[MT][4][4] = {};
-  const int warp_row = warp / 4 * MT * 16, warp_column = warp % 4 * 32;"""
+        start = """  float acc[MT][NT][4] = {};
+  const int warp_row = warp / ACROSS * MT * 16, warp_column = warp % ACROSS * NT * 8;"""
         multiply = """\
-    rows_by_rows<MT, 4, 4>(acc, w_tile + warp_row * WIDTH, x_tile + warp_column * WIDTH);"""
+    rows_by_rows<MT, NT, 4>(acc, w_tile + warp_row * WIDTH, x_tile + warp_column * WIDTH);"""
+        part = """#pragma unroll
+  for (int m = 0; m < MT; ++m)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int row = m0 + warp_row + 16 * m + 8 * (e >> 1) + (l >> 2);
+#pragma unroll
+      for (int n = 0; n < NT; ++n) {
+        const int p = p0 + warp_column + 8 * n + 2 * (l & 3) + (e & 1);
+        if (row < rows && p < positions) out[row * sum_row + p * sum_at] = acc[m][n][e];
+      }
+    }"""
         finish = f"""#pragma unroll
   for (int m = 0; m < MT; ++m)
 #pragma unroll
@@ -154,7 +171,7 @@ def gather_text(form: Form) -> tuple[str, list[str]]:
       const float add = {"m0 + row < rows ? to_float(bias[(m0 + row) * bias_stride]) : 0.0f"
                          if form.bias else "0.0f"};
 #pragma unroll
-      for (int n = 0; n < 4; ++n)
+      for (int n = 0; n < NT; ++n)
         *(uint *)(result + row * PITCH + warp_column + 8 * n + 2 * (l & 3)) =
             pack2(acc[m][n][2 * h] + add, acc[m][n][2 * h + 1] + add);
     }}"""
@@ -175,6 +192,13 @@ def gather_text(form: Form) -> tuple[str, list[str]]:
         for (int m = 0; m < MT; ++m) acc[m][n] = fma4(a[m], b, acc[m][n]);
       }
     }"""
+        part = """#pragma unroll
+  for (int m = 0; m < MT; ++m)
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      const int row = m0 + thread_row + 16 * m, p = p0 + thread_column + 16 * n;
+      if (row < rows && p < positions) out[row * sum_row + p * sum_at] = acc[m][n];
+    }"""
         finish = f"""#pragma unroll
   for (int m = 0; m < MT; ++m) {{
     const int row = thread_row + 16 * m;
@@ -184,17 +208,48 @@ def gather_text(form: Form) -> tuple[str, list[str]]:
     for (int n = 0; n < 8; ++n) result[row * PITCH + thread_column + 16 * n] = acc[m][n] + add;
   }}"""
     ins = ["x", "w", *(["bias"] if form.bias else [])]
+    if form.split:
+        moves = """\
+  out += blockIdx.z * every + blockIdx.y * rows * positions;
+  const int begin = (int)(blockIdx.z * span);"""
+        steps = "(int)(begin + span < all ? span : all - begin)"
+    else:
+        moves = f"""\
+  out += out_from + blockIdx.y * out_group;
+  {"bias += blockIdx.y * rows * bias_stride;" if form.bias else ""}
+  constexpr int begin = 0;"""
+        steps = "all"
+        part = f"""  // through shared memory, so that neighbours write neighbours
+  T *const result = memory;
+  long *const places = (long *)(memory + ROWS * PITCH);
+{finish}
+  for (int e = threadIdx.x; e < COLUMNS; e += THREADS) {{
+    const int p = p0 + e;
+    {_POSITION.format(p="p", i="    ")}
+    places[e] = p < positions ? n * out_n + z * out_z + y * out_y + x_ * out_x : -1;
+  }}
+  __syncthreads();
+  const bool channels_last = out_channel == 1;
+  for (int e = threadIdx.x; e < ROWS * COLUMNS; e += THREADS) {{
+    const int m = channels_last ? e % ROWS : e / COLUMNS;
+    const int p = channels_last ? e / ROWS : e % COLUMNS;
+    if (places[p] >= 0 && m0 + m < rows)
+      out[places[p] + (m0 + m) * out_channel] = result[m * PITCH + p];
+  }}"""
     text = f"""{_head(form, 64 if half else 32)}{"" if half else _MULTIPLY}
-constexpr int MT = {"ROWS / 32" if half else "ROWS / 16"}, PITCH = COLUMNS + 8, DEPTH = 8 * CHUNK;
-{_signature("conv_gather", "T", ins, names, 2 if half else 1)}
+constexpr int PITCH = COLUMNS + 8, DEPTH = 8 * CHUNK;
+// warps beside each other over the columns of a tile, and 16 rows and 8 columns of each
+constexpr int ACROSS = ROWS < 32 ? 8 : 4, NT = COLUMNS / ACROSS / 8;
+constexpr int MT = {"ROWS * ACROSS / 128" if half else "ROWS / 16"};
+{_signature("conv_gather", "float" if form.split else "T", ins, names,
+            2 if half or (form.split and not form.deep) else 1)}
   LMP_DYN_SMEM(T, memory);
   const int warp = threadIdx.x >> 5, l = threadIdx.x & 31;
   const int row_tiles = (int)((rows + ROWS - 1) / ROWS);
   const int m0 = (int)(blockIdx.x % row_tiles) * ROWS, p0 = (int)(blockIdx.x / row_tiles) * COLUMNS;
   x += blockIdx.y * x_group;
   w += w_from + blockIdx.y * w_group;
-  out += out_from + blockIdx.y * out_group;
-  {"bias += blockIdx.y * rows * bias_stride;" if form.bias else ""}
+{moves}
   const bool quick = fast && !(((ulong)x | (ulong)w) & 15);
   // this thread fills one chunk of every 32nd row of both tiles
   const int chunk = threadIdx.x & 7, row = threadIdx.x >> 3;
@@ -210,7 +265,7 @@ constexpr int MT = {"ROWS / 32" if half else "ROWS / 16"}, PITCH = COLUMNS + 8, 
     if (p >= positions) at_x[i] = -(1 << 30);  // nowhere
   }}
   auto load = [&](int stage, int step) {{
-    const int k = step * DEPTH + chunk * CHUNK;
+    const int k = (begin + step) * DEPTH + chunk * CHUNK;
     {_TAP.format(i="    ")}
     T *const w_tile = memory + stage * (ROWS + COLUMNS) * WIDTH;
     T *const x_tile = w_tile + ROWS * WIDTH;
@@ -218,7 +273,8 @@ constexpr int MT = {"ROWS / 32" if half else "ROWS / 16"}, PITCH = COLUMNS + 8, 
         + tx * (int)tap_x;
     const T *const w_at = w + (tap_at * (int)channels + c);
 #pragma unroll
-    for (int i = 0; i < ROWS / 32; ++i) {{
+    for (int i = 0; i < (ROWS + 31) / 32; ++i) {{
+      if (row + 32 * i >= ROWS) break;
       const bool use = there && m0 + row + 32 * i < rows;
       copy_chunk(w_tile + place(row + 32 * i, chunk),
                  use ? w_at + (m0 + row + 32 * i) * (int)weight_row : w, use, quick);
@@ -233,7 +289,7 @@ constexpr int MT = {"ROWS / 32" if half else "ROWS / 16"}, PITCH = COLUMNS + 8, 
                  use ? x + ((at[i] + moved) * (int)pixel + c) : x, use, quick);
     }}
   }};
-  const int steps = (int)((taps * channels + DEPTH - 1) / DEPTH);
+  const int all = (int)((taps * channels + DEPTH - 1) / DEPTH), steps = {steps};
 {start}
   for (int s = 0; s < STAGES - 1; ++s) {{
     if (s < steps) load(s, s);
@@ -250,23 +306,38 @@ constexpr int MT = {"ROWS / 32" if half else "ROWS / 16"}, PITCH = COLUMNS + 8, 
   }}
   wait_copies<0>();
   __syncthreads();
-  // through shared memory, so that neighbours write neighbours
-  T *const result = memory;
-  long *const places = (long *)(memory + ROWS * PITCH);
-{finish}
-  for (int e = threadIdx.x; e < COLUMNS; e += THREADS) {{
-    const int p = p0 + e;
-    {_POSITION.format(p="p", i="    ")}
-    places[e] = p < positions ? n * out_n + z * out_z + y * out_y + x_ * out_x : -1;
-  }}
-  __syncthreads();
-  const bool channels_last = out_channel == 1;
-  for (int e = threadIdx.x; e < ROWS * COLUMNS; e += THREADS) {{
-    const int m = channels_last ? e % ROWS : e / COLUMNS;
-    const int p = channels_last ? e / ROWS : e % COLUMNS;
-    if (places[p] >= 0 && m0 + m < rows)
-      out[places[p] + (m0 + m) * out_channel] = result[m * PITCH + p];
-  }}
+{part}
+}}
+"""
+    return text, names
+
+
+def gather_sum_text(form: Form) -> tuple[str, list[str]]:
+    """(text of `conv_gather_sum`, integers): the result of `conv_gather` from `parts` partial sums,
+    whose inner dim is that of the result."""
+    half = form.dtype in HALVES
+    names = ["every", "parts", "sum_row", "rows", *_divided("inner", "outer", "space", "plane",
+                                                             "line"), *_OUT]
+    names += ["bias_stride"] if form.bias else []
+    bias = ", const T *__restrict__ bias" if form.bias else ""
+    add = " + to_float(bias[(group * rows + m) * bias_stride])" if form.bias else ""
+    text = f"""{_head(form, 32)}
+LMP_KERNEL __launch_bounds__({THREADS}) void conv_gather_sum(T *__restrict__ out,
+    const float *__restrict__ sums{bias}, {", ".join(f"const long {n}" for n in names)}) {{
+  const long at = (long)blockIdx.x * THREADS + threadIdx.x;
+  if (at >= every) return;
+  const int rest = quotient((int)at, inner_magic, inner_shift);
+  const int i = (int)at - rest * (int)inner;
+  const int group = quotient(rest, outer_magic, outer_shift), o = rest - group * (int)outer;
+  const int m = sum_row == 1 ? i : o, p = sum_row == 1 ? o : i;
+  float total = 0.0f;
+  // one after the other, but read several at a time
+#pragma unroll 8
+  for (long part = 0; part < parts; ++part) total += sums[part * every + at];
+  {_POSITION.format(p="p", i="  ")}
+  total = total{add};
+  out[out_from + group * out_group + n * out_n + m * out_channel + z * out_z + y * out_y
+      + x_ * out_x] = {"to_half(total)" if half else "total"};
 }}
 """
     return text, names
@@ -428,6 +499,8 @@ LMP_KERNEL __launch_bounds__({THREADS}) void conv_weights_sum(T *__restrict__ ou
   const int tap = quotient(k, channels_magic, channels_shift), c = k - tap * (int)channels;
   if (c >= given || m >= rows) return;
   float total = 0.0f;
+  // one after the other, but read several at a time
+#pragma unroll 8
   for (long part = 0; part < parts; ++part) total += sums[part * all + at];
   const int tz = quotient(tap, taps_plane_magic, taps_plane_shift);
   const int in_tap = tap - tz * (int)taps_plane;
