@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lampion.base import dtype as dt
-from lampion.ir.kernel import KernelCall, Program
+from lampion.ir.kernel import KernelCall, Program, Scatter
 from lampion.ir.schedule import split
 from lampion.runtime.arguments import input_kinds, refuse, whole
 from lampion.runtime.backend import Launch, TextKernel
@@ -35,9 +35,20 @@ def program_launch(device: Device, program: Program, outputs: Sequence[int]) -> 
     """The Launch of a lowered op."""
     program = split(program, threads=True)
     kinds = input_kinds(program, len(outputs))
-    calls = [kernel_call(device, c) for c in program.calls]
+    calls, scratch = [], list(program.scratch)
+    for c in program.calls:
+        made = None
+        if any(isinstance(x, Scatter) for stage in c.kernel.stages for x in stage.body):
+            from .scatter import sorted_calls
+
+            made = sorted_calls(device, c, outputs, len(outputs) + len(kinds) + len(scratch))
+        if made is None:
+            calls.append(kernel_call(device, c))
+        else:
+            calls += made[0]
+            scratch += made[1]
     names = [c.kernel.name for c in program.calls]
-    return make_launch(device, calls, kinds, outputs, program.scratch, names)
+    return make_launch(device, calls, kinds, outputs, scratch, names)
 
 
 def kernel_call(device: Device, c: KernelCall) -> tuple[Bound, list[Any], tuple[int, ...]]:

@@ -13,6 +13,7 @@ D. Merrill and A. Grimshaw, High Performance and Scalable Radix Sorting (2011).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lampion.base import dtype as dt
@@ -308,10 +309,7 @@ def radix_calls(device: Device, lines: Lines, d: dtype, n: int, descending: bool
     positions and input."""
     width = 8 if d.itemsize == 8 else 4
     items = 4 if width == 8 else 8
-    tiles = -(-n // (items * THREADS))
-    per_part = max(1, tiles * lines.count // (4 * device.units))
-    parts = -(-tiles // per_part)
-    span = per_part * items * THREADS
+    parts, span = _parts(device, lines.count, n, items)
     passes = d.itemsize
     pairs = lines.count * n
     scratch = (pairs * width * (passes > 1), pairs * 4 * (passes > 1),
@@ -368,6 +366,47 @@ def radix_calls(device: Device, lines: Lines, d: dtype, n: int, descending: bool
                "FROM": "(uint)c" if first else "from_in[c]",
                "WRITE": _WRITE_RESULT if last else _WRITE_PAIR}))
     return calls, scratch
+
+
+def order_calls(device: Device, n: int, bits: int, source: int, pairs: Sequence[tuple[int, int]],
+                counts: int, totals: int) -> tuple[list[Any], tuple[int, int]]:
+    """(kernel calls, program slots of the result) that sort `n` keys of `bits` bits, uint32 in the
+    slot `source`, stably. The results are the keys in order and, uint32 too, where each was;
+    `pairs` are two pairs of slots of that size, and `order_scratch` says that of `counts` and
+    `totals`."""
+    parts, span = _parts(device, 1, n, 8)
+    holes = {"KEYS": "typedef uint KEY;", "PARAMETERS": "", "OFFSETS": ""}
+    calls: list[Any] = []
+    result = (source, -1)
+    for k in range(-(-bits // 8)):
+        (key, place), to = result, pairs[k % 2]
+        integers = (n, parts, span, 8 * k)
+        calls.append(kernel(device, "k_radix_count", _COUNT, parts, THREADS, (key, counts),
+                            integers, SOURCE="KEY", READ="x[row * n + c]", **holes))
+        calls.append(kernel(device, "k_radix_add", _ADD_UP, -(-256 // (THREADS // 32)), THREADS,
+                            (counts, totals), (256, parts)))
+        names = ["const KEY *key_in", "const uint *from_in", "KEY *moved", "uint *from_moved"]
+        slots = [key, place, *to]
+        if k == 0:
+            del names[1], slots[1]
+        calls.append(kernel(
+            device, f"k_radix_move{'_keys' * (k == 0)}", _MOVE, parts, THREADS,
+            (*slots, counts, totals), (*integers, n), POINTERS=", ".join(names), ITEMS=8, BEGIN="",
+            READ="key_in[c]", FROM="from_in[c]" if k else "(uint)c", WRITE=_WRITE_PAIR, **holes))
+        result = to
+    return calls, result
+
+
+def order_scratch(device: Device, n: int) -> tuple[int, int]:
+    """Bytes of `counts` and `totals` of `order_calls`."""
+    return _parts(device, 1, n, 8)[0] * 256 * 4, 256 * 4
+
+
+def _parts(device: Device, lines: int, n: int, items: int) -> tuple[int, int]:
+    """(parts of a line that blocks sort side by side, entries of each)."""
+    tiles = -(-n // (items * THREADS))
+    per_part = max(1, tiles * lines // (4 * device.units))
+    return -(-tiles // per_part), per_part * items * THREADS
 
 
 def _built(device: Device, call: OpCall, descending: bool, wanted: int,
