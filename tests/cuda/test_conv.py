@@ -134,6 +134,8 @@ CASES = {
     "1 x 1, stride 3, channels last": ((BF16, (2, 16, 8, 9), (24, 16, 1, 1)),
                                        {"stride": (3, 2), "layout": "channels last"}),
     "1 x 1, one dim, stride 2": ((F32, (2, 6, 9), (8, 6, 1)), {"stride": 2}),
+    "images whose rows are whole chunks": ((BF16, (2, 9, 8, 13), (12, 9, 3, 3)), {"padding": 1}),
+    "images of more than a tile": ((F16, (1, 70, 8, 12), (8, 70, 1, 1)), {"padding": 1}),
     "kernel larger than the step": ((F32, (1, 4, 5, 5), (4, 4, 2, 2)), {"stride": 4}),
 }
 
@@ -180,6 +182,7 @@ def test_every_order_of_threads(simulated, gpu, order):
     for dtype in (BF16, F32):
         run(gpu, dtype, (1, 8, 7, 6), (16, 8, 3, 3), padding=1, stride=2)
         run(gpu, dtype, (1, 104, 3, 4), (12, 104, 3, 3), padding=1)
+        run(gpu, dtype, (1, 9, 8, 9), (8, 9, 3, 3))
 
 
 def test_a_sum_in_parts_is_the_same_every_time(gpu):

@@ -9,13 +9,16 @@ where the core's direct loop nest serves. Imports this package and lampion's flo
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lampion.base.meta import Meta, meta
+from lampion.ir import expr as E
+from lampion.ir.kernel import KernelCall
 from lampion.runtime.backend import Launch, OpCall
-from lampion.runtime.lowering import channel_sums
+from lampion.runtime.lowering import Nest, channel_sums
 
 from . import conv_kernels as text
 from .attention import build_tiled
@@ -326,6 +329,15 @@ def _classes(p: _Problem, axis: int) -> list[tuple[int, int, int, int, int, int,
     return out
 
 
+def _zeros(m: Meta) -> KernelCall:
+    """The kernel that fills the program's slot 0 with zeros."""
+    n = Nest("zeros", m.shape, compute=m.dtype)
+    o = n.output(m, m.strides)
+    n.start()
+    n.store(o, E.const(0.0, m.dtype))
+    return n.call((0,))
+
+
 def backward_data(device: Device, call: OpCall) -> Launch | None:
     """The gradient of x, one class of positions after the other: those with equal remainders by
     the stride meet the same kernel positions."""
@@ -338,20 +350,19 @@ def backward_data(device: Device, call: OpCall) -> Launch | None:
     g = p.pack(1, p.y)
     w, row = p.pack_weight(2, True)
     strides = _three(p.x.strides[2:], 0)
-    for z in _classes(p, 0):
-        for y in _classes(p, 1):
-            for x in _classes(p, 2):
-                axes = (z, y, x)
-                taps = [a[4] for a in axes]
-                taps = taps if all(taps) else [0, 0, 0]
-                start = [a[2] for a in axes]
-                # the weight from the first kernel positions on
-                offset = (start[0] * p.kernel[1] + start[1]) * p.kernel[2] + start[2]
-                maps = {**_named("stride", (1, 1, 1)), **_named("from", [a[5] for a in axes]),
-                        **_named("move", [-a[6] for a in axes]),
-                        **_named("tap", [a[3] for a in axes]), "w_from": offset * w.pixel}
-                p.gather(p.x, g, w, row, p.inside, p.result, [a[1] for a in axes], taps, w.pixel,
-                         maps, sum(a[0] * s for a, s in zip(axes, strides)), p.stride)
+    classes = list(itertools.product(*(_classes(p, axis) for axis in range(3))))
+    met = [axes for axes in classes if all(a[4] for a in axes)]
+    if len(met) < len(classes):  # the others are zeros
+        p.calls.append(kernel_call(device, _zeros(p.x)))
+    for axes in met:
+        start = [a[2] for a in axes]
+        # the weight from the first kernel positions on
+        offset = (start[0] * p.kernel[1] + start[1]) * p.kernel[2] + start[2]
+        maps = {**_named("stride", (1, 1, 1)), **_named("from", [a[5] for a in axes]),
+                **_named("move", [-a[6] for a in axes]), **_named("tap", [a[3] for a in axes]),
+                "w_from": offset * w.pixel}
+        p.gather(p.x, g, w, row, p.inside, p.result, [a[1] for a in axes], [a[4] for a in axes],
+                 w.pixel, maps, sum(a[0] * s for a, s in zip(axes, strides)), p.stride)
     return p.launch(2, "conv_backward_data")
 
 

@@ -513,20 +513,40 @@ LMP_KERNEL __launch_bounds__({THREADS}) void conv_weights_sum(T *__restrict__ ou
     return text, names
 
 
+# 16 bytes at a time: a thread reads 8 positions of two channels, and writes the pairs of each.
+_WIDE_PACK = """\
+  if (!along && dense && !((x_channel | positions) & 7) && !((ulong)x & 15)) {
+    const int i = (threadIdx.x & 7) * 8, j = (threadIdx.x >> 3) * 2;
+    uint4 a = make_uint4(0, 0, 0, 0), b = a;
+    if (p0 + i < positions && c0 + j < given)
+      a = *(const uint4 *)(x + (c0 + j) * x_channel + p0 + i);
+    if (p0 + i < positions && c0 + j + 1 < given)
+      b = *(const uint4 *)(x + (c0 + j + 1) * x_channel + p0 + i);
+    const uint low[4] = {a.x, a.y, a.z, a.w}, high[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      *(uint *)&tile[i + 2 * r][j] = (low[r] & 0xffffu) | high[r] << 16;
+      *(uint *)&tile[i + 2 * r + 1][j] = low[r] >> 16 | (high[r] & 0xffff0000u);
+    }
+  } else
+"""
+
+
 def pack_text(form: Form) -> tuple[str, list[str]]:
     """(text of `conv_pack`, integers): out[n][position][channel], `channels` of them with zeros
     after the `given` ones. Index n has two strides: n / inner and n % inner."""
     names = ["positions", "given", "channels", "inner", *_divided("plane", "line"), "x_outer",
              "x_inner", "x_channel", "x_z", "x_y", "x_x"]
+    wide = _WIDE_PACK if form.dtype in HALVES else ""
     text = f"""{_head(form, 32)}
 {_signature("conv_pack", "T", ["x"], names)}
-  __shared__ T tile[64][66];
+  __align__(16) __shared__ T tile[64][66];
   const int p0 = (int)blockIdx.x * 64, c0 = (int)blockIdx.y * 64, n = (int)blockIdx.z;
   x += n / inner * x_outer + n % inner * x_inner;
   out += n * positions * channels;
   // neighbours read neighbours: along channels, or else along positions
   const bool along = x_channel == 1, dense = x_x == 1 && x_y == line && x_z == plane;
-#pragma unroll 8
+{wide}#pragma unroll 8
   for (int e = threadIdx.x; e < 64 * 64; e += THREADS) {{
     const int i = along ? e / 64 : e % 64, j = along ? e % 64 : e / 64, p = p0 + i, c = c0 + j;
     long at = p;
@@ -538,13 +558,14 @@ def pack_text(form: Form) -> tuple[str, list[str]]:
     tile[i][j] = p < positions && c < given ? x[c * x_channel + at] : (T)0;
   }}
   __syncthreads();
-  // in pieces of 4 bytes: a row of the tile and of the result starts at a multiple of that
-  constexpr int PIECE = 4 / sizeof(T);
-#pragma unroll 8
-  for (int e = threadIdx.x; e < 64 * 64 / PIECE; e += THREADS) {{
-    const int i = e * PIECE / 64, j = e * PIECE % 64;
+  // a row of the result is whole chunks of 16 bytes; one of the tile starts at a multiple of 4
+#pragma unroll 4
+  for (int e = threadIdx.x; e < 64 * 64 / CHUNK; e += THREADS) {{
+    const int i = e * CHUNK / 64, j = e * CHUNK % 64;
+    const uint *const from = (const uint *)&tile[i][j];
     if (p0 + i < positions && c0 + j < channels)
-      *(uint *)(out + (p0 + i) * channels + c0 + j) = *(const uint *)&tile[i][j];
+      *(uint4 *)(out + (p0 + i) * channels + c0 + j) =
+          make_uint4(from[0], from[1], from[2], from[3]);
   }}
 }}
 """
