@@ -349,7 +349,13 @@ class CUDAGraph:
             self._draw_on()
         if self._checks:
             gpu.checks.again(self._checks)
-        check(gpu.drv.cuGraphLaunch(self._exec, stream.cu), "replaying a graph")
+        def launch() -> None:
+            check(gpu.drv.cuGraphLaunch(self._exec, stream.cu), "replaying a graph")
+
+        if capture.timers:
+            capture.timers[-1](launch, "cuda.graph", gpu.where)
+        else:
+            launch()
         assert self._pool is not None
         self._pool.users.add(stream)
 

@@ -198,18 +198,16 @@ class CUDABackend(Backend):
         self.open(device.index).finish()
 
     def mark(self, device: device) -> Any:
-        from .streams import Event
+        from .streams import Mark
 
-        stream = self.open(device.index).current.stream
-        if stream.capture is not None:
-            return None  # nothing runs before the replay
-        made = Event(enable_timing=True)
-        made.record(stream)
-        return made
+        gpu = self.open(device.index)
+        return None if gpu.current.stream.capture is not None else Mark(gpu)
 
     def mark_times(self, device: device, marks: Sequence[Any]) -> list[int]:
+        from .streams import times
+
         self.open(device.index).finish()
-        return [round(marks[0].elapsed_time(m) * 1e6) for m in marks]
+        return times(marks)
 
     def memory_stats(self, device: device) -> dict[str, int]:
         return dict(self.open(device.index).pool.stats())

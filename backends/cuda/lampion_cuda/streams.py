@@ -9,6 +9,7 @@ told so by `record_stream` and waits for their events. `Stream` and `Event` are 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .driver import check
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 NOT_READY = 600
 BACKEND: list[Any] = []  # the one of this process, once it is made
 QUEUES = 32  # streams of one priority and GPU
+NEAR = 1e8   # nanoseconds: up to this, float32 milliseconds tell single ones
 
 
 def opened(device: Any = None) -> Any:
@@ -265,3 +267,28 @@ class Event:
                 self.gpu.drv.cuEventDestroy(self.cu)
         except Exception:
             pass  # the interpreter or the driver is shutting down
+
+
+class Mark(Event):
+    """A mark for profiles, in the current stream; `row` numbers the streams that had some."""
+
+    __slots__ = ("row",)
+
+    def __init__(self, gpu: Device) -> None:
+        super().__init__(enable_timing=True)
+        stream = gpu.current.stream
+        rows = gpu.libraries.setdefault("rows of profiles", {gpu.default_stream: 0})
+        self.row: int = rows.setdefault(stream, len(rows))
+        self.record(stream)
+
+
+def times(marks: Sequence[Event]) -> list[int]:
+    """When marks were reached, in nanoseconds from the first on. The driver tells milliseconds in
+    float32: they are taken from a mark not long before."""
+    found, base, at = [], marks[0], 0.0
+    for m in marks:
+        later = base.elapsed_time(m) * 1e6
+        found.append(round(at + later))
+        if later > NEAR:
+            base, at = m, at + later
+    return found

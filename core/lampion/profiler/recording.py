@@ -28,6 +28,7 @@ from ..base.device import device
 from ..nn import functional
 from ..ops import plans as P
 from ..ops import registry as R
+from ..runtime import capture
 from ..runtime.devices import resolve
 from ..tensor import OPERATORS, Tensor
 from ..watching import Watch, reroute, twin
@@ -58,7 +59,7 @@ class Event:
 class Kernel:
     """A launch on a device: when it ran there, and which event of the host asked for it."""
 
-    __slots__ = ("name", "device", "start", "end", "event", "marks", "thread", "asked")
+    __slots__ = ("name", "device", "start", "end", "event", "marks", "thread", "asked", "row")
 
     def __init__(self, name: str, where: device, start: int, event: Event | None,
                  thread: int) -> None:
@@ -66,6 +67,7 @@ class Kernel:
         self.asked = start  # by the host
         self.event, self.thread = event, thread
         self.marks: tuple[Any, Any] | None = None
+        self.row = 0  # of the device's: its queue, if the marks tell
 
 
 class _Thread(threading.local):
@@ -97,7 +99,7 @@ class Recorder:
         self.sequence = 0
         self.used: dict[device, Any] = {}  # devices, and their backends
         self.totals: dict[str, int] = {}  # bytes allocated, by device
-        self.origin: dict[device, tuple[Any, int]] = {}
+        self.origin: dict[device, Any] = {}  # the first mark of each
         self.running = False
         self.paused = (False, False)  # hosts, devices
         self._undo: list[Callable[[], Any]] = []
@@ -114,6 +116,8 @@ class Recorder:
         labels.recorders.append(self)
         self._undo.append(lambda: labels.recorders.remove(self))
         self._time_launches()
+        capture.timers.append(self.enqueued)
+        self._undo.append(lambda: capture.timers.remove(self.enqueued))
         if self.hosts:
             watch = Watch(self.see).__enter__()
             self._undo.append(lambda: watch.__exit__())
@@ -342,8 +346,10 @@ class Recorder:
                 return launch(*args, **kwargs)
             local = self.local
             if where not in self.used:
-                self._meet(where, backend)
+                self.used[where], self.origin[where] = backend, backend.mark(where)
             before = backend.mark(where)
+            if before is None and capture.captures:
+                return launch(*args, **kwargs)  # it does not run now
             kernel = Kernel(name, where, clock(), local.top, local.id)
             try:
                 return launch(*args, **kwargs)
@@ -352,30 +358,31 @@ class Recorder:
                 if after is None:
                     backend.synchronize(where)
                 else:
-                    kernel.marks = (before, after)
+                    kernel.marks, kernel.row = (before, after), getattr(before, "row", 0)
                 kernel.end = clock()
                 self.kernels.append(kernel)
 
         return run
 
-    def _meet(self, where: device, backend: Any) -> None:
-        """A device that is used for the first time: what its clock shows now."""
-        backend.synchronize(where)
-        first = backend.mark(where)
-        if first is not None:
-            backend.synchronize(where)
-        self.used[where] = backend
-        self.origin[where] = (first, clock())
+    def enqueued(self, launch: Callable[[], Any], name: str, where: device) -> Any:
+        """Run what enqueues work that belongs to no plan, as a kernel of this name."""
+        return self._timed(launch, name, where)()
 
     def _settle(self) -> None:
-        """Turn marks into times."""
+        """Turn marks into times. The devices are idle now, so that a mark tells what their clocks
+        show; while the program ran, nothing waited for them."""
         for where, backend in self.used.items():
             backend.synchronize(where)
-            first, at = self.origin[where]
             marked = [k for k in self.kernels if k.device is where and k.marks is not None]
-            if first is None or not marked:
+            if not marked:
                 continue
-            times = backend.mark_times(where, [first, *[m for k in marked for m in k.marks or ()]])
+            last = backend.mark(where)
+            backend.synchronize(where)
+            at = clock()
+            first = self.origin[where] or marked[0].marks[0]  # type: ignore[index]
+            times = backend.mark_times(
+                where, [first, *[m for k in marked for m in k.marks or ()], last])
+            at -= times[-1]
             for k, kernel in enumerate(marked):
                 kernel.start, kernel.end = at + times[2 * k + 1], at + times[2 * k + 2]
 

@@ -60,6 +60,9 @@ def _heads(record: Recorder, rows: dict[str, int]) -> list[dict[str, Any]]:
     for name, row in rows.items():
         found += [_head("process_name", row, 0, name=f"kernels of {name}"),
                   _head("process_sort_index", row, 0, sort_index=pid + row)]
+        queues = sorted({k.row for k in record.kernels if str(k.device) == name})
+        if queues != [0]:
+            found += [_head("thread_name", row, q, name=f"queue {q}") for q in queues]
     return found
 
 
@@ -113,13 +116,14 @@ def _kernels(record: Recorder, rows: dict[str, int]) -> list[dict[str, Any]]:
         args = {"device": str(kernel.device), "correlation": k,
                 "External id": kernel.event.id if kernel.event is not None else 0,
                 "clock": "host" if kernel.marks is None else "device"}
-        found.append({"ph": "X", "cat": "kernel", "name": kernel.name, "pid": pid, "tid": 0,
-                      "ts": start, "dur": (kernel.end - kernel.start) / 1000, "args": args})
+        found.append({"ph": "X", "cat": "kernel", "name": kernel.name, "pid": pid,
+                      "tid": kernel.row, "ts": start, "dur": (kernel.end - kernel.start) / 1000,
+                      "args": args})
         if kernel.device.type != "cpu":
             common = {"cat": "ac2g", "name": "ac2g", "id": k}
             found += [{**common, "ph": "s", "pid": os.getpid(), "tid": kernel.thread,
                        "ts": _us(record, kernel.asked)},
-                      {**common, "ph": "f", "pid": pid, "tid": 0, "ts": start, "bp": "e"}]
+                      {**common, "ph": "f", "pid": pid, "tid": kernel.row, "ts": start, "bp": "e"}]
     return found
 
 
