@@ -13,7 +13,11 @@ import pytest
 import lampion
 import lampion.distributed as dist
 from lampion import multiprocessing, nn
+from lampion.distributed import checkpoint, fsdp
 from lampion.distributed.algorithms.ddp_comm_hooks import default_hooks
+from lampion.distributed.checkpoint import format_utils
+from lampion.distributed.nn import functional as collectives
+from lampion.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 from lampion.nn.parallel import DistributedDataParallel
 
 
@@ -219,8 +223,79 @@ def check_uneven(rank, size, folder):
             ddp(lampion.ones(1, 1)).sum().backward()
 
 
+def check_sharded(rank, size, folder):
+    mesh = dist.init_device_mesh("cpu", (2,))
+    x = lampion.arange(15.0).view(5, 3)
+    t = distribute_tensor(x if rank == 0 else x * 0, mesh, [Shard(0)])
+    assert t.to_local().equal(x[:3] if rank == 0 else x[3:]) and t.full_tensor().equal(x)
+    assert (t * 2 + 1).full_tensor().equal(x * 2 + 1) and t.sum().item() == x.sum().item()
+    assert t.redistribute(placements=[Shard(1)]).to_local().equal(x[:, :2] if rank == 0
+                                                                  else x[:, 2:])
+    parts = DTensor.from_local(lampion.ones(2) * rank, mesh, [Partial()])
+    assert parts.full_tensor().tolist() == [1, 1]
+    t.requires_grad_()
+    (t @ x.T).to_local().pow(2).sum().backward()
+    whole = x.clone().requires_grad_()
+    (whole @ x.T).pow(2).sum().backward()
+    assert t.grad.full_tensor().equal(whole.grad)
+    state = {"t": t.detach(), "same": x, "mine": {f"of {rank}": rank}}
+    checkpoint.save(state, checkpoint_id=folder / "sharded")
+    state = {"t": distribute_tensor(x * 0, mesh, [Shard(1)]), "same": x * 0}
+    checkpoint.load(state, checkpoint_id=folder / "sharded")
+    assert state["t"].full_tensor().equal(x) and state["same"].equal(x)
+    found = format_utils.everything(checkpoint.FileSystemReader(folder / "sharded"))
+    assert found["t"].equal(x) and found["mine"] == {"of 0": 0, "of 1": 1}
+
+
+def check_shares(rank, size, folder):
+    """An optimizer whose state is shared out, and FSDP that shares nothing out."""
+    lampion.manual_seed(0)
+    plain, other = (nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)) for _ in range(2))
+    other.load_state_dict(plain.state_dict())
+    first = lampion.optim.Adam(plain.parameters(), lr=0.1)
+    second = dist.optim.ZeroRedundancyOptimizer(other.parameters(), lampion.optim.Adam, lr=0.1)
+    for _ in range(2):
+        for model, optimizer in ((plain, first), (other, second)):
+            optimizer.zero_grad()
+            model(lampion.ones(4, 2)).pow(2).sum().backward()
+            optimizer.step()
+    assert all(a.equal(b) for a, b in zip(plain.parameters(), other.parameters()))
+    assert 0 < len(second.optim.state) < 4
+    second.consolidate_state_dict(1)
+    if rank == 1:
+        assert len(second.state_dict()["state"]) == 4
+    model = fsdp.FullyShardedDataParallel(plain, sharding_strategy=fsdp.ShardingStrategy.NO_SHARD)
+    model.zero_grad()
+    model(lampion.ones(1, 2) * rank).sum().backward()
+    grad = plain[0].weight.grad.clone()
+    plain.zero_grad()
+    ((plain(lampion.zeros(1, 2)) + plain(lampion.ones(1, 2))) / 2).sum().backward()
+    with model.no_sync():
+        assert plain[0].weight.grad.allclose(grad)
+    with pytest.raises(NotImplementedError, match="NO_SHARD"):
+        fsdp.FullyShardedDataParallel(plain)
+
+
+def check_gradients_of_collectives(rank, size, folder):
+    x = lampion.full((2,), rank + 1.0, requires_grad=True)
+    (collectives.all_reduce(x) * (rank + 1)).sum().backward()
+    assert x.grad.tolist() == [3, 3]
+    x.grad = None
+    (collectives.all_gather(x)[1] * (rank + 1)).sum().backward()
+    assert x.grad.tolist() == ([0, 0] if rank == 0 else [3, 3])
+    x.grad = None
+    (collectives.broadcast(x, 1) * (rank + 1)).sum().backward()
+    assert x.grad.tolist() == ([0, 0] if rank == 0 else [3, 3])
+    x.grad = None
+    out = collectives.reduce_scatter(x, [x, x * 2])
+    assert out.tolist() == [3.0 * (rank + 1)] * 2
+    out.sum().backward()
+    assert x.grad.tolist() == [3, 3]
+
+
 CHECKS = {3: (check_collectives, check_messages), 4: (check_mesh,),
-          2: (check_gradients, check_unused, check_hooks, check_uneven)}
+          2: (check_gradients, check_unused, check_hooks, check_uneven, check_sharded,
+              check_shares, check_gradients_of_collectives)}
 
 
 class All:

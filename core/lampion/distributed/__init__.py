@@ -106,15 +106,18 @@ __all__ = [
     "scatter_object_list", "send", "send_object_list", "split_group", "supports_complex",
 ]
 
+_MODULES = ("algorithms", "checkpoint", "distributed_c10d", "fsdp", "nn", "optim", "tensor")
 _LATE = {"DeviceMesh": "device_mesh", "init_device_mesh": "device_mesh",
          "GradBucket": "reducing"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
     globals()[name] = found
     return found

@@ -23,6 +23,7 @@ class Backend(str):
     MPI = "mpi"
     UCC = "ucc"
     XCCL = "xccl"
+    default_device_backend_map = {"cpu": GLOO}
 
     def __new__(cls, name: str) -> Backend:
         if not isinstance(name, str):
