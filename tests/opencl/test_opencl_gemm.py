@@ -67,6 +67,14 @@ def test_transposed_operands(backend):
 
 
 @pytest.mark.parametrize("d", [dt.float32, dt.float64], ids=lambda d: d.name)
+def test_rows_far_apart(backend, d):
+    """Such factors are copied before they are multiplied."""
+    product(backend, d, (300, 70), (70, 140), (1, 0), bias=(140,))
+    product(backend, d, (131, 1024), (1024, 150), bias=(131, 1))
+    product(backend, d, (2, 3, 260, 80), (2, 3, 80, 130), (0, 1, 3, 2))
+
+
+@pytest.mark.parametrize("d", [dt.float32, dt.float64], ids=lambda d: d.name)
 def test_few_rows_by_a_transposed_matrix(backend, d):
     """A linear layer: its weight is not packed, the result is computed transposed."""
     for m, n, k in ((2, 523, 16), (33, 100, 17), (96, 97, 600), (31, 36, 257)):

@@ -30,6 +30,7 @@ DEPTH = 256   # steps of k between two visits to the output: a panel that stays 
 DEEP = 8192   # steps of k at most where a panel is walked whole: it stays in the second cache
 ROWS = 96     # rows of a work item at most
 WORTH = 1 << 19  # multiplications from which on every core is woken
+SMALLER = {12: 6, 8: 4, 6: 3, 4: 2, 3: 1, 2: 1}  # rows of the tile that follows one of so many
 TILE = 64     # GPU: output tile of a work group
 TYPES = (dt.float32, dt.float64, dt.float16, dt.bfloat16)
 
@@ -210,7 +211,7 @@ def _pack_source(device: Device, d: dtype, nr: int, nb: int, strides: Sequence[i
     """b[k, n] -> p[batch][panel][k][nr], zeros beyond n. A work item packs DEPTH steps of a panel.
     """
     memory, arithmetic, load = _source_type(d)
-    turned = d is dt.float32 and strides[0] == 1 and strides[1] != 1
+    turned = d is dt.float32 and strides[0] == 1 and strides[1] != 1 and nr % 8 == 0
     integers = ["n", "k", "bk", "bn", *(f"{x}{j}" for x in ("d", "bs") for j in range(nb))]
     item = load.format("b[i * bk + j * bn]" if strides[1] != 1 else "b[i * bk + j]")
     blocks = [f"    for (; i + 8 <= k1; i += 8) for (int j = 0; j < {nr}; j += 8)",
@@ -242,10 +243,13 @@ def _pack_source(device: Device, d: dtype, nr: int, nb: int, strides: Sequence[i
 
 
 def _tile_text(rows: int, vectors: int, lanes: int, arithmetic: str, unit: str, step: str,
-               direct: bool, bias: bool, turned: bool) -> str:
+               direct: bool, bias: bool, turned: bool, whole: int) -> str:
     """Statements that add `rows` rows of a times the panel to c, for k0 <= k < k1."""
     v = f"{arithmetic}{lanes}"
     am, ak = ("" if unit == "am" else " * am"), ("" if unit == "ak" else " * ak")
+    spot = f"a[(i + {{r}}){am} + q{ak}]"
+    if unit == "packed":  # a[panel][k][whole rows of a tile]
+        spot = f"a[ib * k + q * {whole} + (i - ib) + {{r}}]"
     tile = [(r, j) for r in range(rows) for j in range(vectors)]
     out = [f"{v} c{r}_{j} = ({v})(0);" for r, j in tile]
     out.append("for (long q = k0; q < k1; ++q) {")
@@ -258,7 +262,7 @@ def _tile_text(rows: int, vectors: int, lanes: int, arithmetic: str, unit: str, 
         else:
             out.append(f"  const {v} b{j} = {row};")
     for r in range(rows):
-        out.append(f"  {{ const {arithmetic} x = a[(i + {r}){am} + q{ak}];")
+        out.append(f"  {{ const {arithmetic} x = {spot.format(r=r)};")
         out += [f"    c{r}_{j} = ({v})(x) * b{j} + c{r}_{j};" for j in range(vectors)]
         out.append("  }")
     out.append("}")
@@ -304,8 +308,8 @@ def _tile_store(r: int, j: int, lanes: int, arithmetic: str) -> str:
 def _multiply_source(device: Device, d: dtype, rows: int, vectors: int, nb: int,
                      unit: str, direct: bool, bias: bool, turned: bool) -> str:
     """c = a p (+ e); a work item does a share of the rows by one panel. `unit` names the stride of
-    a that is 1 ("am", "ak" or neither); direct: p is b itself, with rows of stride bk; turned: c
-    has neighbouring rows, and `cm` is the stride of its columns."""
+    a that is 1 ("am", "ak" or neither), or says that a is "packed"; direct: p is b itself, with
+    rows of stride bk; turned: c has neighbouring rows, and `cm` is the stride of its columns."""
     _, arithmetic, _ = _source_type(d)
     lanes = 64 // (8 if arithmetic == "double" else 4)
     nr = vectors * lanes
@@ -319,10 +323,11 @@ def _multiply_source(device: Device, d: dtype, rows: int, vectors: int, nb: int,
     size = rows
     while size:
         tiles.append(f"    for (; i + {size} <= i1; i += {size}) {{\n"
+                     + f"      const long ib = i / {rows} * {rows};\n" * (unit == "packed")
                      + _tile_text(size, vectors, lanes, arithmetic, unit, step, direct, bias,
-                                  turned)
+                                  turned, rows)
                      + "\n    }")
-        size = {8: 4, 6: 3, 4: 2, 3: 1, 2: 1}.get(size, 0)
+        size = SMALLER.get(size, 0)
     real = dt.float64 if arithmetic == "double" else dt.float32
     body = ["  long i = i0;", *tiles]
     return "\n".join([
@@ -390,11 +395,12 @@ def _lanes_calls(device: Device, p: Problem, c: int, a: int, b: int, given: int 
     turned = not half and p.b[-2] == 1 != p.b[-1] and p.m <= ROWS and p.m < p.n and p.k <= DEEP
     if turned:
         p, a, b = p.transposed(), b, a
-    rows, vectors = register_tile()
+    _, vectors = register_tile()
     size = 8 if p.dtype is dt.float64 else 4
     lanes = 64 // size
     if p.n <= lanes:
         vectors = 1
+    rows = _tile_rows(p.m, vectors)
     nr = vectors * lanes
     nb, batch = len(p.batch), math.prod(p.batch)
     panels, blocks = -(-p.n // nr), -(-p.m // ROWS)
@@ -422,6 +428,14 @@ def _lanes_calls(device: Device, p: Problem, c: int, a: int, b: int, given: int 
                             (p.m, p.k, *p.a[-2:], *p.batch, *p.a[:nb])),
                       [buffer, buffer], [a_slot, a]))
     unit = "ak" if sa[-1] == 1 else "am" if sa[-2] == 1 else ""
+    if _far(sa[-1 if unit == "am" else -2] * size, unit) and p.k >= 64 and panels >= 4 and not half:
+        # rows of a tile, or steps of k, would compete for the same places of the first cache
+        tall = -(-p.m // rows)
+        a_slot, unit = scratch_slot + len(scratch), "packed"
+        scratch.append(batch * tall * rows * p.k * size)
+        calls.append(pack_call(device, p.dtype, rows, p.m, p.k, sa[-2:][::-1], p.batch, sa[:nb],
+                               (a_slot, a)))
+        sa = (*_dense(p.batch, tall * rows * p.k), 0, 0)
     multiply = device.build(
         _multiply_source(device, p.dtype, rows, vectors, nb, unit, direct, bias, turned),
         "multiply")
@@ -443,6 +457,29 @@ def _lanes_calls(device: Device, p: Problem, c: int, a: int, b: int, given: int 
                             (p.m, p.n, *p.c[-2:], *p.batch, *p.c[:nb], *extra)),
                       [buffer] * len(slots), slots))
     return calls, scratch
+
+
+def _tile_rows(m: int, vectors: int) -> int:
+    """Rows of the register tile for m rows: twelve, or eight where less is left over by them."""
+    rows = register_tile()[0]
+    if rows != 8:
+        return rows
+    return min((12, 8), key=lambda r: sum(max(n * vectors, 8) for n in _cut(m, r)))
+
+
+def _cut(m: int, rows: int) -> list[int]:
+    """How tiles of `rows` rows and smaller ones cover m rows."""
+    out: list[int] = []
+    while rows:
+        out += [rows] * (m // rows)
+        m %= rows
+        rows = SMALLER.get(rows, 0)
+    return out
+
+
+def _far(stride: int, unit: str) -> bool:
+    """Whether rows so many bytes apart are better copied before they are read again and again."""
+    return stride % 2048 == 0 or (unit == "am" and stride >= 1024)
 
 
 def _dense(batch: Sequence[int], size: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyopencl as cl
 from pyopencl import _cl
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 # How numbers are packed, by dtype.
 _LETTERS = {"float32": "f", "float64": "d", "int8": "b", "int16": "h", "int32": "i", "int64": "l",
             "uint8": "B", "uint16": "H", "uint32": "I", "uint64": "l"}
+
+
+class Kernels(NamedTuple):
+    """What a launch is made of, for whoever joins launches: the kernel calls over slots (results,
+    inputs, `scratch` of so many bytes), and its `into`."""
+
+    calls: tuple[Any, ...]
+    scratch: tuple[int, ...]
+    into: Any
 
 
 def real(value: Any) -> float:
@@ -136,7 +145,9 @@ def make_launch(device: "Device", calls: Sequence[tuple[Bound, Sequence[Any], Se
         lines += _allocate(name, size, space, pool)
     lines += body or ["    pass"]
     exec(compile("\n".join(lines), "<lampion opencl launch>", "exec"), space)
-    return Launch(space["launch"], space["into"], names, [c[0] for c in calls])
+    foreign = any(kind in ("memory", "number") for _, args, _ in calls for kind, _ in args)
+    keep = None if foreign else Kernels(tuple(calls), tuple(scratch), space["into"])
+    return Launch(space["launch"], space["into"], names, keep)
 
 
 def _check(names: Sequence[str], kinds: str) -> list[str]:
@@ -187,7 +198,7 @@ def _run_lines(calls: Sequence[Any], slots: Sequence[str], space: dict[str, Any]
                 numbers.append(f"{at}, b'{_LETTERS[d.name]}', {name}")
                 at += 1
             else:
-                numbers.append(f"{at}, {_letter(bound, d)}, {name}")
+                numbers.append(f"{at}, {letter(bound, d)!r}, {name}")
                 at += 1
         numbers += [f"{at + k}, b'l', {v}" for k, v in enumerate(bound.integers)]
         lines += ["    try:", f"        k = table.table[c{n}]", "    except KeyError:",
@@ -212,8 +223,9 @@ def _gated(calls: Sequence[Any], body: list[str]) -> list[str]:
             "        gate.turn()", *body]
 
 
-def _letter(bound: Bound, d: Any) -> str:
+def letter(bound: Bound, d: Any) -> bytes:
+    """How a generated kernel takes a scalar."""
     if d is dt.float64:
         assert bound.compiled is not None
-        return "b'd'" if bound.compiled.device.doubles else "b'f'"
-    return "b'l'"
+        return b"d" if bound.compiled.device.doubles else b"f"
+    return b"l"

@@ -102,6 +102,7 @@ class Pool:
         self.context, self.device = context, device
         self.limit, self.largest = limit, largest
         self.bins: dict[int, Bin] = {}
+        self._serves: dict[int, Bin] = {}  # bins by the size of a request
         self.active = 0
         self.peak = 0
         self.reserved = 0
@@ -110,11 +111,14 @@ class Pool:
 
     def bin(self, nbytes: int) -> Bin:
         """The bin that serves requests of `nbytes`."""
-        size = round_size(nbytes)
-        found = self.bins.get(size)
+        found = self._serves.get(nbytes)
         if found is None:
+            size = round_size(nbytes)
             with self._lock:
                 found = self.bins.setdefault(size, Bin(size, self))
+                if len(self._serves) > 4096:
+                    self._serves.clear()
+                self._serves[nbytes] = found
         return found
 
     def allocate(self, nbytes: int) -> Storage:

@@ -119,6 +119,12 @@ class OpenCLBackend(Backend):
 
         return program_launch(self.open(device.index), program, outputs)
 
+    def sequence(self, parts: Sequence[tuple[Launch, Sequence[tuple[int, int]]]], kinds: str,
+                 constants: dict[int, Any], device: device) -> Callable[..., None]:
+        from .sequence import sequence
+
+        return sequence(self.open(device.index), parts, kinds, constants)
+
     def compile(self, kernel: Kernel) -> Callable[[Sequence[Any], Sequence[int]], None]:
         from lampion.ir.kernel import KernelCall
 
