@@ -1,7 +1,7 @@
 """Switches of the process that PyTorch programs flip, and what they mean here.
 
-Results are deterministic on every device already, so asking for determinism changes nothing; it is
-remembered, as programs ask back. Floor 7; imports base and tensor.
+Results are deterministic on every device already, unless an option of a device's plug-in says
+otherwise, which asking for determinism overrules. Floor 7; imports base, ops and tensor.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 from .autograd import engine
 from .base import dtype as dt
 from .base.dtype import dtype, set_default_dtype
+from .ops.registry import forget_plans
 
 _deterministic = {"enabled": False, "warn_only": False}
 _always = [False]
@@ -18,12 +19,14 @@ _interop = [1]
 
 
 def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
-    """Ask for the same results every time, as every backend gives them anyway.
+    """Ask for the same results every time, as every backend gives them by default.
 
     >>> lampion.use_deterministic_algorithms(True); lampion.are_deterministic_algorithms_enabled()
     True
     >>> lampion.use_deterministic_algorithms(False)
     """
+    if bool(mode) != _deterministic["enabled"]:
+        forget_plans()
     _deterministic.update(enabled=bool(mode), warn_only=bool(warn_only))
 
 

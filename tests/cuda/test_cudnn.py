@@ -27,6 +27,7 @@ def fe(simulated, gpu):
     lampion.ones(1, device=gpu)  # the GPU is open
     with cudnn.installed() as module:
         yield module
+    config.unset("backend.cuda.dnn")
 
 
 def by(op):
@@ -49,6 +50,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_convolutions_and_their_gradients(gpu, fe, case):
     args, options = CASES[case]
+    config.set("backend.cuda.dnn", "cudnn")
     on_conv.run(gpu, *args, **options)
     weight = conv.conv_backward_weight_bias if options.get("bias", True) \
         else conv.conv_backward_weight
@@ -60,8 +62,13 @@ def test_convolutions_and_their_gradients(gpu, fe, case):
 @pytest.mark.parametrize("layout", ["channels first", "channels last"])
 @pytest.mark.parametrize("dtype", [BF16, F32])
 def test_a_kernel_of_one(gpu, fe, dtype, layout):
-    on_conv.run(gpu, dtype, (3, 12, 5, 4), (20, 12, 1, 1), layout=layout)
-    assert len(fe.ran) == 3
+    """A product of matrices is cuBLASLt's, unless cuDNN is asked for."""
+    args = gpu, dtype, (3, 12, 5, 4), (20, 12, 1, 1)
+    on_conv.run(*args, layout=layout)
+    assert len(fe.ran) == 1 and by(conv.conv_backward_data) == {"cuda.conv"}
+    with config.override({"backend.cuda.dnn": "cudnn"}):
+        on_conv.run(*args, layout=layout)
+        assert len(fe.ran) == 4 and by(conv.conv_backward_data) == {"cuda.cudnn"}
 
 
 def test_a_weight_in_the_other_layout_is_copied(gpu, fe):
@@ -109,7 +116,7 @@ def test_second_derivatives(gpu, fe):
 
 def test_results_given_to_write_into(gpu, fe):
     """A result of any layout and at any address, as a compiled graph or out= gives it."""
-    x, w = (made(gpu, BF16, s)[0].detach() for s in ((1, 8, 4, 4), (8, 8, 1, 1)))
+    x, w = (made(gpu, BF16, s)[0].detach() for s in ((1, 8, 6, 6), (8, 8, 3, 3)))
     want = values(F.conv2d(x, w))
     plan = next(iter(lampion.ops.registry.REGISTRY["conv2d"].plans.values()))
     room = lampion.full((129,), 7, dtype=BF16, device=gpu)
@@ -137,16 +144,20 @@ def test_switches_are_options(gpu, fe):
         lib.deterministic = False
         first, again = values(F.conv2d(x, w)), values(F.conv2d(x, w))
         assert not np.array_equal(first, again)
+        lampion.use_deterministic_algorithms(True)
+        assert np.array_equal(values(F.conv2d(x, w)), exact)
+        lampion.use_deterministic_algorithms(False)
         lib.deterministic = True
         with lib.flags(enabled=False):
             assert not lib.enabled
             before = len(fe.ran)
             F.conv2d(x, w)
             assert len(fe.ran) == before
-        assert fe.ran == ["plain", "tf32", "plain", "atomic", "atomic"]
+        assert fe.ran == ["plain", "tf32", "plain", "atomic", "atomic", "plain"]
         F.conv2d(x, w)
         assert fe.ran[-1] == "plain"
     finally:
+        lampion.use_deterministic_algorithms(False)
         for name in ("dnn", "dnn_tf32", "dnn_deterministic"):
             config.unset(f"backend.cuda.{name}")
 
@@ -269,7 +280,7 @@ def test_a_plan_that_disagrees_is_named(gpu, fe, checked):
     fe.wrong[:] = [1.1]
     F.conv2d(x, w)  # that plan was checked
     for of in (x, w):
-        with pytest.raises(RuntimeError, match=r"plan 'half sums' on cuda disagrees.*dnn = "):
+        with pytest.raises(RuntimeError, match=r"plan 'tensor core' on cuda disagrees.*dnn = "):
             lampion.autograd.grad(y, [of], g, retain_graph=True)
     with pytest.raises(RuntimeError, match="disagrees"):
         F.conv2d(made(gpu, BF16, (1, 8, 6, 6))[0], w)

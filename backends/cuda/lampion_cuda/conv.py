@@ -292,11 +292,17 @@ def _product(device: Device, call: OpCall, w: Meta, source: Meta, result: Meta,
                   made.kernels, made.keep)
 
 
+def product(device: Device, call: OpCall, turned: bool) -> Launch | None:
+    """`forward` or (`turned`) `backward_data` where it is a product of matrices by cuBLASLt."""
+    source = call.grad if turned else _visited(call)[0]
+    return _product(device, call, call.weight, source, call.outputs[0], turned)
+
+
 def forward(device: Device, call: OpCall) -> Launch | None:
     """y = x * w (+ bias)."""
     inputs = 2 + (call.bias is not None)
     x, stride = _visited(call)
-    made = _product(device, call, call.weight, x, call.outputs[0], False)
+    made = product(device, call, False)
     if made is not None:
         return made
     p = _Problem(device, call, x, call.weight, call.outputs[0], 1 + inputs, stride)
@@ -341,7 +347,7 @@ def _zeros(m: Meta) -> KernelCall:
 def backward_data(device: Device, call: OpCall) -> Launch | None:
     """The gradient of x, one class of positions after the other: those with equal remainders by
     the stride meet the same kernel positions."""
-    made = _product(device, call, call.weight, call.grad, call.outputs[0], True)
+    made = product(device, call, True)
     if made is not None:
         return made
     p = _Problem(device, call, call.outputs[0], call.weight, call.grad, 3, call.stride)

@@ -5,7 +5,7 @@ Launch, or None where the library has nothing for it; then `conv` and `attention
 kernels are generated. A plan is made once for shapes, strides, dtypes and flags; its workspace
 comes from the GPU's pool. Kernels whose results may differ from run to run are left out unless
 `dnn_deterministic` is off. Importing this loads no library. Imports nvidia-cudnn-frontend (the
-module `cudnn`), this package and lampion's floors 0-2.
+module `cudnn`), this package, lampion's floors 0-2 and its flags.
 """
 
 from __future__ import annotations
@@ -128,16 +128,12 @@ class Plan:
         self.lib, self.work = lib, work
         self.graph = describe(lib.fe, work, lib.handle)
         finish(lib.fe, self.graph, work, WORKSPACE)
-        self.index: int | None = None  # None: the one that the heuristics put first
         self.candidates: list[int] = []
-        if many > 1:
-            self._build_several(many)
-        else:
-            self.graph.build_plans()
-            self.workspace = int(self.graph.get_workspace_size())
+        self._build(many)
         self.uids = range(1, len(work.operands) + 1)
 
-    def _build_several(self, many: int) -> None:
+    def _build(self, many: int) -> None:
+        """Build the first plans, in the order of the library's heuristics, that can be built."""
         g, sizes = self.graph, []
         for k in range(g.get_execution_plan_count()):
             try:
@@ -168,11 +164,8 @@ class Plan:
                 raise RuntimeError(f"cuDNN failed to run {self.name()} on {lib.device.where}: "
                                    f"{error}") from error
 
-    def _execute(self, index: int | None, pack: dict[int, int], workspace: int) -> None:
-        if index is None:
-            self.graph.execute(pack, workspace, self.lib.handle)
-        else:
-            self.graph.execute_plan_at_index(pack, workspace, index, self.lib.handle)
+    def _execute(self, index: int, pack: dict[int, int], workspace: int) -> None:
+        self.graph.execute_plan_at_index(pack, workspace, index, self.lib.handle)
 
     def _time(self, stream: Any, pack: dict[int, int], workspace: int) -> None:
         drv, doing = self.lib.device.drv, "timing cuDNN's plans"
@@ -196,7 +189,7 @@ class Plan:
     def name(self) -> str:
         """What runs what, in words."""
         try:
-            kernel = self.graph.get_plan_name_at_index(self.index or 0)
+            kernel = self.graph.get_plan_name_at_index(self.index)
         except Exception:  # not of every graph
             kernel = "unnamed"
         return f"{self.work} by plan {kernel!r}"
@@ -213,6 +206,22 @@ def _found(device: Device) -> Library | None:
             raise RuntimeError(NO_LIBRARY.format(why=found))
         return None
     return found
+
+
+def _same() -> bool:
+    """Whether results have to be the same every time."""
+    from lampion.flags import are_deterministic_algorithms_enabled
+
+    return bool(config.get("backend.cuda.dnn_deterministic")) \
+        or are_deterministic_algorithms_enabled()
+
+
+def _by_blas(device: Device, call: OpCall, turned: bool) -> bool:
+    """Whether a convolution is left to cuBLASLt, which is faster where it is a product of matrices
+    as its operands lie."""
+    if config.get("backend.cuda.dnn") != "auto":
+        return False
+    return conv.product(device, call, turned) is not None
 
 
 class _Step:
@@ -299,13 +308,15 @@ def _convolve(device: Device, call: OpCall, x: Meta, w: Meta, y: Meta, inputs: S
                    call.dilation)
     work = Work(call.op, y.dtype, tuple(o.operands), how,
                 exact=not config.get("backend.cuda.dnn_tf32"),
-                same=bool(config.get("backend.cuda.dnn_deterministic")))
+                same=_same())
     return lib, s, o, work
 
 
 def forward(device: Device, call: OpCall) -> Launch | None:
     """y = x * w (+ bias), which is part of the library's kernel where it has such a one."""
     bias = call.bias
+    if _by_blas(device, call, False):
+        return None
     begun = _convolve(device, call, call.input, call.weight, call.outputs[0], (0, 1))
     if begun is None or (bias is not None and bias.dtype is not call.outputs[0].dtype):
         return None
@@ -344,6 +355,8 @@ def _add_bias(s: Steps, bias: Meta) -> None:
 
 def backward_data(device: Device, call: OpCall) -> Launch | None:
     """The gradient of x."""
+    if _by_blas(device, call, True):
+        return None
     begun = _convolve(device, call, call.outputs[0], call.weight, call.grad, (0, 1))
     if begun is None:
         return None
@@ -424,7 +437,7 @@ def _attend(device: Device, call: OpCall, op: str, tensors: Sequence[tuple[Meta,
     if len(examples) > 1:  # keys of all examples in common: not a form that the library has
         return None
     work = Work(op, q.dtype, tuple(operands), Attention(float(call.scale), bool(call.causal)),
-                same=bool(config.get("backend.cuda.dnn_deterministic")))
+                same=_same())
     plan = lib.plan(work)
     if plan is None:
         return None

@@ -6,6 +6,7 @@ Loads the libraries to ask them. Imports this package's driver and compiler.
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 from typing import Any, NamedTuple
 
 from .compiler import toolchain
@@ -38,7 +39,16 @@ def report() -> dict[str, str]:
         "driver": f"CUDA {version // 1000}.{version % 1000 // 10}{_driver_release()}",
         "NVRTC": f"{'.'.join(map(str, toolchain().version()))}{_path_of('nvrtc')}"}
     lines.update({library.name: _found(library) for library in LIBRARIES})
+    lines["cuDNN's frontend"] = _frontend()
     return lines
+
+
+def _frontend() -> str:
+    """The version of the package without which cuDNN is not used."""
+    try:
+        return importlib.metadata.version("nvidia-cudnn-frontend")
+    except importlib.metadata.PackageNotFoundError:
+        return 'not found; pip install "lampion-cuda[cudnn]"'
 
 
 def _driver_release() -> str:
