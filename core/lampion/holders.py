@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from .autograd.node import AccumulateGrad, Node
@@ -17,39 +18,49 @@ from .optim.optimizer import Optimizer
 from .runtime.arguments import human
 from .tensor import Tensor
 
-# What a tensor is for, in the order of looking; the first answer counts.
-Use = tuple[Any, str, str, Any]  # (tensor or storage, what it is for, its name, its device)
+# What holds memory is a tensor, or what autograd saved without one: (device, storage).
+Held = Tensor | tuple[str, Any]
+
+
+@dataclass
+class Total:
+    """What one use holds on one device."""
+
+    nbytes: int = 0
+    count: int = 0
+    most: int = 0
+    largest: str = ""
+
+    def add(self, nbytes: int, label: str) -> None:
+        self.nbytes += nbytes
+        self.count += 1
+        if nbytes > self.most:
+            self.most, self.largest = nbytes, label
 
 
 def holders(most: int = 6) -> str:
     """Lines about the uses that hold most bytes, largest first, of all devices in this process:
-    bytes, device, how many tensors, the largest one. Empty if nothing is held."""
+    bytes, device, use, how many tensors, the largest one. Empty if nothing is held."""
     seen: dict[int, Any] = {}  # keeps the storages alive, whose ids are compared
-    total: dict[tuple[str, str], int] = defaultdict(int)
-    count: dict[tuple[str, str], int] = defaultdict(int)
-    largest: dict[tuple[str, str], tuple[int, str]] = {}
-    for held, use, name, where in _uses():
-        data = getattr(held, "data_", held)
-        base = getattr(data, "base", None)
-        if base is None or id(base) in seen or not base.nbytes:
+    totals: dict[tuple[str, str], Total] = defaultdict(Total)
+    for held, use, name in _uses():
+        place = _place(held)
+        if place is None:
             continue
-        seen[id(base)] = base
-        key = (str(where), use)
-        total[key] += base.nbytes
-        count[key] += 1
-        if base.nbytes > largest.get(key, (0, ""))[0]:
-            largest[key] = base.nbytes, " ".join(filter(None, (name, _described(held))))
-    whole = sum(total.values())
-    keys = sorted(total, key=lambda key: -total[key])
-    lines = [f"  {human(total[key]):>9} on {key[0]}: {key[1]} ({count[key]}"
-             + (f", the largest {largest[key][1]})" if largest[key][1] else ")")
-             for key in keys[:most] if total[key] * 100 >= whole]
-    return "\n".join(["Memory is held by:", *lines]) if lines else ""
+        where, base = place
+        if id(base) not in seen and base.nbytes:
+            seen[id(base)] = base
+            totals[where, use].add(base.nbytes, f"{name} {_shape(held, base)}".strip())
+    whole = sum(t.nbytes for t in totals.values())
+    lines = [f"  {human(t.nbytes):>9} on {where}: {use} ({t.count}, the largest {t.largest})"
+             for (where, use), t in sorted(totals.items(), key=lambda item: -item[1].nbytes)
+             if t.nbytes * 100 >= whole]
+    return "\n".join(["Memory is held by:", *lines[:most]]) if lines else ""
 
 
-def _uses() -> Iterator[Use]:
-    """Every tensor, and every storage that autograd saved, with what it is for: what is more
-    telling comes first."""
+def _uses() -> Iterator[tuple[Held, str, str]]:
+    """Every tensor, and every storage that autograd saved, with what it is for and its name there:
+    what is more telling comes first."""
     objects = gc.get_objects()
     modules = [o for o in objects if issubclass(type(o), Module) and "_modules" in o.__dict__]
     inner = {id(child) for module in modules for child in module._modules.values()}
@@ -60,28 +71,28 @@ def _uses() -> Iterator[Use]:
         kind = type(model).__name__
         for name, p in model.named_parameters():
             named[id(p)] = name
-            yield p, f"parameters of {kind}", name, p.device
+            yield p, f"parameters of {kind}", name
         for name, b in model.named_buffers():
-            yield b, f"buffers of {kind}", name, b.device
+            yield b, f"buffers of {kind}", name
     tensors = [o for o in objects if issubclass(type(o), Tensor)]
     for t in tensors:
-        if type(t.node) is AccumulateGrad and t.node.grad is not None:
+        if type(getattr(t, "node", None)) is AccumulateGrad and t.node.grad is not None:
             name = f"of {named[id(t)]}" if id(t) in named else ""
-            yield t.node.grad, "gradients", name, t.device
+            yield t.node.grad, "gradients", name
     for optimizer in objects:
         if issubclass(type(optimizer), Optimizer):
             for state in getattr(optimizer, "state", {}).values():
                 for name, value in state.items() if isinstance(state, dict) else ():
                     if isinstance(value, Tensor):
                         use = f"state of {type(optimizer).__name__}"
-                        yield value, use, name, value.device
+                        yield value, use, name
     for node in objects:
         if issubclass(type(node), Node):
             for item in _flat(node.saved):
-                where = item.device if isinstance(item, Tensor) else _device(node)
-                yield item, "saved for backward", f"by {node.name()}", where
+                held = item if isinstance(item, Tensor) else (_device(node), item)
+                yield held, "saved for backward", f"by {node.name()}"
     for t in tensors:
-        yield t, "other tensors", "", t.device
+        yield t, "other tensors", ""
 
 
 def _flat(saved: Any) -> Iterator[Any]:
@@ -92,13 +103,26 @@ def _flat(saved: Any) -> Iterator[Any]:
             yield item
 
 
-def _device(node: Node) -> Any:
+def _device(node: Node) -> str:
     """Where a node's outputs are: only those of ops save storages without a tensor."""
-    return node.out_meta(0).device if hasattr(node, "plan") else "?"
+    return str(node.out_meta(0).device) if hasattr(node, "plan") else "?"
 
 
-def _described(held: Any) -> str:
+def _place(held: Held) -> tuple[str, Any] | None:
+    """(device, the storage that owns the memory); None for a tensor that is still being made, or
+    lazy, and for what is no storage."""
+    if isinstance(held, Tensor):
+        if getattr(held, "meta", None) is None or getattr(held, "data_", None) is None:
+            return None
+        where, data = str(held.meta.device), held.data_
+    else:
+        where, data = held
+    base = getattr(data, "base", None)
+    return None if base is None else (where, base)
+
+
+def _shape(held: Held, base: Any) -> str:
     """'float32[3, 4]', or the bytes of a storage of unknown shape."""
     if isinstance(held, Tensor):
         return f"{held.meta.dtype.name}{list(held.meta.shape)}"
-    return human(held.base.nbytes)
+    return human(base.nbytes)

@@ -87,6 +87,12 @@ def test_a_copy_of_the_error_says_the_same():
     assert isinstance(error, RuntimeError) and isinstance(error, MemoryError)
 
 
+def test_tensors_that_are_not_filled_in_yet():
+    lazy, bare = nn.LazyLinear(3), lampion.Tensor.__new__(lampion.Tensor)
+    bare.__dict__["kept"] = lampion.zeros(1_000_000)
+    assert "float32[1000000]" in holders(most=100) and lazy is not bare
+
+
 def test_a_backend_need_not_know():
     keep = lampion.zeros(1_000_000)
     assert "Memory is held by:" in str(OutOfMemoryError("acme: 12 bytes cannot be allocated"))

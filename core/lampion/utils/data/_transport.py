@@ -125,7 +125,11 @@ class Sender:
             buffers.append(buffer.raw())
 
         stream = io.BytesIO()
-        _Pickler(stream, protocol=5, buffer_callback=keep).dump(value)
+        try:
+            _Pickler(stream, protocol=5, buffer_callback=keep).dump(value)
+        except (AttributeError, TypeError) as error:  # what pickle raises of some versions
+            raise pickle.PicklingError(f"{error} (a {type(value).__name__} cannot be pickled)"
+                                       ) from error
         sizes = [buffer.nbytes for buffer in buffers]
         path = self._place(buffers) if sum(sizes) > INLINE_BYTES else None
         self.connection.send_bytes(pickle.dumps((task, sizes, path, self.dropped)))
