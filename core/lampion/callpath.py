@@ -21,6 +21,7 @@ from .base.device import device
 from .base.dtype import dtype
 from .base.located import HERE as LOCATED
 from .base.meta import Meta
+from .linking import link
 from .ops import plans as P
 from .ops import registry as R
 from .ops.results import named
@@ -83,7 +84,7 @@ def _signature(op: R.Op, *, skip_out: bool = False, extra: bool = True) -> tuple
     return ", ".join(parts), defaults
 
 
-_LOCALS = r"[prdbfce]|root|kids|edges|out|op|plans|iplans|detour|[tmdne]\d+"
+_LOCALS = r"[prdbfcem]|root|kids|edges|out|op|plans|iplans|detour|[tmdne]\d+"
 
 
 # Globals of the generated code that an argument must not hide.
@@ -288,9 +289,11 @@ def _view_body(op: R.Op) -> list[str]:
     """A view: shares the storage, links to its base, is recorded if its source is."""
     x = _arg(op.params[0])
     packed = ", ".join(map(_arg, op.params))
-    return [f"    d = {x}.data_", "    r = new(Tensor)",
+    return ["    m = p.meta", "    if m is None:",
+            f"        return op.compose({packed})",
+            f"    d = {x}.data_", "    r = new(Tensor)",
             "    r.data_ = d if p.offset == 0 else d.view(p.offset)",
-            "    r.meta = p.meta", "    r.kids = None", f"    e = {x}.node",
+            "    r.meta = m", "    r.kids = None", f"    e = {x}.node",
             "    if e is not None and p.diff and mode.enabled:",
             f"        r.node = record(p, (e,), ({packed},), (r,))",
             "    else:", "        r.node = None", f"    root = {x}.root",
@@ -359,7 +362,8 @@ def finish_one(p: P.Plan, r: Any, edges: tuple[Any, ...], values: tuple[Any, ...
 def finish_many(p: P.Plan, datas: tuple[Any, ...], edges: tuple[Any, ...],
                 values: tuple[Any, ...]) -> Any:
     """Wrap several outputs, with a Select node each if gradients are recorded."""
-    outs = [NS["make_tensor"](d, m, None) for d, m in zip(datas, p.metas)]
+    make = NS["make_tensor"]
+    outs = [make(d, m, None) for d, m in zip(datas, p.metas)]
     if p.diff and any(e is not None for e in edges) and mode.enabled:
         needs = tuple([e is not None for e in edges]) if p.op.kind == "elementwise" else True
         node = record(p, edges, values, tuple(outs), needs)
@@ -650,18 +654,21 @@ def call_view(op: R.ViewOp, values: list[Any]) -> Any:
     p = op.plans.get(key)
     if p is None:
         spec = op.view(m, *rest)
-        if spec is None:
-            return op.compose(source, *rest)
-        shape, strides, offset = spec[:3]
-        d = spec[3] if len(spec) > 3 else m.dtype
-        start = int(offset * m.dtype.itemsize)
-        if not m.numel and 0 in shape:
-            start = 0  # no elements: no place either
-        p = P.ViewPlan(op, NS["meta"](d, shape, strides, m.device), start,
-                     {q.name: v for q, v in zip(op.params, [m, *rest])})
+        if spec is None:  # only a copy will do
+            p = P.no_view
+        else:
+            shape, strides, offset = spec[:3]
+            d = spec[3] if len(spec) > 3 else m.dtype
+            start = int(offset * m.dtype.itemsize)
+            if not m.numel and 0 in shape:
+                start = 0  # no elements: no place either
+            p = P.ViewPlan(op, NS["meta"](d, shape, strides, m.device), start,
+                           {q.name: v for q, v in zip(op.params, [m, *rest])})
         if len(op.plans) > 20_000:
             op.plans.clear()
         op.plans[key] = p
+    if p.meta is None:
+        return op.compose(source, *rest)
     d0 = source.data_
     r = object.__new__(NS["Tensor"])
     r.data_ = d0 if p.offset == 0 else d0.view(p.offset)
@@ -678,24 +685,6 @@ def finish_view(p: Any, r: Any, source: Any, values: tuple[Any, ...]) -> Any:
         r.node = None
     link(r, source)
     return r
-
-
-def link(r: Any, source: Any) -> None:
-    """Make `r` a view of what `source` is, or is a view of."""
-    root = source.root
-    r.root = root = source if root is None else root
-    r.kids = None
-    if root.kids is None:
-        root.kids = []
-    root.kids.append(ref(r))
-    if not len(root.kids) & 31:
-        prune(root)
-
-
-def prune(root: Any) -> None:
-    """Forget the dead among the views of `root`. The list exists so that a recorded write to a
-    tensor or a view of it can update the history of all of them."""
-    root.kids = [k for k in root.kids if k() is not None]
 
 
 # ---------------------------------------------------------------- in place

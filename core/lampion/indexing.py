@@ -14,7 +14,7 @@ from weakref import ref
 
 import numpy as np
 
-from . import callpath
+from . import linking
 from .autograd.node import record
 from .autograd.state import clock, mode
 from .base import dtype as dt
@@ -99,9 +99,40 @@ class index_view:
         return basic_geometry(m, key)
 
     def vjp(ctx, g):
+        from .ops.pieces import piece
         from .ops.region import place_like
 
-        return place_like(g, ctx.meta("input"), basic_geometry, ctx.key)
+        cache, m = ctx.plan.cache, ctx.meta("input")
+        cut = cache.get("cut")
+        if cut is None:
+            cut = cache["cut"] = one_cut(m, ctx.key)
+        if not cut:
+            return place_like(g, m, basic_geometry, ctx.key)
+        dim, start, gone = cut
+        return piece(ctx, g.unsqueeze(dim) if gone else g, dim, start)
+
+
+def one_cut(m: Any, key: tuple[Any, ...]) -> tuple[int, int, bool] | tuple[()]:
+    """(dim, start, whether the dim is gone) of a canonical key that takes neighbours of one dim
+    and all of the others; () for other keys."""
+    if None in key or key.count(Ellipsis) > 1:
+        return ()
+    at = key.index(Ellipsis) if Ellipsis in key else len(key)
+    rest = key[at + 1:]
+    row = [*key[:at], *[_FULL] * (m.ndim - at - len(rest)), *rest]
+    cuts = []
+    for d, k in enumerate(row):
+        if type(k) is int:
+            cuts.append((d, k % m.shape[d], True))
+        else:
+            start, stop, step = slice_bounds(k, m.shape[d])
+            if step != 1:
+                return ()
+            if (start, stop) != (0, m.shape[d]):
+                cuts.append((d, start, False))
+    if len(cuts) > 1:
+        return ()
+    return cuts[0] if cuts else (0, 0, False)
 
 
 _plans: dict[Any, Any] = {}  # (meta, quick key) -> ViewPlan
@@ -159,7 +190,7 @@ def getitem(x: Tensor, key: Any) -> Any:
     else:
         kids.append(ref(r))
         if not len(kids) & 31:
-            callpath.prune(root)
+            linking.prune(root)
     return r
 
 

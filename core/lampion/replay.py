@@ -19,7 +19,7 @@ from operator import itemgetter
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from . import callpath, wholes
+from . import callpath, linking, wholes
 from .autograd.state import mode
 from .base import dtype as dt
 from .callpath import NS, Layer
@@ -69,7 +69,7 @@ def player(template: list[Any], count: int, steps: Sequence[Step], results: Sequ
             r = new(Tensor)
             r.data_, r.meta, r.node, r.kids, r.root = slots[slot], m, None, None, None
             if base >= 0:
-                callpath.link(r, tensors[base])
+                linking.link(r, tensors[base])
             made.append(r)
         return made[0] if build is None else build(made)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import callpath, wholes
+from . import callpath, linking, wholes
 from .autograd import engine
 from .autograd import node as autograd_node
 from .autograd.node import AccumulateGrad, Handle, Node, Select
@@ -27,6 +27,7 @@ from .base.dtype import dtype
 from .base.located import located
 from .base.meta import Meta, meta
 from .callpath import NS
+from .linking import viewed
 from .ops import autocast
 from .ops import plans as P
 from .ops import registry as R
@@ -566,9 +567,11 @@ class _NoOverride(threading.local):
 NS.update(Tensor=Tensor, Parameter=Tensor, BaseTensor=Tensor, make_tensor=make_tensor, meta=meta,
           slow=located(callpath.slow), slow_dunder=located(callpath.slow_dunder),
           slow_inplace=located(callpath.slow_inplace), finish_one=callpath.finish_one,
-          finish_many=callpath.finish_many, prune=callpath.prune,
+          finish_many=callpath.finish_many, prune=linking.prune,
           no_override=_NoOverride())
 autograd_node.make_tensor = make_tensor
+autograd_node.viewed = viewed
+autograd_node.calls = NS
 
 # Operators: special method -> (op, reflected). In-place ones call the in-place method.
 OPERATORS: dict[str, tuple[str, bool]] = {

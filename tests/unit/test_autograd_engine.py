@@ -175,3 +175,39 @@ def test_checkpoint_recomputes_and_agrees():
     checkpoint(f, x, use_reentrant=False).sum().backward()
     want = lampion.autograd.grad(f(x).sum(), x)[0]
     assert len(calls) == 3 and x.grad.tolist() == pytest.approx(want.tolist())
+
+
+@pytest.mark.parametrize("fn", [
+    lambda x: x.view(3, 4), lambda x: x.t(), lambda x: x.permute(1, 0), lambda x: x.unsqueeze(1),
+    lambda x: x.sum(0), lambda x: x.sum(1, True), lambda x: x[:, 0:4], lambda x: x[:, 1:3],
+    lambda x: x[1], lambda x: x[..., -1], lambda x: x[1:, ::2], lambda x: x[:, None],
+    lambda x: x.t().reshape(3, 4), lambda x: x.select(1, 2), lambda x: x.narrow(0, 1, 2)])
+def test_gradients_of_views_that_come_again(fn):
+    """How a gradient lies in memory is remembered by that of the result: of each layout, anew."""
+    x = lampion.randn(3, 4, requires_grad=True)
+    for lay in (lambda g: g, lambda g: g.mT.contiguous().mT if g.ndim > 1 else g,
+                lambda g: g[:1].expand(g.shape)):
+        want = None
+        for _ in range(3):
+            y = fn(x)
+            g = lay(lampion.arange(1.0, y.numel() + 1).reshape(y.shape))
+            (first,) = lampion.autograd.grad(y, x, g, retain_graph=True)
+            (graph,) = lampion.autograd.grad(y, x, g.clone().requires_grad_(), create_graph=True)
+            assert graph.requires_grad and first.shape == x.shape and not first.requires_grad
+            assert first.tolist() == graph.tolist()
+            assert want is None or first.tolist() == want
+            want = first.tolist()
+        total = lampion.zeros(3, 4).requires_grad_()
+        fn(total).backward(g)
+        assert total.grad.tolist() == want
+
+
+def test_parts_taken_by_index_are_joined_once():
+    x = lampion.randn(3, 5, 2, requires_grad=True)
+    w = lampion.arange(1.0, 6.0)
+    sum(x[:, k].sum() * w[k] for k in range(5)).backward()
+    assert x.grad.tolist() == w.reshape(1, 5, 1).expand(3, 5, 2).tolist()
+    x.grad = None
+    (x[:, :3].sum() + 2 * x[:, 2:].sum() + 4 * x[:, 4].sum() + 8 * x[1].sum()).backward()
+    row = lampion.tensor([1.0, 1, 3, 2, 6]).reshape(5, 1).expand(5, 2)
+    assert x.grad.tolist() == lampion.stack([row, row + 8, row]).tolist()

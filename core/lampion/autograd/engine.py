@@ -68,15 +68,21 @@ def _run(roots: Sequence[tuple[Node, Any]], retain: bool, create: bool,
         elif kind is Select:
             outs = grads
         else:
-            outs = node.apply(grads) if usual else _apply(node, grads)
+            if not usual:
+                outs = _apply(node, grads)
+            elif kind is Node:
+                outs = node.plan.op.run_vjp(node, grads)
+            else:
+                outs = node.apply(grads)
             if extra is not None and extra.post_hooks:
                 outs = _after(extra, [settled(g) for g in outs], grads)
             if not retain:
                 node.release()
         grads = None
         slot = node.index if kind is Select else 0  # type: ignore[attr-defined]
-        for k in range(len(edges)):
-            edge = edges[k]
+        k = -1
+        for edge in edges:
+            k += 1
             if edge is None:
                 continue
             if outs is not None:

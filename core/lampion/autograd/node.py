@@ -14,12 +14,15 @@ from typing import Any
 
 from ..base.meta import Meta
 from ..ops import registry as R
+from ..ops.pieces import Pieces
 from ..ops.shapes import sum_to_shape
 from .state import clock, mode
 
 FREED = ("freed",)
 make_tensor: Callable[..., Any] = None  # type: ignore[assignment]  # set by floor 5
 zeros: Callable[[Meta], Any] = None  # type: ignore[assignment]
+viewed: Callable[[Any, Meta], Any] = None  # type: ignore[assignment]
+calls: dict[str, Any] = {"modes": 0}  # the namespace of the call path, set by floor 5
 
 
 class Extra:
@@ -254,20 +257,17 @@ class Context:
 
     def __init__(self, node: Node) -> None:
         plan = node.plan
-        self.node, self.plan, self.op = node, plan, plan.op
+        op = plan.op
+        self.node, self.plan, self.op = node, plan, op
         self.args = plan.call.args
-        values = node.unpack()
-        names = plan.op.save
-        outs = [k for k, n in enumerate(names) if n.startswith("out") and n not in self.args]
-        for k in outs:
-            if not hasattr(values[k], "data_"):
-                values[k] = saved_output(node, values[k], int(names[k][3:] or 0))
-        self.values = dict(zip(names, values))
+        if op.save:
+            values = node.unpack()
+            for k, number in op.saved_outs:
+                if not hasattr(values[k], "data_"):
+                    values[k] = saved_output(node, values[k], number)
+            self.__dict__.update(zip(op.save, values))
 
     def __getattr__(self, name: str) -> Any:
-        values = self.__dict__["values"]
-        if name in values:
-            return values[name]
         args = self.__dict__["args"]
         if name in args and not isinstance(args[name], Meta):
             return args[name]
@@ -283,14 +283,24 @@ class Context:
 
     def needs(self, name: str) -> bool:
         """Whether the gradient of this tensor argument is asked for."""
+        cache = self.plan.cache
+        where = cache.get(name)
+        if where is None:
+            where = cache[name] = self._edges(name)
+        first, last = where
+        if last - first == 1:
+            return self.node.edges[first] is not None
+        return any(e is not None for e in self.node.edges[first:last])
+
+    def _edges(self, name: str) -> tuple[int, int]:
+        """Where the edges of a tensor argument begin and end. KeyError if there is none."""
         at = 0
         for p in self.op.tensors:
             v = self.args[p.name]
+            count = len(v) if p.kind == R.LIST else int(isinstance(v, Meta))
             if p.name == name:
-                if p.kind == R.LIST:
-                    return any(e is not None for e in self.node.edges[at:at + len(v)])
-                return isinstance(v, Meta) and self.node.edges[at] is not None
-            at += len(v) if p.kind == R.LIST else int(isinstance(v, Meta))
+                return at, at + count
+            at += count
         raise KeyError(name)
 
 
@@ -397,19 +407,57 @@ def _items(node: Node, kinds: tuple[Any, ...]) -> Any:
     return out
 
 
-def kernel_vjp(op: Any, node: Node, grads: list[Any]) -> list[Any]:
+def kernel_vjp(op: Any, node: Node, grads: list[Any]) -> Any:
     """Run a kernel op's or view's vjp and flatten its result to the edges."""
-    grads = grads[:getattr(op, "diff_outputs", None)]
-    if all(g is None for g in grads):
-        return [None] * len(node.edges)
-    if len(grads) > 1 and not getattr(op, "absent_grads", False):
-        grads = [zeros(m) if g is None and m.dtype.kind in "fc" else g
-                 for g, m in zip(grads, node.plan.metas)]
+    if len(grads) == 1:
+        if grads[0] is None:
+            return [None] * len(node.edges)
+        if not op.save and not mode.enabled and not calls["modes"]:
+            return _shown(op, node, grads[0])
+    else:
+        grads = grads[:getattr(op, "diff_outputs", None)]
+        if all(g is None for g in grads):
+            return [None] * len(node.edges)
+        if not getattr(op, "absent_grads", False):
+            grads = [zeros(m) if g is None and m.dtype.kind in "fc" else g
+                     for g, m in zip(grads, node.plan.metas)]
     if op.vjp is None:
         return composed_vjp(op, node, grads)
-    ctx = Context(node)
-    got = op.vjp(ctx, *grads)
-    many = got if isinstance(got, tuple) else (got,)
+    got = op.vjp(Context(node), *grads)
+    if type(got) is not tuple:
+        got = (got,)
+    return got if op.singles and len(got) == len(node.edges) else _flat(op, node, got)
+
+
+def _shown(op: Any, node: Node, g: Any) -> Any:
+    """The gradient of an op that saves nothing, from that of its result. For most views and sums
+    it is the same memory under another meta: which one is remembered."""
+    if op.vjp is None:
+        return composed_vjp(op, node, [g])
+    m = node.plan.cache.get(g.meta)
+    if m is not None:
+        if type(m) is Meta:
+            return (g if m is g.meta else viewed(g, m),)
+        whole, dim, start, m = m
+        return (Pieces(whole, dim, [(start, g if m is g.meta else viewed(g, m))]),)
+    got = op.vjp(Context(node), g)
+    if type(got) is not tuple:
+        got = (got,)
+    if not op.singles or len(got) != len(node.edges):
+        return _flat(op, node, got)
+    if len(got) == 1 and got[0] is not None and g.meta.override is None:
+        r, place = got[0], ()
+        if type(r) is Pieces and len(r.parts) == 1:
+            start, part = r.parts[0]
+            place, r = (r.m, r.dim, start), part
+        if getattr(r, "data_", None) is g.data_ and r.meta.override is None and r.node is None:
+            node.plan.cache[g.meta] = (*place, r.meta) if place else r.meta
+    return got
+
+
+def _flat(op: Any, node: Node, many: tuple[Any, ...]) -> list[Any]:
+    """The gradients of tensor arguments by edge: those of lists one by one, none for arguments
+    that are not there."""
     flat: list[Any] = []
     for p, g in zip(op.tensors, many):
         v = node.plan.call.args[p.name]

@@ -1,6 +1,6 @@
 """Putting the results of a compiled call together.
 
-Floor 6; imports callpath, autograd. `maker` turns the description of a result into one function of
+Floor 6; imports linking, autograd. `maker` turns the description of a result into one function of
 the program's storages, so that a call pays for the tensors it makes and for nothing else.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .. import callpath
+from .. import linking
 from ..autograd import node as N
 from ..autograd.node import Node, Select
 from ..base.meta import Meta
@@ -137,7 +137,7 @@ def _tensor(how: Same | Argument | Number | New) -> Maker:
         elif done:
             r.node = FreedNode(m)
         if source is not None:
-            callpath.link(r, tensors[source] if type(source) is int else source)
+            linking.link(r, tensors[source] if type(source) is int else source)
         return r
 
     return general

@@ -139,6 +139,33 @@ class gemm:
         return ga, gb
 
 
+@kernel_op("input: T, other: T, bias: T")
+class biased_product:
+    """Product of two matrices plus a row."""
+
+    linear = ("input bias", "other")
+    where = ()
+    out = False
+    save = ("input", "other")
+
+    def meta(input, other, bias):
+        shape = gemm.meta(input, other, False, False)[0][1]
+        if input.ndim != 2 or other.ndim != 2 or bias.shape != shape[1:] or \
+                bias.dtype is not input.dtype:
+            raise RuntimeError(f"biased_product: {list(input.shape)} @ {list(other.shape)} + "
+                               f"{list(bias.shape)} is no product of matrices plus a row")
+        return [(input.dtype, shape)]
+
+    def through(call):
+        a, b, out = matrices(call.input, call.other, call.outputs[0])
+        return _call(call, a, b, out, call.bias)
+
+    def vjp(ctx, g):
+        return (gemm.fn(g, conj(ctx.other), False, True) if ctx.needs("input") else None,
+                gemm.fn(conj(ctx.input), g, True, False) if ctx.needs("other") else None,
+                g.sum(0) if ctx.needs("bias") else None)
+
+
 def _shape(m, turn):
     return (*m.shape[:-2], m.shape[-1], m.shape[-2]) if turn else m.shape
 

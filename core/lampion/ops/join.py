@@ -104,16 +104,30 @@ class cat:
                             [m.shape[d] if not skipped(m) else 0 for m in call.args["tensors"]])
 
     def vjp(ctx, g):
-        metas = ctx.meta("tensors")
-        d, out, at = wrap_dim(ctx.dim, g.meta.ndim), [], 0
-        for m in metas:
-            if skipped(m):
-                out.append(g.new_zeros((0,), dtype=m.dtype))
+        cache = ctx.plan.cache
+        cuts = cache.get("cuts")
+        if cuts is None:
+            cuts = cache["cuts"] = _cuts(ctx.meta("tensors"), g.meta, ctx.dim)
+        out = []
+        for d, start, stop, kind in cuts:
+            if d < 0:
+                out.append(g.new_zeros((0,), dtype=kind))
                 continue
-            part = V.slice_dim.fn(g, d, at, at + m.shape[d], 1)
-            out.append(part if m.dtype is g.meta.dtype else part.to(m.dtype))
-            at += m.shape[d]
+            part = V.slice_dim.fn(g, d, start, stop, 1)
+            out.append(part if kind is g.meta.dtype else part.to(kind))
         return (out,)
+
+
+def _cuts(metas, whole, dim):
+    """(dim, start, stop, dtype) of every part of a cat; dim -1 for parts that are skipped."""
+    d, out, at = wrap_dim(dim, whole.ndim), [], 0
+    for m in metas:
+        if skipped(m):
+            out.append((-1, 0, 0, m.dtype))
+            continue
+        out.append((d, at, at + m.shape[d], m.dtype))
+        at += m.shape[d]
+    return out
 
 
 def join_program(call, d, shapes, widths):

@@ -94,7 +94,8 @@ class layer_norm_stats:
                 ctx.args["bias"] is not None and ctx.needs("bias")):
             gw, gb = layer_norm_backward_affine.fn(g, x, mean, rstd, k)
             kind = x.meta.dtype if w is None else w.meta.dtype
-            gw, gb = gw.to(kind), gb.to(kind)
+            if gw.meta.dtype is not kind:
+                gw, gb = gw.to(kind), gb.to(kind)
         return gx, gw if w is not None else None, gb
 
 

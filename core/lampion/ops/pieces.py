@@ -8,11 +8,13 @@ then: one `cat` where they tile the dim.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 from ..base.meta import Meta
 from . import registry as R
+
+_start = itemgetter(0)
 
 
 class Pieces:
@@ -37,15 +39,17 @@ class Pieces:
     def tensor(self) -> Any:
         """The whole gradient."""
         dim, size = self.dim, self.m.shape[self.dim]
-        parts = sorted(self.parts, key=lambda part: part[0])
-        if len(parts) == 1 or _overlap(parts, dim):
-            total = None
-            for start, g in parts:
-                one = self._alone(start, g)
-                total = one if total is None else total + one
-            return total
-        row, at = [], 0
+        parts = sorted(self.parts, key=_start)
+        if len(parts) == 1:
+            return self._alone(*parts[0])
+        row: list[Any] = []
+        at = 0
         for start, g in parts:
+            if start < at:  # they overlap
+                total = self._alone(*parts[0])
+                for part in parts[1:]:
+                    total = total + self._alone(*part)
+                return total
             if start > at:
                 row.append(self._zeros(start - at, g))
             row.append(g)
@@ -68,12 +72,6 @@ class Pieces:
                                      dtype=like.meta.dtype, device=like.meta.device)
 
 
-def _overlap(parts: list[tuple[int, Any]], dim: int) -> bool:
-    """Whether two parts (in order) cover the same place."""
-    return any(start + g.meta.shape[dim] > after
-               for (start, g), (after, _) in pairwise(parts))
-
-
 def settled(g: Any) -> Any:
     """A gradient as a tensor."""
     return g.tensor() if type(g) is Pieces else g
@@ -82,6 +80,8 @@ def settled(g: Any) -> Any:
 def piece(ctx: Any, g: Any, dim: int, start: int) -> Any:
     """The gradient of a slice from `start` on, as pieces where only the engine sees it."""
     m = ctx.meta("input")
+    if g.meta.shape == m.shape:
+        return g
     whole = Pieces(m, dim, [(start, g)])
     if g.meta.virtual or g.meta.override is not None or 0 in m.shape:
         return whole.tensor()

@@ -66,7 +66,7 @@ class Plan:
 class ViewPlan:
     """A view's result meta and byte offset; `metas` and `call` serve its node."""
 
-    __slots__ = ("op", "call", "meta", "metas", "offset", "packs", "diff", "attrs")
+    __slots__ = ("op", "call", "meta", "metas", "offset", "packs", "diff", "attrs", "cache")
 
     def __init__(self, op: R.ViewOp, m: Meta, offset: int, args: dict[str, Any]) -> None:
         self.op, self.meta, self.metas, self.offset = op, m, (m,), offset
@@ -75,6 +75,16 @@ class ViewPlan:
         self.attrs = args
         self.diff = m.dtype.kind in "fc"
         self.packs = {True: lambda args, outs: ()}
+        self.cache: dict[Any, Any] = {}
+
+
+class _NoView:
+    """Stands among the plans of views for calls that copy instead."""
+
+    meta = None
+
+
+no_view = _NoView()
 
 
 class _Packs(dict):

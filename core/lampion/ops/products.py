@@ -10,7 +10,7 @@ import warnings
 
 from ..base import dtype as dt
 from ..base.meta import broadcast_shapes
-from .contract import bmm, conj, dot, linear, matmul, mm, mv
+from .contract import biased_product, bmm, conj, dot, matmul, mm, mv
 from .linalg_checks import eye, op
 from .registry import composite
 
@@ -54,7 +54,7 @@ def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     """beta * input + alpha * mat1 @ mat2; `input` broadcasts to the product."""
     if beta == 1 and alpha == 1 and input.meta.ndim == 1 and mat2.meta.ndim == 2 \
             and mat1.meta.ndim == 2 and input.meta.shape[0] == mat2.meta.shape[1]:
-        return linear.fn(mat1, mat2.t(), input)
+        return biased_product.fn(mat1, mat2, input)
     return blended("addmm", input, mm.fn, mat1, mat2, beta, alpha)
 
 

@@ -154,6 +154,18 @@ class Op:
         return tuple([p for p in self.params if p.kind == ATTR])
 
     @cached_property
+    def singles(self) -> bool:
+        """Whether no argument is a list of tensors or a tensor that may be absent."""
+        return all(p.kind == TENSOR for p in self.tensors)
+
+    @cached_property
+    def saved_outs(self) -> tuple[tuple[int, int], ...]:
+        """(place, output) of the outputs among what `save` names."""
+        names = {p.name for p in self.params}
+        return tuple([(k, int(n[3:] or 0)) for k, n in enumerate(getattr(self, "save", ()))
+                      if n.startswith("out") and n not in names])
+
+    @cached_property
     def positional(self) -> tuple[Param, ...]:
         return tuple([p for p in self.params if not p.kwonly])
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
-from .. import callpath
+from .. import callpath, linking
 from ..autograd import node as N
 from ..autograd.node import AccumulateGrad, Select, bare, record
 from ..autograd.state import mode
@@ -377,7 +377,7 @@ def link(view: Any, source: Any) -> None:
     view.root = root
     root.kids = [*(root.kids or ()), ref(view)]
     if not len(root.kids) & 31:
-        callpath.prune(root)
+        linking.prune(root)
 
 
 # ---------------------------------------------------------------- writes
