@@ -61,8 +61,12 @@ def holders(most: int = 6) -> str:
 def _uses() -> Iterator[tuple[Held, str, str]]:
     """Every tensor, and every storage that autograd saved, with what it is for and its name there:
     what is more telling comes first."""
-    objects = gc.get_objects()
-    modules = [o for o in objects if issubclass(type(o), Module) and "_modules" in o.__dict__]
+    kinds = Module, Tensor, Optimizer, Node
+    # Types, because asking an object for its class may run a program's code; and nothing but
+    # these kinds is kept, since frames that are in a list which they hold live on.
+    modules, tensors, optimizers, nodes = (
+        [o for o in gc.get_objects() if issubclass(type(o), kind)] for kind in kinds)
+    modules = [m for m in modules if "_modules" in m.__dict__]
     inner = {id(child) for module in modules for child in module._modules.values()}
     named = {}
     for model in modules:
@@ -74,23 +78,18 @@ def _uses() -> Iterator[tuple[Held, str, str]]:
             yield p, f"parameters of {kind}", name
         for name, b in model.named_buffers():
             yield b, f"buffers of {kind}", name
-    tensors = [o for o in objects if issubclass(type(o), Tensor)]
     for t in tensors:
         if type(getattr(t, "node", None)) is AccumulateGrad and t.node.grad is not None:
-            name = f"of {named[id(t)]}" if id(t) in named else ""
-            yield t.node.grad, "gradients", name
-    for optimizer in objects:
-        if issubclass(type(optimizer), Optimizer):
-            for state in getattr(optimizer, "state", {}).values():
-                for name, value in state.items() if isinstance(state, dict) else ():
-                    if isinstance(value, Tensor):
-                        use = f"state of {type(optimizer).__name__}"
-                        yield value, use, name
-    for node in objects:
-        if issubclass(type(node), Node):
-            for item in _flat(node.saved):
-                held = item if isinstance(item, Tensor) else (_device(node), item)
-                yield held, "saved for backward", f"by {node.name()}"
+            yield t.node.grad, "gradients", f"of {named[id(t)]}" if id(t) in named else ""
+    for optimizer in optimizers:
+        for state in getattr(optimizer, "state", {}).values():
+            for name, value in state.items() if isinstance(state, dict) else ():
+                if isinstance(value, Tensor):
+                    yield value, f"state of {type(optimizer).__name__}", name
+    for node in nodes:
+        for item in _flat(node.saved):
+            held = item if isinstance(item, Tensor) else (_device(node), item)
+            yield held, "saved for backward", f"by {node.name()}"
     for t in tensors:
         yield t, "other tensors", ""
 
