@@ -10,6 +10,7 @@ build or to run them.
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import json
 import os
 import pickle
@@ -86,7 +87,11 @@ def libraries() -> list[str]:
 
 
 def installed() -> bool:
-    """Whether cuDNN itself is there."""
+    """Whether the frontend and cuDNN are there."""
+    try:
+        importlib.metadata.version("nvidia-cudnn-frontend")
+    except importlib.metadata.PackageNotFoundError:
+        return False
     return any(Path(folder, "libcudnn.so.9").exists() for folder in libraries())
 
 

@@ -367,3 +367,12 @@ def test_which_heads_share_keys():
     assert heads((2, 3, 4, 5, 8), (480, 40, 120, 8, 1)) is None
     assert heads((2, 3, 1, 5, 8), (120, 40, 7, 8, 1)) == ((2, 3, 5, 8), (120, 40, 8, 1))
     assert heads((5, 8), (8, 1)) == ((1, 1, 5, 8), (40, 40, 8, 1))
+
+
+def test_explain_says_which(gpu, fe):
+    from lampion.explaining import explain
+
+    x, w = (made(gpu, F32, s)[0].detach() for s in ((1, 4, 5, 5), (4, 4, 3, 3)))
+    assert "kernel cuda.cudnn" in str(explain(lambda: F.conv2d(x, w)))
+    with config.override({"backend.cuda.dnn": "generated"}):
+        assert "kernel cuda.conv" in str(explain(lambda: F.conv2d(x, w)))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,8 @@ def install(**settings: int) -> None:
         library.simulator_message.restype = ctypes.c_char_p
         _installed[:] = [library, loaded[0]]
         _replace_compiler()
+        # NVIDIA's own cuDNN would end the process that has this driver (see `cudnn.installed`)
+        sys.modules.setdefault("cudnn", None)  # type: ignore[arg-type]
     numbers = {name: int(value) for name, value in _environment().items()
                if name not in ("texts", "exact")}
     set(**{**settings, **numbers})

@@ -454,7 +454,7 @@ def installed() -> Iterator[object]:
         for d in driver._devices:
             d.libraries.pop("cudnn", None)
 
-    before = sys.modules.get("cudnn")
+    before = sys.modules["cudnn"]  # not to be found, by `simulator.install`
     sys.modules["cudnn"] = sys.modules[__name__]
     forget()
     ran.clear()
@@ -462,8 +462,5 @@ def installed() -> Iterator[object]:
         yield sys.modules[__name__]
     finally:
         wrong[:], broken[:] = [1.0], [""]
-        if before is None:
-            del sys.modules["cudnn"]
-        else:
-            sys.modules["cudnn"] = before
+        sys.modules["cudnn"] = before
         forget()
