@@ -426,24 +426,44 @@ def _even_rows(m: int) -> int:
     return math.ceil(m / math.ceil(m / 4))
 
 
+def transpose_step(source: View, target: View) -> Step | None:
+    """The step that copies matrices (..., n, k) to (..., k, n); both last axes are contiguous.
+
+    None where the kernel for it cannot: other layouts and dtypes, more than two batch axes.
+    """
+    *batch, n, k = source.shape
+    if not direct.supported() or source.dtype not in ("float32", "float64") or len(batch) > 2:
+        return None
+    if (source.strides[-1] != 1 and k > 1) or (target.strides[-1] != 1 and n > 1):
+        return None
+    size, width = ITEMSIZE[source.dtype], direct.lanes(source.dtype)
+    blocks = math.ceil(n / width)
+    missing = 2 - len(batch)
+    inner = batch[-1] if batch else 1
+    p_batch, b_batch = ((0,) * missing + v.strides[:-2] for v in (target, source))
+    params = (n, k, source.strides[-2] * size, target.strides[-2] * size, blocks, inner,
+              *(s * size for s in (*p_batch, *b_batch)))  # fmt: skip
+    cycles = math.ceil(k / width) * (6 * width + 20)
+    units = math.prod(batch) * blocks
+    return Step(direct.transpose_kernel(source.dtype), params, (target.slot, source.slot), units,
+                _grain(cycles))
+
+
 def _turned_steps(p: Product, steps: list[Step], scratch: Scratch) -> None:
     """Transpose B into scratch, then run ``rows``."""
-    size, width = ITEMSIZE[p.dtype], direct.lanes(p.dtype)
+    size = ITEMSIZE[p.dtype]
     shared = all(s == 0 for s in p.b.batch)
     count = 1 if shared else p.count
     slot = scratch.add(count * p.k * p.n * size)
-    blocks = math.ceil(p.n / width)
-    batch = (1,) * (2 - len(p.batch)) + p.batch
-    source = (0,) * (2 - len(p.batch)) + p.b.batch
-    dense = (batch[1] * p.k * p.n, p.k * p.n)
-    params = (
-        p.n, p.k, p.b.column * size, p.n * size, blocks, batch[1],
-        dense[0] * size, dense[1] * size, source[0] * size, source[1] * size,
-    )  # fmt: skip
-    cycles = math.ceil(p.k / width) * (6 * width + 20)
-    fn = direct.transpose_kernel(p.dtype)
-    steps.append(Step(fn, params, (slot, p.b.slot), count * blocks, _grain(cycles)))
-    strides = tuple(0 for _ in p.batch) if shared else dense[2 - len(p.batch) :]
+    near = p.k * p.n
+    dense = (p.batch[-1] * near, near)[2 - len(p.batch):] if p.batch else ()
+    batch = tuple(1 for _ in p.batch) if shared else p.batch
+    source = View(p.b.slot, (*batch, p.n, p.k), (*p.b.batch, p.b.column, 1), p.dtype)
+    target = View(slot, (*batch, p.k, p.n), (*dense, p.n, 1), p.dtype)
+    turn = transpose_step(source, target)
+    assert turn is not None
+    steps.append(turn)
+    strides = tuple(0 for _ in p.batch) if shared else dense
     turned = dataclasses.replace(p, b=Matrix(slot, p.n, 1, strides))
     _rows_steps(turned, steps, scratch)
 

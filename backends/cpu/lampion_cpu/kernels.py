@@ -23,6 +23,8 @@ def kernels() -> Sequence[KernelImpl]:
         "conv_backward_data": (build_conv_backward_data, "conv"),
         "conv_backward_weight": (build_conv_backward_weight, "conv"),
         "conv_backward_weight_bias": (build_conv_backward_weight, "conv"),
+        "fused_attention": (build_attention, "attention"),
+        "fused_attention_backward": (build_attention_backward, "attention"),
     }
     from . import fourier, sorting
 
@@ -93,3 +95,17 @@ def build_conv_backward_weight(call: OpCall) -> Launch | None:
         _view(first, call.input), _view(first + 1, call.grad), _view(0, call.outputs[0]), bias,
         call.stride, call.padding, call.dilation, call.groups, first_scratch=first + 2)
     return _launch(call, plan or conv_columns.backward_weight(call), "conv")
+
+
+def build_attention(call: OpCall) -> Launch | None:
+    """Attention in blocks, where that leaves scores out or saves much memory."""
+    from . import attention
+
+    return attention.forward(call)
+
+
+def build_attention_backward(call: OpCall) -> Launch | None:
+    """The gradients of attention in blocks."""
+    from . import attention
+
+    return attention.backward(call)

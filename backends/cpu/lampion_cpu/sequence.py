@@ -19,7 +19,8 @@ from .program import Program, Step, make_program
 
 _ALIGN = 64
 
-Part = tuple[Launch, Sequence[tuple[int, int]]]
+Place = tuple[int, int]  # a slot, and bytes behind its start
+Part = tuple[Launch, Sequence[Place]]
 
 
 def sequence(parts: Sequence[Part], kinds: str, constants: dict[int, Any]) -> Callable[..., None]:
@@ -60,8 +61,7 @@ def sequence(parts: Sequence[Part], kinds: str, constants: dict[int, Any]) -> Ca
 
 def native(launch: Launch) -> bool:
     """Whether a launch is a program and nothing else."""
-    return (type(launch.keep) is Program and launch.into is launch.keep.into
-            and not launch.keep.derived)
+    return type(launch.keep) is Program and launch.into is launch.keep.into
 
 
 def _joined(parts: Sequence[Part], kinds: str, constants: dict[int, Any],
@@ -69,7 +69,7 @@ def _joined(parts: Sequence[Part], kinds: str, constants: dict[int, Any],
     """(the joint program's `into`, the slots it takes)."""
     used = sorted({k for _, where in parts for k, _ in where if k not in constants})
     place = {k: at for at, k in enumerate(used)}
-    room = max((_layout(launch.keep)[1] for launch, _ in parts), default=0)
+    room = max((layout(launch.keep.scratch)[1] for launch, _ in parts), default=0)
     scratch = (room,) if room else ()
     first = len(used) + len(scratch)
     derived: dict[tuple[int, int], int] = {}
@@ -83,11 +83,9 @@ def _joined(parts: Sequence[Part], kinds: str, constants: dict[int, Any],
     for launch, where in parts:
         program = launch.keep
         letters = "s" * len(program.outputs) + program.inputs
-        slots = [slot(-1, _word(constants[k], letter, at)) if k in constants else slot(place[k], at)
-                 for (k, at), letter in zip(where, letters, strict=True)]
-        slots += [slot(len(used), at) for at in _layout(program)[0]]
-        steps += [step._replace(slots=tuple(slots[s] for s in step.slots))
-                  for step in program.steps]
+        places = [(-1, _word(constants[k], letter, at)) if k in constants else (place[k], at)
+                  for (k, at), letter in zip(where, letters, strict=True)]
+        steps += inlined(program, places, len(used), slot)
     made = make_program(
         steps, "".join(kinds[k] for k in used), (), scratch,
         nogil=any(launch.keep.nogil for launch, _ in parts),
@@ -96,11 +94,24 @@ def _joined(parts: Sequence[Part], kinds: str, constants: dict[int, Any],
     return made.into, used
 
 
-def _layout(program: Program) -> tuple[list[int], int]:
-    """(offsets of the scratch slots in one block, its size). Steps run one after the other, so
-    all programs may have the same block."""
+def inlined(program: Any, places: Sequence[Place], room: int,
+            slot: Callable[[int, int], int]) -> list[Step]:
+    """The steps of a program whose outputs and inputs are at `places` of another one, and its
+    scratch in that one's slot `room`; `slot(source, amount)` gives the other one's slot of a
+    place. A source of -1 stands for a constant."""
+    every = [*places, *((room, at) for at in layout(program.scratch)[0])]
+    for source, amount in program.derived:
+        from_, at = (-1, 0) if source < 0 else every[source]
+        every.append((from_, at + amount))
+    slots = [slot(*place) for place in every]
+    return [step._replace(slots=tuple(slots[s] for s in step.slots)) for step in program.steps]
+
+
+def layout(scratch: Sequence[int]) -> tuple[list[int], int]:
+    """(offsets of scratch slots in one block, its size). Steps run one after the other, so all
+    programs may have the same block."""
     offsets, at = [], 0
-    for n in program.scratch:
+    for n in scratch:
         offsets.append(at)
         at += -(-n // _ALIGN) * _ALIGN
     return offsets, at

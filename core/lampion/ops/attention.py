@@ -196,10 +196,11 @@ class fused_attention_backward:
         return fitted(gq, query), fitted(gk, key), fitted(gv, value)
 
 
-def _offered(query, key, value, mask, scale, causal):
-    """Whether the device has a kernel of its own for the fused form of this call."""
-    metas = [None if t is None else t.meta for t in (query, key, value, mask)]
-    if not offers(fused_attention, query.meta.device.type) or not _lines_up(*metas[:3]) or any(
+def _offered(metas, scale, causal):
+    """Whether the device has a kernel of its own for the fused form of a call on (query, key,
+    value, mask) of these metas."""
+    query = metas[0]
+    if not offers(fused_attention, query.device.type) or not _lines_up(*metas[:3]) or any(
             m is not None and m.virtual for m in metas):  # of a function transform
         return False
     call = kernel_call(fused_attention, (*metas, scale, causal))
@@ -253,7 +254,8 @@ def grouped(query, key, value, mask):
     return query, key, value, mask
 
 
-_known = {}  # calls that were checked: default scale, whether heads are grouped, whether fused
+_known = {}  # calls that were checked: default scale, whether heads are grouped, whether fused as
+# they are, whether fused in the wider dtype that sums are of
 
 
 def _know(call, *tensors):
@@ -267,7 +269,13 @@ def _know(call, *tensors):
     regroup = gqa and q.ndim > 2 and q.shape[-3] != k.shape[-3]
     if regroup:
         tensors = grouped(*tensors)
-    known = _known[call] = scale, regroup, _offered(*tensors, scale, bool(causal))
+    metas = [None if t is None else t.meta for t in tensors]
+    wide = [m if m is None or m.dtype.kind == "b" else meta(dt.opmath(m.dtype), m.shape, None,
+                                                            m.device) for m in metas]
+    fused = _offered(metas, scale, bool(causal))
+    known = _known[call] = (scale, regroup, fused, fused or (
+        q.dtype is not wide[0].dtype and not any(m is not None and m.virtual for m in metas)
+        and _offered(wide, scale, bool(causal))))
     return known
 
 
@@ -308,10 +316,13 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
             query, key, value = query.to(wide), key.to(wide), value.to(wide)
             if attn_mask is not None and attn_mask.meta.dtype.kind == "f":
                 attn_mask = attn_mask.to(wide)
-        scores = gemm.fn(query, key, False, True)
-        weights = attention_softmax.fn(scores, attn_mask, float(scale), bool(is_causal))
-        if dropout_p > 0.0:
-            weights = REGISTRY["dropout"].fn(weights, dropout_p, True)
-        out = gemm.fn(weights, value, False, False)
+        if known[3] and dropout_p == 0.0:
+            out = fused_attention.fn(query, key, value, attn_mask, float(scale),
+                                     bool(is_causal))[0]
+        else:
+            weights = _weights(query, key, attn_mask, float(scale), bool(is_causal))
+            if dropout_p > 0.0:
+                weights = REGISTRY["dropout"].fn(weights, dropout_p, True)
+            out = gemm.fn(weights, value, False, False)
         out = out if d is wide else out.to(d)
     return out.flatten(-4, -3) if regroup else out
