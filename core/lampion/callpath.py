@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import ref
 
+from . import argument_names
 from .autograd import node as autograd_node
 from .autograd.node import AccumulateGrad, Node, Select, record
 from .autograd.state import clock, mode
@@ -34,7 +35,8 @@ from .runtime.devices import resolve
 # function transforms that are running; their tensors reach the slow path by their metas. `built` is
 # told of every function that is generated (see `watching`).
 NS: dict[str, Any] = {"modes": 0, "levels": 0, "built": None, "new": object.__new__, "mode": mode,
-                      "record": record, "clock": clock, "getframe": sys._getframe, "ref": ref}
+                      "record": record, "clock": clock, "getframe": sys._getframe, "ref": ref,
+                      "by_name": argument_names.by_name, "in_numpy": argument_names.in_numpy}
 layers: list[Callable[..., Any]] = []
 _numbers = (bool, int, float)
 
@@ -60,28 +62,12 @@ _REF = "{n} if {n} is None else {n}.{a}"
 
 def _signature(op: R.Op, *, skip_out: bool = False, extra: bool = True) -> tuple[str, dict]:
     """Python source of an op's parameter list, and the defaults it refers to."""
-    parts, defaults, star = [], {}, False
-    for p in op.params:
-        if p.kwonly and not star:
-            parts.append("*")
-            star = True
-        name = p.name
-        if p.kind == "*":
-            parts.append(f"*{_star(p)}" if p.name in _spelled(op) else f"*{p.name}")
-            parts += [f"{p.name}=None"] * (p.name in _spelled(op))
-            star = True
-        elif p.default is R.REQUIRED:
-            parts.append(str(name))
-        else:
-            defaults[f"_default_{p.name}"] = p.default
-            parts.append(f"{name}=_default_{p.name}")
     detour = getattr(op, "detour", None)
-    for p in detour.extra if detour is not None and extra else ():
-        parts += [f"{p.name}=_default_{p.name}"] if star else ["*", f"{p.name}=_default_{p.name}"]
-        star, defaults[f"_default_{p.name}"] = True, p.default
-    if not skip_out and op.out:
-        parts += ["out=None"] if star else ["*", "out=None"]
-    return ", ".join(parts), defaults
+    more = detour.extra if detour is not None and extra else ()
+    texts = [f"{p.name}=_default_{p.name}" for p in more]
+    texts += ["out=None"] if not skip_out and op.out else []
+    return argument_names.signature(op, texts), {
+        **argument_names.defaults(op), **{f"_default_{p.name}": p.default for p in more}}
 
 
 _LOCALS = r"[prdbfcem]|root|kids|edges|out|op|plans|iplans|detour|[tmdne]\d+"
@@ -89,7 +75,7 @@ _LOCALS = r"[prdbfcem]|root|kids|edges|out|op|plans|iplans|detour|[tmdne]\d+"
 
 # Globals of the generated code that an argument must not hide.
 RESERVED = frozenset(("modes", "mode", "new", "record", "clock", "getframe", "ref", "Tensor",
-                      "Parameter", "slow", "prune", "by_name", "len", "type", "tuple"))
+                      "Parameter", "slow", "prune", "by_name", "in_numpy", "len", "type", "tuple"))
 
 
 def _arg(p: R.Param) -> str:
@@ -100,32 +86,6 @@ def _arg(p: R.Param) -> str:
 def _aliases(op: R.Op) -> list[str]:
     """Lines that free the generated code's own names."""
     return [f"    {_arg(p)} = {p.name}" for p in op.params if _arg(p) != p.name]
-
-
-def _spelled(op: R.Op) -> list[str]:
-    """The starred arguments behind a tensor: `dims` of permute may also be given by name."""
-    return [p.name for p in op.params[1:] if p.kind == "*"]
-
-
-def _star(p: R.Param) -> str:
-    return f"{p.name}_star"
-
-
-def _unstar(op: R.Op) -> list[str]:
-    """Lines that make a starred argument's value from both ways to give it."""
-    return [f"    {p.name} = {_star(p)} if {p.name} is None else by_name(op, {_star(p)}, {p.name})"
-            for p in op.params if p.name in _spelled(op)]
-
-
-def by_name(op: R.Op, star: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
-    """The value of a starred argument that was given by name. TypeError if it was given twice."""
-    if star:
-        name = next(p.name for p in op.params[1:] if p.kind == "*")
-        raise TypeError(f"{op.qualname}() got multiple values for argument '{name}'")
-    return (value,)
-
-
-NS["by_name"] = by_name
 
 
 def _operand_code(op: R.Op, method: bool) -> tuple[list[str], list[str], list[str], list[str]]:
@@ -192,7 +152,8 @@ def function_source(op: R.Op, name: str, *, method: bool = False, dunder: bool =
     keys = key[0] if len(key) == 1 else "(" + ", ".join(key) + ")"
     condition = "modes or out is not None" if has_out else "modes"
     form = "operator" if dunder else "function"
-    lines = [f"def {name}({sig}):", *_unstar(op), *_aliases(op), *_detour_code(op, form),
+    lines = [f"def {name}({sig}):", *argument_names.lines(op), *_aliases(op),
+             *_detour_code(op, form),
              f"    if {condition}:", f"        {slow}", "    try:"]
     lines += ["        " + s for s in setup]
     lines += [f"        p = plans[{keys}]",

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import callpath, linking, wholes
+from . import argument_names, callpath, linking, wholes
 from .autograd import engine
 from .autograd import node as autograd_node
 from .autograd.node import AccumulateGrad, Handle, Node, Select
@@ -620,6 +620,8 @@ def _function(op: R.Op) -> Any:
         fn = _composite_with_out(op, fn)
     elif any(p.kind == "*" for p in op.params[1:]):
         fn = _spelled_star(op)
+    else:
+        fn = argument_names.forwarding(op, fn)
     if op.replay:  # type: ignore[attr-defined]
         return replayed(fn)
     return wholes.seen_whole(fn) if op.name in autocast.LISTED or op.name in wholes.NAMED else fn
@@ -742,7 +744,7 @@ def _spelled_star(op: R.Op) -> Any:
     @functools.wraps(body)
     def fn(*args: Any, **kwargs: Any) -> Any:
         if name in kwargs:
-            args = (args[0], *callpath.by_name(op, args[1:], kwargs.pop(name)))
+            args = (args[0], *argument_names.by_name(op, args[1:], kwargs.pop(name)))
         return body(*args, **kwargs)
 
     return fn
@@ -769,6 +771,11 @@ def _composite_with_out(op: R.Op, plain: Any) -> Any:
             return NS["write_out"](op, out, body(*args, **kwargs), rule)
         except AttributeError as e:
             raise NS["wrong_type"](op, args, kwargs, e) from None
+        except TypeError:
+            named = argument_names.translated(op, args, kwargs)
+            if named is None:
+                raise
+        return fn(*args, out=out, **named)
 
     return fn
 
