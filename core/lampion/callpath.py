@@ -19,7 +19,7 @@ from .autograd import node as autograd_node
 from .autograd.node import AccumulateGrad, Node, Select, record
 from .autograd.state import clock, mode
 from .base.device import device
-from .base.dtype import dtype
+from .base.dtype import dtype, of_type
 from .base.located import HERE as LOCATED
 from .base.meta import Meta
 from .linking import link
@@ -572,6 +572,8 @@ def _attribute(p: R.Param, v: Any) -> Any:
         return v.item()
     if p.name == "device":
         return resolve(v)
+    if type(v) is type and p.name == "dtype":
+        return of_type(v)
     return v
 
 

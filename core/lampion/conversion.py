@@ -41,7 +41,7 @@ def to_arguments(input: Any, args: Any, kwargs: Any,
     for a in args:
         if isinstance(a, Tensor):
             other = a
-        elif isinstance(a, dt.dtype):
+        elif isinstance(a, (dt.dtype, type)):
             d = a
         elif isinstance(a, (str, device)) or (isinstance(a, int) and not isinstance(a, bool)):
             where = a
@@ -57,7 +57,8 @@ def to_arguments(input: Any, args: Any, kwargs: Any,
     if other is not None:
         where, d = other.meta.device, other.meta.dtype
     return (input.meta.device if where is None else resolve(where),
-            input.meta.dtype if d is None else d, copy, memory_format, bool(non_blocking))
+            input.meta.dtype if d is None else dt.of_type(d), copy, memory_format,
+            bool(non_blocking))
 
 
 def raw_copy(src: Tensor, dst: Tensor, non_blocking: bool = False) -> None:

@@ -59,6 +59,8 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
     lampion.Size([2, 2])
     """
     t = type(data)
+    if type(dtype) is type:
+        dtype = dt.of_type(dtype)
     if t is float or t is bool or t is int:
         d = dtype or (dt._default if t is float else dt.bool_ if t is bool else dt.int64)
         if t is float or d.kind in "bfc" or -1 << 63 <= data < 1 << 63:
@@ -511,7 +513,8 @@ def arange(*args: Any, start: Any = None, end: Any = None, step: Any = None, dty
     start = 0 if start is None else _number(start)
     end, step = _number(end), 1 if step is None else _number(step)
     integral = isinstance(start, int) and isinstance(end, int) and isinstance(step, int)
-    d = dtype or (out.meta.dtype if out is not None else dt.int64 if integral else dt._default)
+    d = dt.of_type(dtype) or (
+        out.meta.dtype if out is not None else dt.int64 if integral else dt._default)
     if d.kind in "ui" and not integral and math.isfinite(start) and math.isfinite(end):
         start, end, step = int(start), int(end), int(step)
         if step == 0:
@@ -571,7 +574,7 @@ def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = 
     """`steps` numbers at equal distances from start to end, both included."""
     steps = _steps("linspace", steps)
     start, end = _number(start), _number(end)
-    d, kind = _spaced_dtype("linspace", start, end, dtype)
+    d, kind = _spaced_dtype("linspace", start, end, dt.of_type(dtype))
     if kind is np.complex128:
         r = upload(np.linspace(start, end, steps, dtype=kind), d, device)
         return _finish(r, requires_grad, out, True)
@@ -610,7 +613,7 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any =
     """base ** linspace(start, end, steps)."""
     steps = _steps("logspace", steps)
     start, end = _number(start), _number(end)
-    d, kind = _spaced_dtype("logspace", start, end, dtype)
+    d, kind = _spaced_dtype("logspace", start, end, dt.of_type(dtype))
     if d.kind in "ui":
         start, end = int(start), int(end)
     exponents = np.linspace(start, end, steps, dtype=kind)

@@ -80,7 +80,7 @@ def from_data(data: Any, dtype: Any, device: Any, copy: bool = True) -> Tensor:
     if isinstance(data, np.generic) or hasattr(data, "__array_interface__"):
         a = np.asarray(data)
         return upload(a, dtype or dt.from_numpy(a.dtype), device)
-    a, d = nested(data, dtype)
+    a, d = nested(data, dt.of_type(dtype))
     return upload(a, d, device)
 
 

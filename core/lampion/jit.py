@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar
+from types import UnionType
+from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
 from .logging import get_logger
 from .nn import Module
@@ -82,8 +83,26 @@ def annotate(the_type: Any, the_value: T) -> T:
 
 
 def isinstance_(obj: Any, target_type: Any) -> bool:
-    """Python's isinstance."""
-    return isinstance(obj, target_type)
+    """Whether an object is of a type, those of `typing` looked into: `list[int]` is a list of
+    numbers, an empty list is one of anything. A tuple of types is any of them.
+
+    >>> lampion.jit.isinstance_([1, 2], list[int]), lampion.jit.isinstance_(None, int | None)
+    (True, True)
+    """
+    if isinstance(target_type, tuple):
+        return any(isinstance_(obj, t) for t in target_type)
+    kind, inner = get_origin(target_type), get_args(target_type)
+    if kind is None:
+        return target_type is Any or isinstance(obj, target_type or type(None))
+    if kind is Union or kind is UnionType:
+        return any(isinstance_(obj, t) for t in inner)
+    if not isinstance(obj, kind):
+        return False
+    if kind is tuple and inner[-1:] != (...,):
+        return len(obj) == len(inner) and all(map(isinstance_, obj, inner))
+    if issubclass(kind, dict):
+        return all(isinstance_(k, inner[0]) and isinstance_(v, inner[1]) for k, v in obj.items())
+    return not inner or all(isinstance_(x, inner[0]) for x in obj)
 
 
 def freeze(mod: Any, preserved_attrs: Any = None, optimize_numerics: bool = True) -> Any:

@@ -181,7 +181,7 @@ def _maker(name: str, kind: Kind, numbers: tuple[Any, ...], what: str, doc: str)
 
     def _make(size: Any, generator: Any, dtype: Any, device: Any, requires_grad: bool, out: Any,
               layout: Any, named: Any, key: Any) -> Tensor:
-        d = dtype or (dt._default if out is None else out.meta.dtype)
+        d = dt.of_type(dtype) or (dt._default if out is None else out.meta.dtype)
         where = resolve(device) if out is None or device is not None else out.meta.device
         if layout is not None:
             _check_layout(layout)

@@ -51,3 +51,16 @@ def test_writes_into_such_views(device):
     want = whole.copy()
     want[CUT] *= 3
     assert np.array_equal(x.cpu().numpy(), want)
+
+
+def test_products_of_windows_that_overlap(device):
+    """Chunks of a sequence, half of each shared with the next, as attention in windows has them."""
+    whole = np.random.default_rng(0).standard_normal((3, 40, 16)).astype(np.float32)
+    (x,) = tensors([whole], device)
+    at = (3, 4, 16, 16), (640, 128, 16, 1)
+    want = np.lib.stride_tricks.as_strided(whole, at[0], [4 * s for s in at[1]])
+    windows = x.as_strided(*at)
+    got = lampion.einsum("bcxd,bcyd->bcxy", windows, windows)
+    assert np.allclose(got.cpu().numpy(), want @ want.swapaxes(-1, -2), atol=1e-4)
+    big = lampion.ones(3, 4, 16, 96, device=device)
+    assert np.allclose((windows @ big).cpu().numpy(), want @ np.ones((16, 96)), atol=1e-4)

@@ -142,3 +142,28 @@ def test_python_s_types_stand_for_dtypes():
     assert lampion.zeros(2, dtype=float).dtype is lampion.float64
     assert lampion.full((2,), 1, dtype=int).dtype is lampion.int64
     assert lampion.zeros_like(lampion.ones(2), dtype=complex).dtype is lampion.complex128
+
+
+def test_isinstance_looks_into_types():
+    from typing import Any
+
+    from lampion.jit import isinstance_
+
+    t = lampion.ones(1)
+    assert isinstance_([t], list[lampion.Tensor]) and not isinstance_([t, 1], list[lampion.Tensor])
+    assert isinstance_([], list[int]) and isinstance_([1], list) and isinstance_(t, Any)
+    assert isinstance_({"a": [1]}, dict[str, list[int]]) and not isinstance_({1: 1}, dict[str, int])
+    assert isinstance_((1, "a"), tuple[int, str]) and not isinstance_((1,), tuple[int, str])
+    assert isinstance_((1, 2, 3), tuple[int, ...]) and not isinstance_(["a"], tuple[str, ...])
+    assert isinstance_(None, int | None) and not isinstance_("a", int | None)
+    assert isinstance_(1, (str, list[int], int)) and not isinstance_(1.0, (str, list[int]))
+
+
+def test_tensors_are_sorted_by_device_and_dtype():
+    from lampion.compat.torch_internals import EXTRA
+
+    group = EXTRA["torch.utils._foreach_utils"]()["_group_tensors_by_device_and_dtype"]
+    a, b, c = lampion.ones(1), lampion.ones(1, dtype=lampion.float64), lampion.zeros(2)
+    found = group([[a, b, c], [], [None, 1, 2]], with_indices=True)
+    assert found == {(a.device, a.dtype): ([[a, c], [], [None, 2]], [0, 2]),
+                     (a.device, b.dtype): ([[b], [], [1]], [1])}

@@ -487,11 +487,12 @@ def _onednn(p: Product, steps: list[Step], scratch: Scratch) -> bool:
         return False
     if p.c.column != 1:
         p = p.transposed
-    if p.c.column != 1:
+    operands = ((p.a, p.m, p.k), (p.b, p.k, p.n), (p.c, p.m, p.n))
+    if p.c.column != 1 or any(_overlaps(x, p.batch, rows, cols) for x, rows, cols in operands):
         return False
     a, b, c = (
         _descriptor(x, p.batch, rows, columns, p.dtype)
-        for x, rows, columns in ((p.a, p.m, p.k), (p.b, p.k, p.n), (p.c, p.m, p.n))
+        for x, rows, columns in operands
     )
     p = _with_dense_bias(p, steps, scratch)
     bias = None if p.bias is None else _bias_descriptor(p)
@@ -524,6 +525,13 @@ def _onednn(p: Product, steps: list[Step], scratch: Scratch) -> bool:
     large = p.count * p.m * p.n * p.k > 8 * _DIRECT_PRODUCT
     steps.append(onednn.run_step(primitive, bound, scratch.for_primitive(primitive), large))
     return True
+
+
+def _overlaps(x: Matrix, batch: tuple[int, ...], rows: int, columns: int) -> bool:
+    """Whether matrices of a batch share elements, as windows over a sequence do."""
+    sizes, strides = (*batch, rows, columns), (*x.batch, x.row, x.column)
+    axes = sorted((t, s) for s, t in zip(sizes, strides, strict=True) if s > 1 and t)
+    return any(wide < t * s for (t, s), (wide, _) in zip(axes, axes[1:]))
 
 
 def _descriptor(

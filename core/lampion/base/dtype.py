@@ -120,6 +120,23 @@ globals().update(NAMED)
 ALL = (bool_, uint8, uint16, uint32, uint64, int8, int16, int32, int64,
        float16, bfloat16, float32, float64, complex32, complex64, complex128)
 PYTHON_TYPES: Any = {bool: bool_, int: int64, float: float64, complex: complex128}
+
+
+def of_type(given: Any) -> Any:
+    """The dtype that was given, or that of a Python type: `int` means int64, `float` float64.
+
+    TypeError for another class.
+
+    >>> of_type(float), of_type(float32)
+    (lampion.float64, lampion.float32)
+    """
+    if type(given) is not type:
+        return given
+    if given not in PYTHON_TYPES:
+        raise TypeError(f"argument 'dtype' must be lampion.dtype, not {given.__name__}")
+    return PYTHON_TYPES[given]
+
+
 _BY_NAME = {d.name: d for d in ALL}
 _ALIASES = {"half": float16, "float": float32, "double": float64, "short": int16,
             "int": int32, "long": int64, "chalf": complex32,

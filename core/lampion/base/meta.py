@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from .device import device
-from .dtype import NAMED, PYTHON_TYPES, dtype
+from .dtype import NAMED, dtype, of_type
 
 _TABLE: dict[tuple[dtype, tuple[int, ...], tuple[int, ...], device], "Meta"] = {}
 _LIMIT = 100_000
@@ -81,8 +81,8 @@ def meta(dtype: dtype, shape: Sequence[int], strides: Sequence[int] | None,
     key = (dtype, shape, strides, device)
     found = _TABLE.get(key)
     if found is None:
-        if dtype in PYTHON_TYPES:  # `dtype=bool` means what it means in Python
-            return meta(PYTHON_TYPES[dtype], shape, strides, device)
+        if type(dtype) is type:  # `dtype=bool` means what it means in Python
+            return meta(of_type(dtype), shape, strides, device)
         if dtype.name in NAMED:
             raise TypeError(f"there are no tensors of {dtype!r} yet, only its name and its limits; "
                             "convert to float16, bfloat16 or an integer type")

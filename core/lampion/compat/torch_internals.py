@@ -149,6 +149,43 @@ def _onnx() -> dict[str, Any]:
             "is_in_onnx_export": _never}
 
 
+def _foreach() -> dict[str, Any]:
+    """Lists of tensors, as optimizers sort them."""
+    import lampion
+
+    def group(tensorlistlist: Any, with_indices: bool = False) -> dict[Any, Any]:
+        """{(device, dtype) of the first list's tensors: (their parts of all lists, places)}."""
+        places: dict[Any, list[int]] = {}
+        for k, t in enumerate(tensorlistlist[0]):
+            places.setdefault((t.device, t.dtype), []).append(k)
+        return {key: ([[held[k] for k in found] if held else [] for held in tensorlistlist],
+                      found if with_indices else []) for key, found in places.items()}
+
+    def anywhere() -> list[str]:
+        """Devices whose lists of tensors are worth more than loops: all."""
+        return surface.devices()
+
+    def plain(tensors: Any, device: Any = None) -> bool:
+        """Whether all are tensors of no class of their own, or missing."""
+        return all(t is None or type(t) is lampion.Tensor for t in tensors)
+
+    return {"_group_tensors_by_device_and_dtype": group, "_foreach_supported_types":
+            [lampion.Tensor], "_get_foreach_kernels_supported_devices": anywhere,
+            "_get_fused_kernels_supported_devices": anywhere, "_has_foreach_support": plain,
+            "_device_has_foreach_support": lambda device: True}
+
+
+def _indexing() -> dict[str, Any]:
+    """Indexing by single numbers under vmap needs no mode here."""
+    return {"TransformGetItemToIndex": Guard}
+
+
+def _probabilities() -> dict[str, Any]:
+    from lampion.distributions import utils
+
+    return {"_sum_rightmost": utils.sum_rightmost}
+
+
 def _module(name: str, values: dict[str, Any]) -> Any:
     from .torch_names import module
 
@@ -157,4 +194,6 @@ def _module(name: str, values: dict[str, Any]) -> Any:
 
 EXTRA: dict[str, Callable[[], dict[str, Any]]] = {
     "torch._C": _c, "torch._C._functorch": _functorch, "torch.onnx": _onnx,
+    "torch.utils._foreach_utils": _foreach, "torch.distributions.utils": _probabilities,
+    "torch._dynamo._trace_wrapped_higher_order_op": _indexing,
 }

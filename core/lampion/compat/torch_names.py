@@ -241,8 +241,8 @@ def _jit() -> dict[str, Any]:
         """The function as it is: Python needs no signatures."""
         return fn
 
-    return {"_script_if_tracing": jit.script_if_tracing, "_overload": overload,
-            "_overload_method": overload}
+    return {"_script_if_tracing": jit.script_if_tracing, "isinstance": jit.isinstance_,
+            "_overload": overload, "_overload_method": overload}
 
 
 def _library() -> dict[str, Any]:

@@ -241,10 +241,13 @@ def check_attention(q, k, v, mask, causal):
 def grouped(query, key, value, mask):
     """Operands of shape (..., groups, repeats, rows, width): heads that share a key are one
     group."""
-    heads, shared = query.meta.shape[-3], key.meta.shape[-3]
-    if shared == 0 or heads % shared or value.meta.shape[-3] != shared:
+    heads, shared, own = (t.meta.shape[-3] for t in (query, key, value))
+    if not shared or not own or heads % shared or heads % own:
         raise RuntimeError("Number of heads in key and value must divide the number of heads in "
-                           f"query: got {heads} and {shared}")
+                           f"query: got {heads}, {shared} in key and {own} in value")
+    if shared != own:  # every head has a key and a value of its own
+        key, value = (t.repeat_interleave(heads // t.meta.shape[-3], -3) for t in (key, value))
+        shared = heads
     repeats = heads // shared
     query = query.unflatten(-3, (shared, repeats))
     key, value = key.unsqueeze(-3), value.unsqueeze(-3)
@@ -266,7 +269,7 @@ def _know(call, *tensors):
     if len(_known) > 10_000:
         _known.clear()
     scale = 1.0 / math.sqrt(width) if width else 1.0
-    regroup = gqa and q.ndim > 2 and q.shape[-3] != k.shape[-3]
+    regroup = gqa and q.ndim > 2 and not q.shape[-3] == k.shape[-3] == v.shape[-3]
     if regroup:
         tensors = grouped(*tensors)
     metas = [None if t is None else t.meta for t in tensors]
@@ -285,6 +288,7 @@ def _know(call, *tensors):
     f(2, 3, 4), f(2, 5, 4), f(2, 5, 2), f(3, 5), scale=0.3
     f(3, 4), f(5, 4), f(5, 2), v([[True, False, True, True, False]] * 3)
     f(1, 4, 3, 2), f(1, 2, 5, 2), f(1, 2, 5, 2), enable_gqa=True
+    f(1, 4, 3, 2), f(1, 2, 5, 2), f(1, 4, 5, 2), enable_gqa=True
 """)
 def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0,
                                  is_causal=False, scale=None, enable_gqa=False):

@@ -72,7 +72,7 @@ class view:
     vjp = _like_input
 
     def view(m, size, dtype):
-        if dtype is not None or (len(size) == 1 and isinstance(size[0], dt.dtype)):
+        if dtype is not None or (len(size) == 1 and isinstance(size[0], (dt.dtype, type))):
             return None
         shape = infer_size(sizes(size, "view"), m.numel)
         strides = view_strides(m.shape, m.strides, shape)
