@@ -12,6 +12,7 @@ Imports ``blas``, ``direct``, ``onednn``, ``pack``, ``pool`` and ``program``.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -531,7 +532,7 @@ def _overlaps(x: Matrix, batch: tuple[int, ...], rows: int, columns: int) -> boo
     """Whether matrices of a batch share elements, as windows over a sequence do."""
     sizes, strides = (*batch, rows, columns), (*x.batch, x.row, x.column)
     axes = sorted((t, s) for s, t in zip(sizes, strides, strict=True) if s > 1 and t)
-    return any(wide < t * s for (t, s), (wide, _) in zip(axes, axes[1:]))
+    return any(wide < t * s for (t, s), (wide, _) in itertools.pairwise(axes))
 
 
 def _descriptor(

@@ -81,7 +81,7 @@ def meta(dtype: dtype, shape: Sequence[int], strides: Sequence[int] | None,
     key = (dtype, shape, strides, device)
     found = _TABLE.get(key)
     if found is None:
-        if type(dtype) is type:  # `dtype=bool` means what it means in Python
+        if isinstance(dtype, type):  # `dtype=bool` means what it means in Python
             return meta(of_type(dtype), shape, strides, device)
         if dtype.name in NAMED:
             raise TypeError(f"there are no tensors of {dtype!r} yet, only its name and its limits; "

@@ -35,8 +35,7 @@ def _linear(x: Any, weight: Any, bias: Any = 0) -> Any:
 def attention(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
               is_causal: bool = False, scale: Any = None, enable_gqa: bool = False) -> Any:
     if enable_gqa:
-        times = query.shape[-3] // key.shape[-3]
-        key, value = np.repeat(key, times, -3), np.repeat(value, times, -3)
+        key, value = (np.repeat(t, query.shape[-3] // t.shape[-3], -3) for t in (key, value))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = query @ np.swapaxes(key, -1, -2) * scale
     if is_causal:
