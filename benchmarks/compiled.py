@@ -1,8 +1,9 @@
-"""Compiled training steps, decoding, fused chains and calls against PyTorch and JAX.
+"""Compiled training steps, decoding, fused chains and calls against PyTorch, JAX and tinygrad.
 
 `python benchmarks/run.py compile [--quick] [--threads N] [--only MLP,GPT,chains,...]`
 
-lampion and PyTorch alternate in this process, JAX in one of its own that runs only when told to.
+lampion and PyTorch alternate in this process, JAX and tinygrad in processes of their own that run
+only when told to. lampion runs on the CPU, and where it says so on the first OpenCL device.
 With one thread, processor time is measured, which other programs on the machine do not lengthen;
 with more, wall time. Every case starts from the same weights in all libraries, and the losses of
 the first steps have to agree.
@@ -14,7 +15,6 @@ import argparse
 import importlib.util
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -25,38 +25,46 @@ from pathlib import Path
 from typing import Any
 
 import compiled_models as models
+from compiled_tinygrad import compiler
 from measure import duration, geomean
 
 HERE = Path(__file__).parent
-PEERS = ("torch", "torch.compile", "torch.compile + step", "jax.jit", "lampion", "lampion.compile")
+OPENCL = "lampion.compile, OpenCL"
+PEERS = ("torch", "torch.compile", "torch.compile + step", "jax.jit", "tinygrad CPU", "tinygrad CL",
+         OPENCL, "lampion", "lampion.compile")
 PARTS = (*[c.__name__ for c in models.CASES], "decode", "chains", "calls", "first", "memory")
 
 
 # ---- what is timed --------------------------------------------------------------------------
 
 class Local:
-    """A function of this process."""
+    """A function of this process; `wait` waits for what it started."""
 
-    def __init__(self, fn: Callable[[], Any], clock: Callable[[], float]) -> None:
-        self.fn, self.clock = fn, clock
+    def __init__(self, fn: Callable[[], Any], clock: Callable[[], float],
+                 wait: Callable[[], None] = lambda: None) -> None:
+        self.fn, self.clock, self.wait = fn, clock, wait
 
     def time(self, n: int) -> float:
         """Seconds for a call, of `n` calls."""
         start = self.clock()
         for _ in range(n):
             self.fn()
+        self.wait()
         return (self.clock() - start) / n
 
 
 class Remote:
-    """A training step in a process of its own, see `compiled_jax.py`."""
+    """A training step in a process of its own, see `compiled_remote.py`."""
 
-    def __init__(self, case: str, threads: int) -> None:
-        flags = "--xla_cpu_multi_thread_eigen=false" if threads == 1 else ""
+    def __init__(self, script: str, arguments: Sequence[str], threads: int) -> None:
+        env = os.environ | {"JAX_PLATFORMS": "cpu"}
+        if threads == 1:
+            env |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "NUM_CPU_THREADS": "1",
+                    "POCL_MAX_PTHREAD_COUNT": "1"}
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed with the process
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "compiled_jax.py"), case], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"})
+            [sys.executable, str(HERE / script), *arguments], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=env)
         self.column = 1 if threads == 1 else 0
         line = self._line()
         self.losses, self.first = line["losses"], line["first"]
@@ -64,7 +72,8 @@ class Remote:
     def _line(self) -> Any:
         line = self.process.stdout.readline()  # type: ignore[union-attr]
         if not line:
-            raise RuntimeError(self.process.stderr.read()[-2000:])  # type: ignore[union-attr]
+            self.log.seek(0)
+            raise RuntimeError(self.log.read()[-2000:])
         return json.loads(line) if line[0] == "{" else line.split()
 
     def time(self, n: int) -> float:
@@ -77,6 +86,7 @@ class Remote:
         """End the process."""
         self.process.stdin.close()  # type: ignore[union-attr]
         self.process.wait()
+        self.log.close()
 
 
 def alternate(timed: dict[str, Any], rounds: int, target: float) -> dict[str, float]:
@@ -110,18 +120,21 @@ class Settings:
         """Medians by name."""
         return alternate(timed, self.rounds, self.target)
 
-    def local(self, fn: Callable[[], Any]) -> Local:
-        """A function to be timed."""
-        return Local(fn, self.clock)
+    def local(self, fn: Callable[[], Any], device: str = "cpu") -> Local:
+        """A function to be timed, of ours if it is on another device than the CPU."""
+        if device == "cpu":
+            return Local(fn, self.clock)
+        return Local(fn, self.clock, lambda: self.lampion.synchronize(device))
 
 
 # ---- training -------------------------------------------------------------------------------
 
 def steps_of(s: Settings, case: type[models.Case]) -> dict[str, Callable[[], Callable[[], Any]]]:
     """By peer a function that builds the model and returns its training step."""
-    def make(m: Any, wrap_model: Any = None, wrap_step: Any = None, whole: Any = None) -> Any:
+    def make(m: Any, wrap_model: Any = None, wrap_step: Any = None, whole: Any = None,
+             device: str = "cpu") -> Any:
         def build() -> Callable[[], Any]:
-            c = case(m)
+            c = case(m, device)
             model = c.model if wrap_model is None else wrap_model(c.model)
             update = c.opt.step if wrap_step is None else wrap_step(c.opt.step)
             step = c.step_of(model, update)
@@ -136,6 +149,8 @@ def steps_of(s: Settings, case: type[models.Case]) -> dict[str, Callable[[], Cal
            "lampion": make(s.lampion), "lampion.compile": make(s.lampion, whole=s.lampion.compile)}
     if s.quick:
         del out["torch.compile + step"]
+    if "opencl" in s.lampion.plugins.backend_names() and not case.autocast:
+        out[OPENCL] = make(s.lampion, whole=s.lampion.compile, device="opencl")
     return out
 
 
@@ -148,15 +163,20 @@ def train(s: Settings, case: type[models.Case]) -> dict[str, float]:
             step = build()
             losses[name] = [float(step()) for _ in range(3)]
         except Exception as e:  # a peer that cannot is left out, ours is not
-            if name.startswith("lampion"):
+            if name.startswith("lampion") and name != OPENCL:
                 raise
             print(f"{case.title}: {name} is left out: {type(e).__name__}: {str(e)[:200]}\n")
             continue
-        timed[name] = s.local(step)
-    remote = None
-    if case.__name__ in ("MLP", "CNN", "GPT") and importlib.util.find_spec("jax"):
-        remote = timed["jax.jit"] = Remote(case.__name__, s.threads)
-        losses["jax.jit"] = remote.losses
+        timed[name] = s.local(step, "opencl" if name == OPENCL else "cpu")
+    remotes = {}
+    for name, (script, arguments) in remote_peers(case.__name__).items():
+        try:
+            remotes[name] = Remote(script, arguments, s.threads)
+        except RuntimeError as e:
+            print(f"{case.title}: {name} is left out: {str(e).strip()[-200:]}\n")
+            continue
+        losses[name] = remotes[name].losses
+    timed |= remotes
     tolerance = 3e-2 if case.autocast else 1e-3
     for name, row in losses.items():
         if any(abs(a - b) > tolerance * max(1.0, abs(b)) for a, b in zip(row, losses["torch"])):
@@ -164,8 +184,19 @@ def train(s: Settings, case: type[models.Case]) -> dict[str, float]:
     try:
         return s.alternate(timed)
     finally:
-        if remote is not None:
+        for remote in remotes.values():
             remote.close()
+
+
+def remote_peers(case: str) -> dict[str, tuple[str, list[str]]]:
+    """(script, arguments) of the peers that have a process of their own."""
+    out = {}
+    if case in ("MLP", "CNN", "GPT") and importlib.util.find_spec("jax"):
+        out["jax.jit"] = "compiled_jax.py", [case]
+    if case in ("MLP", "CNN") and not tinygrad_reason():
+        for device in ("CPU", "CL"):
+            out[f"tinygrad {device}"] = "compiled_tinygrad.py", [case, device]
+    return out
 
 
 def decode(s: Settings) -> dict[str, float]:
@@ -360,12 +391,12 @@ def _peak() -> str:
 # ---- the suite ------------------------------------------------------------------------------
 
 def tinygrad_reason() -> str:
-    """Why tinygrad is not among the peers; its CPU device compiles with clang."""
+    """Why tinygrad is not among the peers, or nothing."""
     if importlib.util.find_spec("tinygrad") is None:
         return "it is not installed"
-    if shutil.which("clang") is None:
-        return "its CPU device needs clang, which is not installed"
-    return "its steps are not written for this suite"
+    if compiler() is None:
+        return "its CPU device needs clang, or ziglang from pip"
+    return ""
 
 
 def run(lampion: Any, torch: Any, argv: Sequence[str]) -> None:
@@ -377,6 +408,8 @@ def run(lampion: Any, torch: Any, argv: Sequence[str]) -> None:
     args = p.parse_args(argv)
     for m in (lampion, torch):
         m.set_num_threads(args.threads)
+    if args.threads == 1:
+        os.environ.setdefault("POCL_MAX_PTHREAD_COUNT", "1")
     s = Settings(lampion, torch, args)
     default = ("MLP", "CNN", "GPT", "calls", "chains") if args.quick else PARTS
     chosen = args.only.split(",") if args.only else default
@@ -384,7 +417,8 @@ def run(lampion: Any, torch: Any, argv: Sequence[str]) -> None:
           f"{'processor' if args.threads == 1 else 'wall'} time, medians of {s.rounds} rounds\n")
     if importlib.util.find_spec("jax") is None:
         print("JAX is left out: it is not installed\n")
-    print(f"tinygrad is left out: {tinygrad_reason()}\n")
+    if tinygrad_reason():
+        print(f"tinygrad is left out: {tinygrad_reason()}\n")
     rows: dict[str, dict[str, float]] = {}
     for case in models.CASES:
         if case.__name__ in chosen:

@@ -7,14 +7,13 @@ steps and prints the seconds they took, and of processor time.
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from compiled_models import CNN, GPT, MLP, initial
+from compiled_remote import serve, shapes_of
 from jax import lax
 
 
@@ -97,26 +96,6 @@ def adamw(p: Any, g: Any, state: Any, lr: float, weight_decay: float) -> tuple[A
     return jax.tree.map(update, p, m, v), (m, v, n)
 
 
-def shapes_of(case: type) -> dict[str, tuple[int, ...]]:
-    """The parameters of a case by name, as PyTorch has them."""
-    if case is MLP:
-        return {"0.weight": (256, 784), "0.bias": (256,), "2.weight": (10, 256), "2.bias": (10,)}
-    if case is CNN:
-        out: dict[str, tuple[int, ...]] = {}
-        for name, shape in (("0", (16, 1, 5, 5)), ("3", (32, 16, 5, 5)), ("7", (120, 800)),
-                            ("9", (84, 120)), ("11", (10, 84))):
-            out |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-        return out
-    c = GPT.width
-    out = {"tok.weight": (GPT.vocab, c), "pos.weight": (GPT.length, c), "norm.weight": (c,),
-           "norm.bias": (c,), "head.weight": (GPT.vocab, c)}
-    for k in range(GPT.layers):
-        for name, shape in (("n1", (c,)), ("n2", (c,)), ("qkv", (3 * c, c)), ("out", (c, c)),
-                            ("up", (4 * c, c)), ("down", (c, 4 * c))):
-            out |= {f"blocks.{k}.{name}.weight": shape, f"blocks.{k}.{name}.bias": shape[:1]}
-    return out
-
-
 def trainer(case: type) -> Any:
     """A function that runs one training step and returns the loss."""
     forward = {MLP: mlp, CNN: cnn, GPT: gpt}[case]
@@ -144,17 +123,7 @@ def trainer(case: type) -> Any:
 
 def main() -> None:
     """Talk to the benchmark."""
-    run = trainer({"MLP": MLP, "CNN": CNN, "GPT": GPT}[sys.argv[1]])
-    start = time.perf_counter()
-    losses = [float(run()), float(run())]
-    first = time.perf_counter() - start
-    losses.append(float(run()))
-    print(json.dumps({"losses": losses, "first": first}), flush=True)
-    for line in sys.stdin:
-        wall, used = time.perf_counter(), time.process_time()
-        for _ in range(int(line)):
-            run()
-        print(time.perf_counter() - wall, time.process_time() - used, flush=True)
+    serve(trainer({"MLP": MLP, "CNN": CNN, "GPT": GPT}[sys.argv[1]]))
 
 
 if __name__ == "__main__":

@@ -42,15 +42,16 @@ class Case:
     optimizer: tuple[str, dict[str, Any]] = ("SGD", {"lr": 0.01})
     autocast = False
 
-    def __init__(self, m: Any) -> None:
+    def __init__(self, m: Any, device: str = "cpu") -> None:
         self.m = m
         self.model = self.build(m.nn)
         with m.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(m.from_numpy(initial(f"{type(self).__name__}.{name}", tuple(p.shape))))
+        self.model.to(device)
         name, options = self.optimizer
         self.opt = getattr(m.optim, name)(self.model.parameters(), **options)
-        self.x, self.y = (m.from_numpy(a) for a in self.data())
+        self.x, self.y = (m.from_numpy(a).to(device) for a in self.data())
 
     def build(self, nn: Any) -> Any:
         """The model."""
