@@ -40,6 +40,24 @@ template <class T, class S> static __forceinline__ __device__ T as_bits(S x) {
   return u.to;
 }
 """
+# The larger and the smaller of two numbers, NaN if one of them is.
+_EXTREMES = """\
+#if !defined(LMP_HOST) && __CUDA_ARCH__ >= 800
+static __forceinline__ __device__ float lmp_max(float a, float b) {
+  float r; asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b)); return r;
+}
+static __forceinline__ __device__ float lmp_min(float a, float b) {
+  float r; asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b)); return r;
+}
+#else
+static __forceinline__ __device__ float lmp_max(float a, float b) {
+  return a != a ? a : a > b ? a : b;
+}
+static __forceinline__ __device__ float lmp_min(float a, float b) {
+  return a != a ? a : a < b ? a : b;
+}
+#endif
+"""
 # 16-bit words <-> float by the conversion instructions; on a host by arithmetic
 _HALVES = """\
 #ifndef LMP_HOST
@@ -77,7 +95,8 @@ class CUDAC(Dialect):
     group_of_one = "__launch_bounds__(1)"
     group_of = "__launch_bounds__({n})"
     functions = {**{f: f for f in _SAME}, "round": "rint", "lgamma": "lgamma"}
-    prelude = PRELUDE + _HALVES
+    prelude = PRELUDE + _HALVES + _EXTREMES
+    extremes = {"maximum": "lmp_max", "minimum": "lmp_min"}
     warp = 32
     shuffle = "__shfl_sync(0xffffffffu, {x}, {lane})"
     atomics = {**{(op, d): f"atomic{word}({{at}}, ({c}){{value}})"

@@ -81,6 +81,8 @@ class Dialect:
     # expressions for a read-modify-write of the number at the pointer {at}, by (operation of a
     # scatter, dtype); used where the order does not matter
     atomics: dict[tuple[str, str], str] = {}
+    # functions of two floats in which NaN wins: "maximum" and "minimum"
+    extremes: dict[str, str] = {}
     # functions between 16-bit words and float, by dtype, where the language has them
     half_to_float: dict[str, str] = {}
     float_to_half: dict[str, str] = {}
@@ -489,7 +491,8 @@ class Emitter:
               combine: Callable[[Val, Val], str] | None = None) -> None:
         """Print `buffer[index] = value`, or read-modify-write with `combine(old, new)`."""
         d = self.kernel.args[slot].dtype
-        v = helpers.convert(self, self.value(value), d)
+        v = (helpers.stored(self, value, d) if self.lanes == 1 and combine is None
+             else helpers.convert(self, self.value(value), d))
         m = self.value(mask) if mask is not None else None
         if self.lanes == 1:
             self._store_one(slot, d, self.value(index).text, v, m.text if m else None, combine)

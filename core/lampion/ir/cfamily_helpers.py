@@ -105,6 +105,8 @@ def _float(e: Emitter, op: str, args: list[Val], d: dtype, lanes: int) -> str:
     if op == "neg":
         return f"-{v[0]}"
     if op in ("maximum", "minimum"):
+        if lanes == 1 and d.itemsize <= 4 and op in e.dialect.extremes:
+            return f"{e.dialect.extremes[op]}({v[0]}, {v[1]})"
         c = ">" if op == "maximum" else "<"
         return f"({v[0]} != {v[0]}) ? {v[0]} : (({v[0]} {c} {v[1]}) ? {v[0]} : {v[1]})"
     ctype = e.dialect.value_type(d)
@@ -393,6 +395,17 @@ def convert(e: Emitter, v: Val, d: dtype) -> Val:
         return v
     text, width = _convert(e, v, src, d)
     return v._replace(text=f"({text})", dtype=d, width=width)
+
+
+def stored(e: Emitter, value: Expr, d: dtype) -> Val:
+    """An expression that is about to be written as dtype `d`. A float32 that becomes a 16-bit float
+    is left as it is, for writing rounds it."""
+    if is_half(d):
+        if value.op == "cast" and value.dtype is d and value.args[0].dtype is dt.float32:
+            value = value.args[0]
+        if value.dtype is dt.float32:
+            return e.value(value)._replace(dtype=d)
+    return convert(e, e.value(value), d)
 
 
 def _convert(e: Emitter, v: Val, src: dtype, d: dtype) -> tuple[str, int]:

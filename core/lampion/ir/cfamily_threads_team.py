@@ -340,7 +340,7 @@ class _Body:
         for k, step in enumerate(self.stage.body):
             if k in results:
                 d = p.kernel.args[self.packs[k].slot].dtype
-                v = helpers.convert(e, e.value(self.packs[k].value), d)
+                v = helpers.stored(e, self.packs[k].value, d)
                 e.deposit(results[k], d, "v", e.memory_text(v, d))
             else:
                 self._step(step)

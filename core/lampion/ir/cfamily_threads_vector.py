@@ -147,4 +147,4 @@ class VectorPrinter(ThreadPrinter):
         e.close()
 
     def _stored(self, s: Store, d: dt.dtype) -> Val:
-        return helpers.convert(self.e, self.e.value(s.value), d)
+        return helpers.stored(self.e, s.value, d)

@@ -45,7 +45,10 @@ class softmax_rows:
         n, (o,), (x,) = row_nest(call, call.dim, outputs=call.outputs, inputs=call.inputs)
         top = n.reduce("max", x())
         total = n.reduce("sum", E.exp(x() - top))
-        n.store(o, E.exp(x() - top) / total)
+        if call.outputs[0].dtype.itemsize == 2:  # one division a row: the result is rounded to less
+            n.store(o, E.exp(x() - top) * (1.0 / total))
+        else:
+            n.store(o, E.exp(x() - top) / total)
         return n.program()
 
     def vjp(ctx, g):
