@@ -353,3 +353,27 @@ def test_errors(call: str) -> None:
     with pytest.raises(theirs_error.type if theirs_error.type is not NotImplementedError
                        else RuntimeError):
         run(lampion)
+
+
+NUMBERS = ["x.clamp(0, 300)", "x.clamp(max=300)", "x.clamp_(0, 300)", "h.clamp(0, 1e9)",
+           "h.clamp(max=inf)", "u.clamp(-1, 5)", "lib.where(b, x, 300)", "lib.where(b, h, 1e9)",
+           "lib.where(b, 300, x)", "lib.add(x, x, alpha=300)", "lib.add(h, h, alpha=1e9)",
+           "lib.add(u, u, alpha=-1)", "lib.rsub(x, x, alpha=300)", "x.add(x, alpha=-128)",
+           "x.add_(x, alpha=128)", "lib.addcmul(x, x, x, value=300)", "x.clamp_min(300)",
+           "lib.addcmul(h, h, h, value=1e9)", "x.clamp_max(-300)", "x.clamp(0.5, 1e9)", "x + 300",
+           "lib.nn.functional.hardtanh(h, -1e9, 1e9)", "lib.nn.functional.threshold(x, 300, 300)"]
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_numbers_that_the_dtype_does_not_hold(text):
+    found = []
+    for lib in (torch, lampion):
+        names = {"lib": lib, "inf": float("inf"), "b": lib.tensor([True, False]),
+                 "x": lib.tensor([1, 2], dtype=lib.int8), "u": lib.tensor([1], dtype=lib.uint8),
+                 "h": lib.tensor([1.0, 2.0], dtype=lib.float16)}
+        try:
+            found.append(eval(text, names).tolist())
+        except RuntimeError as error:
+            assert "without overflow" in str(error)
+            found.append("overflow")
+    assert found[0] == found[1]

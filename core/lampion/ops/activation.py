@@ -58,7 +58,8 @@ def _relu6_grad(g, out, input):
     return select((out > 0.0) & (out < 6.0), g, 0.0)
 
 
-@elementwise(where=NN, method=False, inplace=True, kinds="uif")
+@elementwise(where=NN, method=False, inplace=True, kinds="uif",
+             fitting=("min_val max_val", "uif"))
 def hardtanh(input, min_val: Scalar = -1.0, max_val: Scalar = 1.0):
     """input limited to [min_val, max_val]."""
     return E.minimum(E.maximum(input, min_val), max_val)
@@ -268,7 +269,8 @@ def _hardswish_grad(g, out, input):
     return select(input <= -3.0, 0.0, select(input >= 3.0, g, middle))
 
 
-@elementwise(where=("", "nn.functional"), method=False, inplace=True, kinds="uif")
+@elementwise(where=("", "nn.functional"), method=False, inplace=True, kinds="uif",
+             fitting=("threshold value", "ui"))
 def threshold(input, threshold: Scalar, value: Scalar):
     """x where x > threshold, else value."""
     return select(input <= threshold, value, input)

@@ -111,14 +111,15 @@ ALPHA = Detour("alpha is not $alpha", with_alpha, (Param("alpha", "S", 1, True),
 
 # ---------------------------------------------------------------- + - * / and relatives
 
-@elementwise(where=(), method=False, inplace=True, check=check_alpha, numbers=True)
+@elementwise(where=(), method=False, inplace=True, check=check_alpha, numbers=True,
+             fitting=("alpha", "uif"))
 def add_scaled(input, other, alpha: Scalar):
     """input + alpha * other (the form of `add` with alpha != 1)."""
     return input + alpha * other
 
 
 @elementwise(where=(), method=False, inplace=True, check=check_sub_scaled,
-             numbers=True)
+             numbers=True, fitting=("alpha", "uif"))
 def sub_scaled(input, other, alpha: Scalar):
     """input - alpha * other (the form of `sub` with alpha != 1)."""
     return input - alpha * other
@@ -438,7 +439,7 @@ def clamp_one_sided(op, form, input, min=None, max=None, *, out=None):
 
 
 @elementwise(kinds="uif", aliases=("clip",),
-             domain={"min": (-1, 0), "max": (0.2, 1)},
+             domain={"min": (-1, 0), "max": (0.2, 1)}, fitting=("min max", "uif"),
              detour=Detour("min is None or max is None", clamp_one_sided))
 def clamp(input, min=None, max=None):
     """input limited to [min, max]; bounds are numbers or tensors, None is no bound."""
@@ -452,7 +453,7 @@ def _clamp_grad(g, out, input, min, max):
             select((max < min) | (input > max), g, 0.0))
 
 
-@elementwise(kinds="buif", tensors=("input",))
+@elementwise(kinds="buif", tensors=("input",), fitting=("min", "uif"))
 def clamp_min(input, min):
     """input, or `min` where that is larger."""
     return E.maximum(input, min)
@@ -463,7 +464,7 @@ def _clamp_min_grad(g, out, input, min):
     return select(input >= min, g, 0.0), select(input < min, g, 0.0)
 
 
-@elementwise(tensors=("input",), kinds="buif")
+@elementwise(tensors=("input",), kinds="buif", fitting=("max", "uif"))
 def clamp_max(input, max):
     """input, or `max` where that is smaller."""
     return E.minimum(input, max)
@@ -490,7 +491,7 @@ def with_complex_value(op, form, input, tensor1, tensor2, *, value, out=None):
 COMPLEX_VALUE = Detour("type(value) is complex", with_complex_value)
 
 
-@elementwise(kinds="uifc", detour=COMPLEX_VALUE)
+@elementwise(kinds="uifc", detour=COMPLEX_VALUE, fitting=("value", "ui"))
 def addcmul(input, tensor1, tensor2, *, value: Scalar = 1):
     """input + value * tensor1 * tensor2."""
     return input + value * tensor1 * tensor2
@@ -686,7 +687,7 @@ def _boolean_condition(op, operands, attrs):
 
 
 @elementwise(out_cast="same", method=False, check=_boolean_condition,
-             detour=Detour("other is None", where_indices))
+             detour=Detour("other is None", where_indices), fitting=("input other", "ui"))
 def where(condition: bool, input=None, other=None):
     """input where the condition holds, other elsewhere; where(condition) gives indices."""
     return select(condition, input, other)

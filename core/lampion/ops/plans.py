@@ -16,6 +16,7 @@ from ..base import dtype as dt
 from ..base.device import device
 from ..base.dtype import dtype
 from ..base.errors import DtypeError, UnsupportedError
+from ..base.limits import check_fits
 from ..base.located import located
 from ..base.meta import Meta, broadcast_shapes, meta
 from ..ir import expr as E
@@ -185,6 +186,8 @@ def elementwise_plan(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[s
     decided(op, call, launch, chosen)
     if op.divisor and compute.kind in "ui":
         launch = guard_division(op, call, launch)
+    if op.fitting[0]:
+        launch = guard_range(op, call, launch)
     return _elementwise(op, call, attrs, compute, launch, chosen)
 
 
@@ -242,6 +245,29 @@ def shadow_plan(op: R.ElementwiseOp | R.KernelOp, metas: Sequence[Any]) -> Plan:
     plan = Plan(op, kernel_call(op, metas), None, "of a function transform")
     plan.packs = _Packs(lambda needs: _kernel_pack(op))
     return plan
+
+
+def guard_range(op: R.ElementwiseOp, call: OpCall, launch: Launch) -> Launch:
+    """The launcher that raises first for numbers that the result's dtype does not hold. Dtypes that
+    hold about any number that is written are not looked at: that would cost every call."""
+    d, named = call.outputs[0].dtype, op.fitting[0].split()
+    places = [k for k, (p, m) in enumerate(zip(op.operands, call.inputs))
+              if p.name in named and not isinstance(m, Meta)]
+    if not places or d.kind not in op.fitting[1] or d.itemsize >= (4 if d.kind == "f" else 8):
+        return launch
+
+    def guarded(run: Callable[..., Any], first: int) -> Callable[..., Any]:
+        at = [first + k for k in places]
+
+        def call(*args: Any) -> Any:
+            for k in at:
+                check_fits(args[k], d)
+            return run(*args)
+
+        return call
+
+    return Launch(guarded(launch.launch, 0), guarded(launch.into, len(call.outputs)),
+                  launch.kernels, launch.keep)
 
 
 def guard_division(op: R.ElementwiseOp, call: OpCall, launch: Launch) -> Launch:

@@ -255,7 +255,8 @@ class ElementwiseOp(Op):
     kinds are accepted. `fixed` maps argument names to dtypes that stay out of promotion (a
     condition is bool). `check(op, operands, attrs)` raises for operands (Metas, or Python types
     of numbers) that the op refuses. `divisor` names an operand that must not be 0 in integer
-    arithmetic. `numbers` lets all operands be numbers, which then are 0-d tensors. `detour` serves
+    arithmetic. `fitting` is (names of operands, kinds): numbers for these must fit a result of
+    these kinds that is narrower than float32 or int64. `numbers` lets all operands be numbers, which then are 0-d tensors. `detour` serves
     calls in a form that the expression does not cover.
     """
 
@@ -268,6 +269,7 @@ class ElementwiseOp(Op):
     order: int = 0  # of the derivative that this op computes
     check: Callable[..., None] | None = None
     divisor: str = ""
+    fitting: tuple[str, str] = ("", "")
     numbers: bool = False
     detour: "Detour | None" = None
 
