@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
+from . import futures
 from .logging import get_logger
 from .nn import Module
 
@@ -152,9 +153,58 @@ class ScriptFunction:
     """No function is one."""
 
 
+class CompilationUnit:
+    """Functions as script text: there is no script compiler, so making one is an error."""
+
+    def __init__(self, lang: Any = None, _frames_up: int = 0) -> None:
+        raise NotImplementedError("there is no script compiler; define the functions in Python")
+
+
+class Error(RuntimeError):
+    """An exception of a script: none is raised, as scripts run as Python."""
+
+
+class strict_fusion:
+    """A block in which a script compiler fuses all ops; Python's calls are left alone."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+
+_strategy: list[list[tuple[str, int]]] = [[("STATIC", 2), ("DYNAMIC", 10)]]
+_onednn_fusion = [False]
+
+
+def set_fusion_strategy(strategy: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """How a script compiler would specialise: it is remembered; what it was before."""
+    before, _strategy[0] = _strategy[0], strategy
+    return before
+
+
+def enable_onednn_fusion(enabled: bool) -> None:
+    """Whether a script compiler would fuse: it is remembered."""
+    _onednn_fusion[0] = enabled
+
+
+def onednn_fusion_enabled() -> bool:
+    """What was asked for."""
+    return _onednn_fusion[0]
+
+
+def export_opnames(m: Any) -> list[str]:
+    """The ops of a script: none."""
+    return []
+
+
 Attribute = annotate
 RecursiveScriptModule = ScriptModule
-__all__ = ["Attribute", "Final", "RecursiveScriptModule", "ScriptFunction", "ScriptModule",
-           "annotate", "export", "fork", "freeze", "ignore", "interface", "is_scripting",
-           "is_tracing", "load", "optimize_for_inference", "save", "script", "script_if_tracing",
-           "script_method", "trace", "trace_module", "unused", "wait"]
+Future = futures.Future
+__all__ = ["Attribute", "CompilationUnit", "Error", "Final", "Future", "RecursiveScriptModule",
+           "ScriptFunction", "ScriptModule", "annotate", "enable_onednn_fusion", "export",
+           "export_opnames", "fork", "freeze", "ignore", "interface", "is_scripting",
+           "is_tracing", "load", "onednn_fusion_enabled", "optimize_for_inference",
+           "save", "script", "script_if_tracing", "script_method", "set_fusion_strategy",
+           "strict_fusion", "trace", "trace_module", "unused", "wait"]

@@ -227,6 +227,42 @@ def get_overridable_functions() -> dict[str, list[Any]]:
     return found
 
 
+@functools.lru_cache(None)
+def _overridable() -> frozenset[Any]:
+    return frozenset(f for fns in get_overridable_functions().values() for f in fns)
+
+
+def is_tensor_method_or_property(func: Callable[..., Any]) -> bool:
+    """Whether this is a method of Tensor, or how one of its properties is read."""
+    name = getattr(func, "__name__", "")
+    return name == "__get__" or getattr(Tensor, name, None) is func
+
+
+def get_ignored_functions() -> set[Any]:
+    """Functions that make tensors of none, or ask about types: no argument can override them."""
+    import lampion
+
+    names = [
+        "arange", "empty", "empty_strided", "eye", "from_numpy", "frombuffer", "full",
+        "from_dlpack", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm",
+        "tensor", "as_tensor", "zeros", "is_tensor", "is_storage", "manual_seed",
+        "initial_seed", "seed", "save", "load", "set_default_dtype", "get_default_dtype",
+        "set_num_threads", "get_num_threads", "promote_types", "result_type", "can_cast",
+        "no_grad", "enable_grad", "set_grad_enabled", "is_grad_enabled", "compile"]
+    return {f for f in (getattr(lampion, n, None) for n in names) if f is not None}
+
+
+def get_testing_overrides() -> dict[Any, Callable[..., int]]:
+    """For each function that can be overridden, one of the same signature that returns -1."""
+    def dummy(fn: Callable[..., Any]) -> Callable[..., int]:
+        def minus_one(*args: Any, **kwargs: Any) -> int:
+            return -1
+
+        return functools.wraps(fn)(minus_one)
+
+    return {fn: dummy(fn) for fn in _overridable()}
+
+
 def resolve_name(f: Callable[..., Any]) -> str:
     """A readable name of a function."""
     module = getattr(f, "__module__", None)
@@ -238,4 +274,5 @@ __all__ = ["DisableTorchFunction", "DisableTorchFunctionSubclass", "default_torc
            "get_default_nowrap_functions", "has_torch_function", "has_torch_function_unary",
            "has_torch_function_variadic", "handle_torch_function", "wrap_torch_function",
            "TorchFunctionMode", "BaseTorchFunctionMode", "is_tensor_like",
-           "get_overridable_functions", "resolve_name", "overrides_ops"]
+           "get_ignored_functions", "get_overridable_functions", "get_testing_overrides",
+           "is_tensor_method_or_property", "resolve_name", "overrides_ops"]

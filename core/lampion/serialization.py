@@ -9,6 +9,7 @@ Floor 7; imports the checkpoint format in `utils._pt`.
 
 from __future__ import annotations
 
+import enum
 import io
 import os
 import pickle
@@ -345,6 +346,72 @@ def get_unsafe_globals_in_checkpoint(f: Any) -> list[str]:
     with _opened(f) as file:
         reader = archive.Reader(file, str(f))
         return unpickler.referenced_names(reader.read("data.pkl"))
+
+
+# ---- settings that programs ask for
+
+class LoadEndianness(enum.Enum):
+    """The order of bytes in files without a record of it."""
+
+    NATIVE = 1
+    LITTLE = 2
+    BIG = 3
+
+
+class SourceChangeWarning(Warning):
+    """A class has changed since a file was written; such files are of PyTorch 0.x."""
+
+
+_settings: dict[str, Any] = {"endianness": None, "crc32": True, "mmap": 0}
+
+
+def get_default_load_endianness() -> LoadEndianness | None:
+    """The order of bytes for files without a record of it; None is that of the machine."""
+    found: LoadEndianness | None = _settings["endianness"]
+    return found
+
+
+def set_default_load_endianness(endianness: LoadEndianness | None) -> None:
+    """Choose it: TypeError for what is none, NotImplementedError for another than the machine's."""
+    if endianness is not None and not isinstance(endianness, LoadEndianness):
+        raise TypeError("Invalid argument type in function set_default_load_endianness")
+    if endianness is LoadEndianness[{"little": "BIG", "big": "LITTLE"}[sys.byteorder]]:
+        raise NotImplementedError(f"set_default_load_endianness: this machine is "
+                                  f"{sys.byteorder}-endian; other files are not converted")
+    _settings["endianness"] = endianness
+
+
+def get_crc32_options() -> bool:
+    """Whether `save` is asked to write checksums."""
+    return bool(_settings["crc32"])
+
+
+def set_crc32_options(compute_crc32: bool) -> None:
+    """Ask `save` for checksums; a zip file has them in any case."""
+    _settings["crc32"] = compute_crc32
+
+
+def get_default_mmap_options() -> int:
+    """The flags of `mmap` that were asked for."""
+    return int(_settings["mmap"])
+
+
+def set_default_mmap_options(flags: int) -> None:
+    """Ask for flags of `mmap`; files are read into memory of their own."""
+    _settings["mmap"] = flags
+
+
+def check_module_version_greater_or_equal(module: Any, req_version_tuple: tuple[int, ...],
+                                          error_if_malformed: bool = True) -> bool:
+    """Whether a module's `__version__` is at least this."""
+    try:
+        found = tuple(int(part) for part in module.__version__.split("."))
+    except ValueError as error:
+        if error_if_malformed:
+            raise RuntimeError(f"'{module.__name__}' module version is malformed: "
+                               f"{module.__version__!r}") from error
+        return True
+    return found >= req_version_tuple
 
 
 @contextmanager

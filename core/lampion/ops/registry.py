@@ -256,8 +256,8 @@ class ElementwiseOp(Op):
     condition is bool). `check(op, operands, attrs)` raises for operands (Metas, or Python types
     of numbers) that the op refuses. `divisor` names an operand that must not be 0 in integer
     arithmetic. `fitting` is (names of operands, kinds): numbers for these must fit a result of
-    these kinds that is narrower than float32 or int64. `numbers` lets all operands be numbers, which then are 0-d tensors. `detour` serves
-    calls in a form that the expression does not cover.
+    these kinds that is narrower than float32 or int64. `numbers` lets all operands be numbers,
+    which then are 0-d tensors. `detour` serves calls in a form that the expression does not cover.
     """
 
     body: Callable[..., Any]

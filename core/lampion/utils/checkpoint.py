@@ -31,7 +31,27 @@ class _Done(Exception):
     """Everything needed has been recomputed."""
 
 
-_options = {"early_stop": True}
+_options: dict[str, Any] = {"early_stop": True}
+
+
+@contextlib.contextmanager
+def set_checkpoint_debug_enabled(enabled: bool | None) -> Any:
+    """Context manager: what `checkpoint(..., debug=True)` asks for, of all checkpoints inside, or
+    of none; None leaves it to them. Errors name what differs in any case."""
+    previous, _options["debug"] = _options.get("debug"), enabled
+    try:
+        yield
+    finally:
+        _options["debug"] = previous
+
+
+def detach_variable(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs without their history; those that require gradients require theirs."""
+    if not isinstance(inputs, tuple):
+        raise RuntimeError("Only tuple of tensors is supported. Got Unsupported input type: "
+                           f"{type(inputs).__name__}")
+    return tuple(t.detach().requires_grad_(t.requires_grad) if isinstance(t, Tensor) else t
+                 for t in inputs)
 
 
 @contextlib.contextmanager

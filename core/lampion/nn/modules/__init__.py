@@ -108,7 +108,13 @@ from lampion.nn.modules.loss import (
     TripletMarginWithDistanceLoss,
 )
 from lampion.nn.modules.module import Module
-from lampion.nn.modules.normalization import GroupNorm, LayerNorm, LocalResponseNorm, RMSNorm
+from lampion.nn.modules.normalization import (
+    CrossMapLRN2d,
+    GroupNorm,
+    LayerNorm,
+    LocalResponseNorm,
+    RMSNorm,
+)
 from lampion.nn.modules.padding import (
     CircularPad1d,
     CircularPad2d,

@@ -40,6 +40,13 @@ class LocalResponseNorm(Module):
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
+class CrossMapLRN2d(LocalResponseNorm):
+    """`LocalResponseNorm` with the scale 1, under its older name."""
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1) -> None:
+        super().__init__(size, alpha, beta, k)
+
+
 class LayerNorm(Module):
     """Normalize over the last axes, whose sizes are `normalized_shape`; scale and shift
     elementwise.

@@ -22,6 +22,13 @@ __all__ = ["DataLoader", "WorkerInfo", "default_collate", "default_convert", "ge
 _FROZEN = ("batch_size", "batch_sampler", "sampler", "drop_last", "dataset", "persistent_workers")
 
 
+class _DatasetKind:
+    """How samples are asked for: by index, or one after another."""
+
+    Map = 0
+    Iterable = 1
+
+
 class _Endless:
     """Yields None for ever: the `indices` of a stream."""
 
