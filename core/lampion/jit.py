@@ -175,23 +175,12 @@ class strict_fusion:
 
 
 _strategy: list[list[tuple[str, int]]] = [[("STATIC", 2), ("DYNAMIC", 10)]]
-_onednn_fusion = [False]
 
 
 def set_fusion_strategy(strategy: list[tuple[str, int]]) -> list[tuple[str, int]]:
     """How a script compiler would specialise: it is remembered; what it was before."""
     before, _strategy[0] = _strategy[0], strategy
     return before
-
-
-def enable_onednn_fusion(enabled: bool) -> None:
-    """Whether a script compiler would fuse: it is remembered."""
-    _onednn_fusion[0] = enabled
-
-
-def onednn_fusion_enabled() -> bool:
-    """What was asked for."""
-    return _onednn_fusion[0]
 
 
 def export_opnames(m: Any) -> list[str]:
@@ -203,8 +192,8 @@ Attribute = annotate
 RecursiveScriptModule = ScriptModule
 Future = futures.Future
 __all__ = ["Attribute", "CompilationUnit", "Error", "Final", "Future", "RecursiveScriptModule",
-           "ScriptFunction", "ScriptModule", "annotate", "enable_onednn_fusion", "export",
+           "ScriptFunction", "ScriptModule", "annotate", "export",
            "export_opnames", "fork", "freeze", "ignore", "interface", "is_scripting",
-           "is_tracing", "load", "onednn_fusion_enabled", "optimize_for_inference",
+           "is_tracing", "load", "optimize_for_inference",
            "save", "script", "script_if_tracing", "script_method", "set_fusion_strategy",
            "strict_fusion", "trace", "trace_module", "unused", "wait"]
