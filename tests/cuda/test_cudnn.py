@@ -253,6 +253,17 @@ def test_a_failure_names_the_plan(gpu, fe):
         F.conv2d(x, w)
 
 
+def test_a_library_that_cannot_plan_is_done_without_and_said(gpu, fe, monkeypatch, capsys):
+    def refuses(self):
+        raise ValueError("ATTRIBUTE_NOT_SET")
+
+    monkeypatch.setattr(fe.pygraph, "validate", refuses)
+    x, w = (made(gpu, F32, s)[0].detach() for s in ((1, 4, 5, 5), (4, 4, 3, 3)))
+    got = values(F.conv2d(x, w))
+    np.testing.assert_allclose(got, values(F.conv2d(x.cpu(), w.cpu())), 1e-5, 1e-5)
+    assert not fe.ran and "ATTRIBUTE_NOT_SET" in capsys.readouterr().err
+
+
 def test_memory_is_given_back(gpu, fe):
     x, w = (made(gpu, F32, s)[0] for s in ((1, 4, 5, 5), (4, 4, 3, 3)))
     F.conv2d(x, w).sum().backward()

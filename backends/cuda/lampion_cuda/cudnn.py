@@ -94,7 +94,10 @@ class Library:
             except Exception as error:  # the frontend has several kinds of them
                 if self.device.current.stream.capture is not None:
                     return None  # a capture may be why: the next call tries again
-                _log.debug("cuDNN has no plan", work=str(work), why=str(error))
+                said = isinstance(error, self.fe.cudnnGraphNotSupportedError)
+                tell = _log.debug if said else _log.warning
+                tell("cuDNN has no plan: a generated kernel is used", work=str(work),
+                     why=str(error))
                 made = None
             self.plans[key] = made
             if len(self.plans) > PLANS:
@@ -146,7 +149,7 @@ class Plan:
             if len(sizes) == many:
                 break
         if not sizes:
-            raise RuntimeError("no plan can be built")
+            raise self.lib.fe.cudnnGraphNotSupportedError("no plan can be built")
         self.index, self.workspace = self.candidates[0], max(sizes)
 
     def run(self, stream: Any, pointers: Sequence[int], workspace: int) -> None:
