@@ -167,3 +167,47 @@ def test_tensors_are_sorted_by_device_and_dtype():
     found = group([[a, b, c], [], [None, 1, 2]], with_indices=True)
     assert found == {(a.device, a.dtype): ([[a, c], [], [None, 2]], [0, 2]),
                      (a.device, b.dtype): ([[b], [], [1]], [1])}
+
+
+def test_checks_raise_what_they_are_named_for():
+    from lampion.compat.torch_internals import _checks
+
+    checks = _checks()
+    for name, error in (("_check", RuntimeError), ("_check_index", IndexError),
+                        ("_check_value", ValueError), ("_check_type", TypeError),
+                        ("_check_not_implemented", NotImplementedError)):
+        assert checks[name](True, lambda: 1 / 0) is None
+        with pytest.raises(error, match="no good"):
+            checks[name](False, lambda: "no good")
+    with pytest.raises(KeyError, match="mine"):
+        checks["_check_with"](KeyError, False, lambda: "mine")
+    with pytest.raises(TypeError, match="must be a bool"):
+        checks["_check"](lampion.ones(1))
+    with pytest.raises(RuntimeError, match="Expected cond"):
+        checks["_check_tensor_all"](lampion.tensor([True, False]))
+    with pytest.raises(RuntimeError):
+        checks["_check_is_size"](-1)
+    checks["_check_is_size"](3, max=3)
+
+
+PICKLED = (  # by Python's pickle, of torch.arange(6.).reshape(2, 3)
+    "gASVngEAAAAAAACMDHRvcmNoLl91dGlsc5SMEl9yZWJ1aWxkX3RlbnNvcl92MpSTlCiMDXRvcmNoLnN0b3JhZ2WUjB"
+    "BfbG9hZF9mcm9tX2J5dGVzlJOUQhMBAACAAooKbPycRvkgaqhQGS6AAk3pAy6AAn1xAChYEAAAAHByb3RvY29sX3Zl"
+    "cnNpb25xAU3pA1gNAAAAbGl0dGxlX2VuZGlhbnECiFgKAAAAdHlwZV9zaXplc3EDfXEEKFgFAAAAc2hvcnRxBUsCWA"
+    "MAAABpbnRxBksEWAQAAABsb25ncQdLBHV1LoACKFgHAAAAc3RvcmFnZXEAY3RvcmNoCkZsb2F0U3RvcmFnZQpxAVgO"
+    "AAAAOTQxMTM5ODE1MTUzNjBxAlgDAAAAY3B1cQNLBk50cQRRLoACXXEAWA4AAAA5NDExMzk4MTUxNTM2MHEBYS4GAA"
+    "AAAAAAAAAAAAAAAIA/AAAAQAAAQEAAAIBAAACgQJSFlFKUSwBLAksDhpRLA0sBhpSJjAtjb2xsZWN0aW9uc5SMC09y"
+    "ZGVyZWREaWN0lJOUKVKUdJRSlC4=")
+
+
+def test_plain_pickles_of_tensors_are_read():
+    import base64
+    import pickle
+
+    from lampion import compat
+
+    compat.install()
+    try:
+        assert pickle.loads(base64.b64decode(PICKLED)).tolist() == [[0, 1, 2], [3, 4, 5]]
+    finally:
+        compat.uninstall()

@@ -7,6 +7,7 @@ extension module, to its function transforms, to its exporter.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from . import surface
@@ -175,6 +176,46 @@ def _foreach() -> dict[str, Any]:
             "_device_has_foreach_support": lambda device: True}
 
 
+_CHECKS = {"_check": RuntimeError, "_check_index": IndexError, "_check_value": ValueError,
+           "_check_type": TypeError, "_check_not_implemented": NotImplementedError}
+
+
+def _checks() -> dict[str, Any]:
+    """Conditions that hold, or an error of a class of one's own with a message made on demand."""
+    def check_with(error_type: type[Exception], cond: bool, message: Any = None) -> None:
+        """Raise the error unless the condition holds. TypeError for a condition that is no bool."""
+        if not isinstance(cond, bool):
+            raise TypeError(f"cond must be a bool, but got {type(cond).__name__}")
+        if not cond:
+            raise error_type("Expected cond to be True, but got False." if message is None
+                             else str(message() if callable(message) else message))
+
+    def check_all(cond: Any, message: Any = None) -> None:
+        """RuntimeError unless all elements of a bool tensor are True."""
+        check_with(RuntimeError, bool(cond.all()), message)
+
+    def check_is_size(i: int, message: Any = None, *, max: int | None = None) -> None:
+        """RuntimeError unless a number is a size, at most `max`."""
+        check_with(RuntimeError, i >= 0 and (max is None or i <= max), message)
+
+    return {**{name: partial(check_with, error) for name, error in _CHECKS.items()},
+            "_check_with": check_with, "_check_tensor_all": check_all,
+            "_check_is_size": check_is_size}
+
+
+def _storage() -> dict[str, Any]:
+    """What plain pickles of PyTorch's tensors ask for."""
+    def load_from_bytes(b: bytes) -> Any:
+        """The storage in a file's bytes."""
+        import io
+
+        from lampion.serialization import load
+
+        return load(io.BytesIO(b), weights_only=False)
+
+    return {"_load_from_bytes": load_from_bytes}
+
+
 def _indexing() -> dict[str, Any]:
     """Indexing by single numbers under vmap needs no mode here."""
     return {"TransformGetItemToIndex": Guard}
@@ -194,6 +235,7 @@ def _module(name: str, values: dict[str, Any]) -> Any:
 
 EXTRA: dict[str, Callable[[], dict[str, Any]]] = {
     "torch._C": _c, "torch._C._functorch": _functorch, "torch.onnx": _onnx,
-    "torch.utils._foreach_utils": _foreach, "torch.distributions.utils": _probabilities,
+    "torch.storage": _storage, "torch.utils._foreach_utils": _foreach,
+    "torch.distributions.utils": _probabilities,
     "torch._dynamo._trace_wrapped_higher_order_op": _indexing,
 }

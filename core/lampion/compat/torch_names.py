@@ -79,7 +79,7 @@ def _torch() -> dict[str, Any]:
     return {"__version__": TorchVersion(surface.VERSION), "_assert": check, "cond": cond,
             "while_loop": while_loop, "to_dlpack": lambda tensor: tensor.__dlpack__(),
             "has_lapack": True, "has_spectral": True, "has_mkl": False, "has_openmp": False,
-            **_autocast()}
+            **torch_internals._checks(), **_autocast()}
 
 
 def _autocast() -> dict[str, Any]:
