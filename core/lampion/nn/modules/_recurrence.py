@@ -83,6 +83,9 @@ def walk(mode: str, data: Tensor, state: Any, weights: list[Tensor], bias: bool,
     for gx in (reversed(steps) if reverse else steps):
         state = advance(gx, state)
         outputs.append(_hidden(state))
+    # The last state gets memory of its own: a compiled walk then computes all in the output's.
+    last = _hidden(state).clone()
+    state = (last, state[1]) if isinstance(state, tuple) else last
     if reverse:
         outputs.reverse()
     return lampion.stack(outputs, 0), state
