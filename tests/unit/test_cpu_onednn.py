@@ -545,3 +545,32 @@ def test_convolution_limits():
             conv.conv_steps(v(1, 3, 5, 5), v(4, 3, 3, 3), v(1, 4, size, 3), None, *one, **settings)
     nothing = (v(1, 3, 2, 2), v(4, 3, 3, 3), v(1, 4, 0, 0), None)
     assert conv.conv_steps(*nothing, *one, **settings) is None
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_products_of_a_program_pack_their_weights_once(written, monkeypatch):
+    import lampion
+    from lampion_cpu import sequence
+
+    shared = []
+    find = sequence._shared
+    monkeypatch.setattr(sequence, "_shared", lambda parts: shared.append(find(parts)) or shared[-1])
+    w = lampion.randn(128, 128) / 12
+
+    def fn(x):
+        for k in range(8):
+            x = lampion.nn.functional.linear(x, w).tanh()
+            if written and k == 4:
+                w.mul_(0.5)
+        return x
+
+    compiled = lampion.compile(fn)
+    x = lampion.randn(20, 128)
+    with lampion.no_grad():
+        for _ in range(3):
+            start = w.clone()
+            want = fn(x)
+            w.copy_(start)
+            got = compiled(x)
+            assert lampion.allclose(got, want, 1e-5, 1e-5)
+    assert any(len(found) == 8 for found in shared) != written

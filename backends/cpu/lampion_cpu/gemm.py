@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from . import blas, direct, onednn, pack, pool
 from .direct import Epilogue
-from .program import Step
+from .program import Packed, Step
 
 ITEMSIZE = {
     "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16,
@@ -31,8 +31,10 @@ _DIRECT_PRODUCT = 64 * 64 * 64
 _DIRECT_ROWS = 16
 _DIRECT_WEIGHTS = 1 << 20
 _STREAM_BYTES = 512 * 1024  # a matrix that misses the L2 cache is read in row order
+_PAGE = 4096  # rows so far apart fall into the same cache sets
 _GRAIN_CYCLES = 20_000  # work worth handing to another thread
 _PACK_ROWS, _PACK_WEIGHTS = 512, 1_500_000
+_SHARE_ROWS, _SHARE_WEIGHTS = 128, 64 * 64  # products that gain if others packed the weights
 
 
 class View(NamedTuple):
@@ -45,10 +47,12 @@ class View(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Steps of a program, and the bytes of its scratch slots in order."""
+    """Steps of a program, the bytes of its scratch slots in order, and what does the same for
+    weights that several products share."""
 
     steps: tuple[Step, ...]
     scratch: tuple[int, ...]
+    packed: Packed | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +147,10 @@ def matmul_steps(
     scratch = Scratch(first_scratch)
     steps: list[Step] = []
     product = _pack_odd(_simplify(product), steps, scratch)
+    shared = None if steps else _shared(product, first_scratch)
     for planner in (_direct, _onednn, _blas):
         if planner(product, steps, scratch):
-            return Plan(tuple(steps), tuple(scratch.sizes))
+            return Plan(tuple(steps), tuple(scratch.sizes), shared)
     return None
 
 
@@ -480,8 +485,8 @@ _DIRECT_STEPS = {
 # --- oneDNN --------------------------------------------------------------------------------
 
 
-def _onednn(p: Product, steps: list[Step], scratch: Scratch) -> bool:
-    """Plan a oneDNN primitive, with the weights reordered first where that pays."""
+def _onednn(p: Product, steps: list[Step], scratch: Scratch, packed: bool = False) -> bool:
+    """Plan a oneDNN primitive, with the weights reordered first where that pays, or `packed`."""
     if p.dtype not in onednn.DTYPES or not onednn.available()[0]:
         return False
     if p.post not in (None, "sum", *onednn.POST_OPS):
@@ -499,7 +504,7 @@ def _onednn(p: Product, steps: list[Step], scratch: Scratch) -> bool:
     bias = None if p.bias is None else _bias_descriptor(p)
     post = (p.post,) if p.post else ()
     bound_b = b
-    packed = _packs_weights(p)
+    packed = packed or _packs_weights(p)
     if packed:
         free = onednn.desc((p.k, p.n), None, p.dtype)
         primitive = onednn.matmul(a, free, c, bias, post)
@@ -533,6 +538,22 @@ def _overlaps(x: Matrix, batch: tuple[int, ...], rows: int, columns: int) -> boo
     sizes, strides = (*batch, rows, columns), (*x.batch, x.row, x.column)
     axes = sorted((t, s) for s, t in zip(sizes, strides, strict=True) if s > 1 and t)
     return any(wide < t * s for (t, s), (wide, _) in itertools.pairwise(axes))
+
+
+def _shared(p: Product, first_scratch: int) -> Packed | None:
+    """The product of few rows in two steps, weights first, if several such products would be
+    faster with weights packed once: whose rows are columns, or whose rows share cache sets."""
+    if p.batch or not 8 <= p.m <= _SHARE_ROWS or p.n * p.k < _SHARE_WEIGHTS or p.c.column != 1 \
+            or p.dtype != "float32":
+        return None
+    if p.b.column == 1 and p.b.row * ITEMSIZE[p.dtype] % _PAGE:
+        return None
+    steps: list[Step] = []
+    scratch = Scratch(first_scratch)
+    if not _onednn(p, steps, scratch, True) or len(steps) != 2:
+        return None
+    span = (p.k - 1) * p.b.row + (p.n - 1) * p.b.column + 1
+    return Packed(tuple(steps), tuple(scratch.sizes), span * ITEMSIZE[p.dtype])
 
 
 def _descriptor(

@@ -47,6 +47,7 @@ def _launch(call: OpCall, plan: Any, name: str) -> Launch | None:
         return None
     made = make_program(plan.steps, "s" * len(call.inputs), [m.span for m in call.outputs],
                         plan.scratch)
+    made.packed = getattr(plan, "packed", None)
     return Launch(made.launch, made.into, [name], made)
 
 

@@ -43,15 +43,26 @@ class Step(NamedTuple):
     grain: int
 
 
+class Packed(NamedTuple):
+    """Steps, of which the first only brings an operand into the form that the others read: its
+    slots begin with (the operand, where it goes). `scratch` are the bytes of the steps' scratch
+    slots, `span` those of the operand."""
+
+    steps: tuple[Step, ...]
+    scratch: tuple[int, ...]
+    span: int
+
+
 class Program:
     """A sequence of kernels with fixed sizes; made by `make_program`.
 
     ``launch(*inputs)`` allocates the outputs and returns them: one storage, a tuple of several, or
     None of none. ``into(*outputs, *inputs)`` writes to storages it is given and returns None.
+    `packed` does the same, for sequences in which several programs pack one operand.
     """
 
-    __slots__ = ("derived", "inputs", "into", "keep", "launch", "nogil", "outputs", "scratch",
-                 "steps")
+    __slots__ = ("derived", "inputs", "into", "keep", "launch", "nogil", "outputs", "packed",
+                 "scratch", "steps")
 
     launch: Callable[..., Any]
     into: Callable[..., None]
@@ -73,6 +84,7 @@ class Program:
         self.scratch = scratch
         self.nogil = nogil
         self.keep = keep
+        self.packed: Packed | None = None
 
     def __repr__(self) -> str:
         sizes = ", ".join(memory.describe_bytes(n) for n in self.outputs)

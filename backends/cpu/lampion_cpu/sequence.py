@@ -18,6 +18,7 @@ from lampion.runtime.backend import Launch
 from .program import Program, Step, make_program
 
 _ALIGN = 64
+_LEAST_SHARED = 4  # products that make it worth packing their weights apart
 
 Place = tuple[int, int]  # a slot, and bytes behind its start
 Part = tuple[Launch, Sequence[Place]]
@@ -69,9 +70,12 @@ def _joined(parts: Sequence[Part], kinds: str, constants: dict[int, Any],
     """(the joint program's `into`, the slots it takes)."""
     used = sorted({k for _, where in parts for k, _ in where if k not in constants})
     place = {k: at for at, k in enumerate(used)}
-    room = max((layout(launch.keep.scratch)[1] for launch, _ in parts), default=0)
-    scratch = (room,) if room else ()
-    first = len(used) + len(scratch)
+    shared = _shared(parts)
+    room = max((layout(_scratch(launch.keep, n in shared))[1]
+                for n, (launch, _) in enumerate(parts)), default=0)
+    scratch = [room] if room else []
+    first = len(used) + len(scratch) + len(set(shared.values()))
+    packed: dict[Any, int] = {}  # slots of packed operands
     derived: dict[tuple[int, int], int] = {}
 
     def slot(source: int, amount: int) -> int:
@@ -80,14 +84,26 @@ def _joined(parts: Sequence[Part], kinds: str, constants: dict[int, Any],
         return first + derived.setdefault((source, amount), len(derived))
 
     steps: list[Step] = []
-    for launch, where in parts:
+    for n, (launch, where) in enumerate(parts):
         program = launch.keep
         letters = "s" * len(program.outputs) + program.inputs
         places = [(-1, _word(constants[k], letter, at)) if k in constants else (place[k], at)
                   for (k, at), letter in zip(where, letters, strict=True)]
-        steps += inlined(program, places, len(used), slot)
+        if n not in shared:
+            steps += inlined(program, places, len(used), slot)
+            continue
+        form, held = program.packed, packed.get(shared[n])
+        if held is None:
+            packed[shared[n]] = held = len(used) + len(scratch)
+            scratch.append(form.scratch[form.steps[0].slots[1] - len(places)])
+            todo = form.steps
+        else:
+            todo = form.steps[1:]
+        every = [*places, *[(len(used), at) for at in layout(_scratch(program, True))[0]]]
+        every[form.steps[0].slots[1]] = (held, 0)
+        steps += _moved(todo, [slot(*place) for place in every])
     made = make_program(
-        steps, "".join(kinds[k] for k in used), (), scratch,
+        steps, "".join(kinds[k] for k in used), (), tuple(scratch),
         nogil=any(launch.keep.nogil for launch, _ in parts),
         keep=([launch.keep for launch, _ in parts], list(constants.values())),
         derived=list(derived))
@@ -103,8 +119,39 @@ def inlined(program: Any, places: Sequence[Place], room: int,
     for source, amount in program.derived:
         from_, at = (-1, 0) if source < 0 else every[source]
         every.append((from_, at + amount))
-    slots = [slot(*place) for place in every]
-    return [step._replace(slots=tuple(slots[s] for s in step.slots)) for step in program.steps]
+    return _moved(program.steps, [slot(*place) for place in every])
+
+
+def _moved(steps: Sequence[Step], slots: Sequence[int]) -> list[Step]:
+    """Steps with other slots for theirs."""
+    return [step._replace(slots=tuple(slots[s] for s in step.slots)) for step in steps]
+
+
+def _shared(parts: Sequence[Part]) -> dict[int, Any]:
+    """By the number of a part what it packs, if enough parts pack that alike and none writes to it
+    between them."""
+    uses: dict[Any, list[int]] = {}
+    writes = []
+    for n, (launch, where) in enumerate(parts):
+        program = launch.keep
+        writes += [(n, k, at, at + size) for (k, at), size in zip(where, program.outputs)]
+        if program.packed is not None:
+            step = program.packed.steps[0]
+            key = (*where[step.slots[0]], program.packed.span, step.fn, step.params)
+            uses.setdefault(key, []).append(n)
+    return {n: key for key, row in uses.items() if len(row) >= _LEAST_SHARED
+            and not any(row[0] <= n <= row[-1] and k == key[0] and start < key[1] + key[2]
+                        and end > key[1] for n, k, start, end in writes) for n in row}
+
+
+def _scratch(program: Any, packed: bool) -> Sequence[int]:
+    """The scratch sizes of a program, or of its form with a packed operand, which has memory of its
+    own."""
+    if not packed:
+        return program.scratch
+    sizes = list(program.packed.scratch)
+    sizes[program.packed.steps[0].slots[1] - len(program.outputs) - len(program.inputs)] = 0
+    return sizes
 
 
 def layout(scratch: Sequence[int]) -> tuple[list[int], int]:
