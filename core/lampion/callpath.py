@@ -574,6 +574,8 @@ def _attribute(p: R.Param, v: Any) -> Any:
         return resolve(v)
     if type(v) is type and p.name == "dtype":
         return of_type(v)
+    if isinstance(v, tracing.Seen):
+        return int.__pos__(v)
     return v
 
 
@@ -632,6 +634,8 @@ def call_view(op: R.ViewOp, values: list[Any]) -> Any:
         op.plans[key] = p
     if p.meta is None:
         return op.compose(source, *rest)
+    if tracing.active:
+        tracing.active[-1].viewed(p)
     d0 = source.data_
     r = object.__new__(NS["Tensor"])
     r.data_ = d0 if p.offset == 0 else d0.view(p.offset)

@@ -36,6 +36,7 @@ from .replay import replayed
 from .runtime import tracing
 from .runtime.backend import UNCOUNTED, counted, host_read
 from .runtime.devices import resolve
+from .runtime.tracing import active as _active
 
 _new = object.__new__
 # How one element of a dtype is read from its bytes.
@@ -109,20 +110,27 @@ class Tensor:
     @property
     def shape(self) -> Size:
         """The size of every dim."""
-        return Size(self.meta.shape)
+        row = self.meta.shape
+        return Size(_active[-1].sizes(row) if _active else row)
 
     def size(self, dim: int | None = None) -> Any:
         """The shape, or the size of one dim."""
-        if dim is None:
-            return Size(self.meta.shape)
-        from .base.meta import wrap_dim
+        row = self.meta.shape
+        if dim is not None:
+            from .base.meta import wrap_dim
 
-        m = self.meta
-        return m.shape[wrap_dim(dim, m.ndim)] if m.ndim else m.shape[dim]
+            k = wrap_dim(dim, len(row)) if row else dim
+            row = row[k:k + 1] if row else row[k]  # type: ignore[assignment]
+        if _active:
+            row = _active[-1].sizes(row)  # type: ignore[assignment]
+        return Size(row) if dim is None else row[0]
 
     def stride(self, dim: int | None = None) -> Any:
         """Strides in elements, or that of one dim."""
-        return self.meta.strides if dim is None else self.meta.strides[dim]
+        row = self.meta.strides if dim is None else (self.meta.strides[dim],)
+        if _active:
+            row = _active[-1].sizes(row)  # type: ignore[assignment]
+        return row if dim is None else row[0]
 
     @property
     def dtype(self) -> dtype:
@@ -147,7 +155,8 @@ class Tensor:
 
     def numel(self) -> int:
         """Number of elements."""
-        return self.meta.numel
+        n = self.meta.numel
+        return _active[-1].sizes((n,))[0] if _active else n
 
     nelement = numel
 
@@ -196,7 +205,10 @@ class Tensor:
     def __len__(self) -> int:
         if not self.meta.shape:
             raise TypeError("len() of a 0-d tensor")
-        return self.meta.shape[0]
+        n = self.meta.shape[0]
+        if _active:
+            _active[-1].length(n)
+        return n
 
     @property
     def _version(self) -> int:

@@ -133,6 +133,12 @@ def _dynamo() -> dict[str, Any]:
     same = {n: getattr(compiler, n) for n in (
         "allow_in_graph", "assume_constant_result", "disable", "explain", "is_compiling",
         "list_backends", "reset", "substitute_in_graph")}
+    def optimize(backend: Any = "inductor", *, nopython: bool = False,
+                 dynamic: bool | None = None, disable: bool = False, **kwargs: Any) -> Any:
+        """A decorator that compiles."""
+        return lambda fn: compiler.compile(fn, fullgraph=nopython, dynamic=dynamic,
+                                           backend=backend, disable=disable)
+
     nothing = dict.fromkeys(("mark_dynamic", "maybe_mark_dynamic", "mark_static",
                              "mark_static_address", "set_recursion_limit"),
                             lambda *args, **kwargs: None)
@@ -140,6 +146,8 @@ def _dynamo() -> dict[str, Any]:
                                "disable_nested_graph_breaks", "nonstrict_trace",
                                "dont_skip_tracing"), compiler._same)
     return {**same, **nothing, **passed_on, "config": module("torch._dynamo.config"),
+            "optimize": optimize, "register_backend": compiler.register_backend,
+            "optimize_assert": lambda backend, **kwargs: optimize(backend, nopython=True),
             "set_stance": compiler.set_stance, "graph_break": graph_break, **_eval_frame()}
 
 

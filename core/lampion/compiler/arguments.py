@@ -140,37 +140,38 @@ def take_apart(x: Any, key: list[Any], tensors: list[Any], keep: list[Any]) -> N
         keep.append(x)
 
 
-def rebuild(x: Any, new: Callable[[Any], Any], keep: bool = False) -> Any:
+def rebuild(x: Any, new: Callable[[Any], Any], keep: bool = False,
+            leaf: Callable[[Any], Any] | None = None) -> Any:
     """`x` with every tensor t replaced by new(t); so are the numbers that a `Read` stands for, and
-    an `Object` by the object, unless `keep`."""
+    an `Object` by the object, unless `keep`. What holds no tensors is replaced by leaf(it)."""
     t = type(x)
     if isinstance(x, NS["BaseTensor"]) or t is Read:
         return new(x)
     if t is list:
-        return [rebuild(y, new, keep) for y in x]
+        return [rebuild(y, new, keep, leaf) for y in x]
     if isinstance(x, tuple):
-        parts = [rebuild(y, new, keep) for y in x]
+        parts = [rebuild(y, new, keep, leaf) for y in x]
         return t._make(parts) if hasattr(t, "_make") else (
             tuple(parts) if t is tuple else t(parts))
     if t is dict:
-        return {k: rebuild(y, new, keep) for k, y in x.items()}
+        return {k: rebuild(y, new, keep, leaf) for k, y in x.items()}
     if isinstance(x, dict):
         if dataclasses.is_dataclass(x):  # an ordered dict whose fields are its items
-            return t(**{k: rebuild(y, new, keep) for k, y in x.items()})
+            return t(**{k: rebuild(y, new, keep, leaf) for k, y in x.items()})
         made = t.__new__(t)
-        dict.update(made, {k: rebuild(y, new, keep) for k, y in x.items()})
+        dict.update(made, {k: rebuild(y, new, keep, leaf) for k, y in x.items()})
         return made
     if t is Object:
-        attributes = {k: rebuild(y, new, keep) for k, y in x.attributes.items()}
+        attributes = {k: rebuild(y, new, keep, leaf) for k, y in x.attributes.items()}
         if keep:
             return Object(x.cls, attributes)
         made = object.__new__(x.cls)
         made.__dict__.update(attributes)
         return made
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
-        return dataclasses.replace(x, **{f.name: rebuild(getattr(x, f.name), new, keep)
+        return dataclasses.replace(x, **{f.name: rebuild(getattr(x, f.name), new, keep, leaf)
                                          for f in dataclasses.fields(x) if f.init})
-    return x
+    return x if leaf is None else leaf(x)
 
 
 def results_of(x: Any, tensors: list[Any]) -> None:

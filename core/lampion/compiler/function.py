@@ -29,6 +29,7 @@ from ..ops import plans as P
 from ..runtime import tracing
 from ..tensor import empty_meta
 from . import arguments, names
+from .dynamic import WHOLE, Template, Unfit, pattern
 from .fusion import fuse
 from .graph import Buffer, Call, Graph, Late, Ref
 from .guards import World, is_module, ours, same_memory, watched
@@ -37,12 +38,15 @@ from .joining import join_in_place, merge_products
 from .passes import drop_dead, elide_copies, functionalize, share_common
 from .program import Program, build
 from .results import Argument, New, Number, Same, maker
+from .sizes import looked, plain
 from .trace import GraphBreak, Trace, fact
 
 _changes = tracing.changes
 _CONTAINERS = ("ModuleList", "ModuleDict", "OptimizedModule")
 CACHE_SIZE = 32  # kinds of calls of which none came twice, before new ones run eagerly
 MOST_ENTRIES = 512
+MOST_MISSES = 8  # samples of other sizes from which nothing could be learnt
+MOST_TRIES = 4  # pairs of earlier samples that a new one is compared with
 
 
 def _log_graph(graph: Graph) -> None:
@@ -73,6 +77,9 @@ class Entry:
         self.world, self.reason = world, reason
         self.parts: list[tuple[dict[str, Any], Compiled]] = []  # what is compiled instead
         self.programs: tuple[Program, ...] = ()
+        self.result: Any = None  # its structure
+        self.made: Sequence[Any] = ()  # how its tensors are made
+        self.sizes: Any = None  # what the function found out about sizes
         self.held: list[tuple[Any, Any, Any]] = []  # (tensor, its storage, its node)
         self.grads: list[tuple[Any, Any]] = []  # (leaf, the meta of its gradient or None)
         self.checks: list[tuple[int, Meta, Exception]] = []  # places of flags that raise an error
@@ -146,6 +153,7 @@ class Whole(Entry):
         super().__init__(world)
         self.programs = (program,)
         self.program, self.make = program.run, maker(result, made)
+        self.result, self.made = result, made
 
     def run(self, tensors: Sequence[Any]) -> Any:
         storages = self.program([t.data_ for t in tensors])
@@ -162,6 +170,7 @@ class Split(Entry):
         super().__init__(world)
         self.programs = (forward, backward.program)
         self.forward, self.backward, self.make = forward.run, backward, maker(result, made)
+        self.result, self.made = result, made
 
     def run(self, tensors: Sequence[Any]) -> Any:
         storages = self.forward([t.data_ for t in tensors])
@@ -184,9 +193,10 @@ class Compiled:
     """A callable that runs `fn` as compiled programs. Made by `lampion.compile`."""
 
     def __init__(self, fn: Callable[..., Any], *, fullgraph: bool = False,
-                 options: dict[str, Any] | None = None, target: Any = None) -> None:
+                 dynamic: bool | None = None, options: dict[str, Any] | None = None,
+                 target: Any = None) -> None:
         functools.update_wrapper(self, fn)
-        self.fn, self.fullgraph = fn, fullgraph
+        self.fn, self.fullgraph, self.dynamic = fn, fullgraph, dynamic
         self.options = options or {}
         self.target = fn if target is None else target
         self.name = getattr(fn, "__qualname__", type(fn).__name__) if target is None else \
@@ -203,6 +213,9 @@ class Compiled:
         self.said: set[str] = set()
         self.calls: dict[Any, int] = {}  # of kinds that are not traced yet
         self.budget = self.options.get("cache_size", CACHE_SIZE)
+        self.samples: dict[Any, list[Any]] = {}  # traced kinds that differ in sizes alone
+        self.templates: dict[Any, list[Template]] = {}
+        self.misses: dict[Any, int] = {}  # samples of which no template came
 
     def _too_many(self) -> str:
         return (f"{self.options.get('cache_size', CACHE_SIZE)} kinds of calls (shapes, numbers, "
@@ -210,7 +223,7 @@ class Compiled:
                 "Give it tensors of fewer shapes, and numbers that change as tensors")
 
     def __reduce__(self) -> Any:
-        return (_restored, (self.fn, self.fullgraph, self.options))
+        return (_restored, (self.fn, self.fullgraph, self.options, self.dynamic))
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
@@ -243,7 +256,10 @@ class Compiled:
         keep: list[Any] = []
         try:
             for a in args:
-                arguments.take_apart(a, key, tensors, keep)
+                if type(a) is int:
+                    key.append((WHOLE, a))
+                else:
+                    arguments.take_apart(a, key, tensors, keep)
             if kwargs:
                 arguments.take_apart(kwargs, key, tensors, keep)
             where = tuple(key)
@@ -263,14 +279,64 @@ class Compiled:
                     return self._in_parts(entry.parts, args, kwargs)
                 self._remember(entry, args, tensors)
                 return entry.run(tensors)
+        if self.templates:
+            further = self._further(where, tensors, keep)
+            if further is not None:
+                if further.apart and _overlap(tensors):
+                    return self.fn(*args, **kwargs)
+                self._remember(further, args, tensors)
+                return further.run(tensors)
         return self._trace(where, args, kwargs, tensors, keep)
+
+    def _further(self, where: Any, tensors: list[Any], keep: list[Any]) -> Entry | None:
+        """An entry for sizes that were not traced, if those that were tell how it looks."""
+        shape, numbers = pattern(where)
+        for template in self.templates.get(shape, ()):
+            if not template.entry.holds():
+                continue
+            entry: Entry | None = template.make(numbers)
+            if entry is not None and entry.holds() and entry.fits(tensors):
+                entry.keep, entry.used = keep, True
+                self._make_room()
+                self.entries.setdefault(where, []).append(entry)
+                return entry
+        return None
+
+    def _sample(self, where: Any, entry: Entry) -> None:
+        """Remember a traced entry; if earlier ones differ from it in sizes alone, learn from them
+        how it looks for other sizes."""
+        shape, numbers = pattern(where)
+        rows = self.samples.setdefault(shape, [])
+        rows.append((entry, numbers))
+        if self.misses.get(shape, 0) > MOST_MISSES:
+            del rows[:-1]
+            return
+        for a, b in [(a, b) for k, b in enumerate(rows[:-1]) for a in rows[:k]][-MOST_TRIES:]:
+            try:
+                found = Template([a, b, rows[-1]])
+            except Unfit as e:
+                get_logger("compile").debug("sizes", function=self.name, reason=str(e))
+                continue
+            self.templates.setdefault(shape, []).append(found)
+            self.budget += 3
+            del rows[:]
+            return
+        if len(rows) > 2:
+            self.misses[shape] = self.misses.get(shape, 0) + 1
+            del rows[:-5]
+
+    def _make_room(self) -> None:
+        if sum(map(len, self.entries.values())) >= MOST_ENTRIES:
+            self.entries.pop(next(iter(self.entries)))
+            self.quick.clear()
 
     def _remember(self, entry: Entry, args: Any, tensors: list[Any]) -> None:
         """Let calls find an entry by the metas of their arguments alone, if these are tensors. An
         entry that writes to none of them is right for tensors that share memory, too."""
-        if (len(tensors) == len(args) and all(map(operator.is_, args, tensors))
-                and not (entry.apart or entry.typed or entry.facts or entry.same or NS["modes"]
-                         or mode.inference)
+        if (names._stance[0] == "default" and len(tensors) == len(args)
+                and all(map(operator.is_, args, tensors)) and not (
+                    entry.apart or entry.typed or entry.facts or entry.same or NS["modes"]
+                    or mode.inference)
                 and len({id(t.data_) for t in tensors}) == len(tensors)
                 and all(type(t) is NS["Tensor"] for t in tensors)):
             self.quick[(mode.enabled, dt._default, *[t.meta for t in tensors],
@@ -310,7 +376,8 @@ class Compiled:
             elif "forward" not in m.__dict__ and (inside or not ours(type(m))):
                 made = self.made.get(id(m))
                 if made is None:
-                    made = self.made[id(m)] = Compiled(m.forward, options=self.options, target=m)
+                    made = self.made[id(m)] = Compiled(m.forward, dynamic=self.dynamic,
+                                                       options=self.options, target=m)
                     names._made.add(made)
                 out.append((m.__dict__, made))
         return out
@@ -325,6 +392,11 @@ class Compiled:
 
     def _trace(self, where: Any, args: Any, kwargs: Any, tensors: list[Any],
                keep: list[Any]) -> Any:
+        if names._stance[0] != "default":
+            if names._stance[0] == "fail_on_recompile":
+                raise RuntimeError(f"{self.name} would be compiled for this call, but the stance "
+                                   "is fail_on_recompile")
+            return self.fn(*args, **kwargs)
         if not self.budget:
             if self.fullgraph:
                 raise GraphBreak(f"{self.name}: {self._too_many()}")
@@ -341,9 +413,7 @@ class Compiled:
                     self.calls.clear()
                 return self.fn(*args, **kwargs)
         self.budget -= 1
-        if sum(map(len, self.entries.values())) >= MOST_ENTRIES:
-            self.entries.pop(next(iter(self.entries)))
-            self.quick.clear()
+        self._make_room()
         tracer = Tracing(self, args, kwargs, tensors)
         result = tracer.run()
         entry = tracer.entry
@@ -355,6 +425,8 @@ class Compiled:
             if entry.moved and any(e.moved for e in others):
                 entry.world = None  # it does so every time
                 others.clear()
+        elif self.dynamic is not False:
+            self._sample(where, entry)
         others.append(entry)
         return result
 
@@ -374,8 +446,8 @@ def _overlap(tensors: Sequence[Any]) -> bool:
     return any(a[1] > b[0] for a, b in pairwise(spans))
 
 
-def _restored(fn: Any, fullgraph: bool, options: Any) -> Compiled:
-    return Compiled(fn, fullgraph=fullgraph, options=options)
+def _restored(fn: Any, fullgraph: bool, options: Any, dynamic: Any = None) -> Compiled:
+    return Compiled(fn, fullgraph=fullgraph, options=options, dynamic=dynamic)
 
 
 class Tracing:
@@ -422,7 +494,7 @@ class Tracing:
         world = World(owner.target, [*args, *kwargs.values()])
         NS.get("autocast_clear", int)()  # casts that are kept would pass for constants
         trace = Trace(owner.name, [instead.get(id(t), t) for t in self.tensors], owner.fullgraph,
-                      owner.code, self.tensors)
+                      owner.code, self.tensors, owner.dynamic is not False)
         if world.reason:
             trace.fail(world.reason)
         named = [n for t in self.tensors for n in t.__dict__ if n in world.names]
@@ -431,7 +503,14 @@ class Tracing:
         entry: Entry | None = None
         with trace:
             with watched(trace):
-                result = owner.fn(*args, **kwargs)
+                if trace.dynamic:  # numbers among the arguments are sizes, too
+                    args = tuple([trace.seen.read(a) if type(a) is int else a for a in args])
+                try:
+                    result = owner.fn(*args, **kwargs)
+                finally:
+                    trace.seen.close()
+            if looked(result):
+                result = arguments.rebuild(result, lambda t: t, True, plain)
             trace.finish()
             moved = world.moved()
             if moved:
@@ -448,6 +527,7 @@ class Tracing:
             self.entry.moved = bool(moved)
             return self._own(result)
         self.entry = entry
+        entry.sizes = trace.seen
         entry.checks = self.checks
         entry.leaves = [node for node, leaf in trace.leaves.items() if leaf.known]
         entry.held = [(t, t.data_.base, t.node) for t in trace.held.values()

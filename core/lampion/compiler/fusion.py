@@ -238,7 +238,7 @@ def _kernel(calls: Sequence[Call], read: set[Buffer]) -> Call:
     metas = tuple(x.meta if type(x) is Ref else _INT64 for x in inputs)
     call = OpCall(name, metas, {}, tuple(w.meta for w in outs), where)
     return Call(f"fused({', '.join(c.op for c in calls)})", call, launch, tuple(inputs),
-                tuple(outs), where=calls[-1].where, kernel=kernel)
+                tuple(outs), where=calls[-1].where, kernel=kernel, kernels=program)
 
 
 __all__ = ["fuse", "values_of"]

@@ -98,6 +98,7 @@ class Call:
     where: str = ""  # the user's line
     kernel: Any = None  # of a fused call
     part: int = 0  # calls of different parts are not shared: one recomputes for the other
+    kernels: Any = None  # the kernel program that the launch was made of, if the compiler made it
 
     @property
     def refs(self) -> Iterator[Ref]:

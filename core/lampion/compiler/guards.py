@@ -121,6 +121,8 @@ class World:
             if ours(x) or x.__name__.partition(".")[0] in sys.stdlib_module_names:
                 return
             self._seen.add(id(x))
+            if "site-packages" in (getattr(x, "__file__", None) or ""):
+                depth = max(depth, _DEPTH - 2)  # not far into libraries
             self._spaces.append((x.__dict__, depth))
         elif depth <= _NEAR and hasattr(type(x), "__next__") and (
                 ours(type(x)) or type(x).__module__ == "itertools"):

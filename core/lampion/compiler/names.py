@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import Any
 
 from ..runtime import tracing
@@ -16,6 +15,7 @@ _made: weakref.WeakSet[Any] = weakref.WeakSet()
 _BACKENDS = ("lampion", "inductor", "eager", "aot_eager", "")
 _MODES = ("default", "reduce-overhead", "max-autotune")
 _stance = ["default"]
+_registered: dict[str, Callable[..., Any]] = {}
 
 
 def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None = None,
@@ -31,9 +31,11 @@ def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None 
     Args:
         model: a function, a method or a module; the latter is returned as a module.
         fullgraph: raise where something cannot be compiled, instead of running it eagerly.
-        dynamic: accepted; every combination of shapes has a program of its own.
-        backend: "lampion" ("inductor" means the same); "eager" runs the function as it is; a
-            function `backend(module, example_inputs)` is not supported.
+        dynamic: None or True: programs of three sizes become one for all sizes, if nothing else
+            differs. False: every combination of shapes has a program of its own.
+        backend: "lampion" ("inductor" means the same); "eager" and "aot_eager" run the function as
+            it is; a function `backend(graph_module, example_inputs)`, or the name under which one
+            was registered, is given an `fx.GraphModule` and gives what is called instead.
         mode: accepted, one of PyTorch's.
         options: {"cache_size": n}: after n (32) kinds of calls of which none came twice, new ones
             run eagerly.
@@ -57,7 +59,9 @@ def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None 
                                  mode=mode, options=options, disable=disable)
     if not callable(model):
         raise RuntimeError(f"compile expects a function or a module, not {type(model).__name__}")
-    if backend not in _BACKENDS:
+    if isinstance(backend, str):
+        backend = _registered.get(backend, backend)
+    if not callable(backend) and backend not in _BACKENDS:
         raise RuntimeError(f"Invalid backend: {backend!r}, should be one of: {list_backends()}")
     if disable or backend in ("eager", "aot_eager"):
         return model
@@ -65,10 +69,16 @@ def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None 
     from .guards import is_module
 
     if is_module(model):
-        made = model._optimized(fullgraph=fullgraph, options=options)
+        made = model._optimized(fullgraph=fullgraph, dynamic=dynamic, options=options,
+                                backend=backend if callable(backend) else None)
         _made.add(made._compiled)
         return made
-    compiled = Compiled(model, fullgraph=fullgraph, options=options)
+    if callable(backend):
+        from .handed import Handed
+
+        compiled: Any = Handed(model, backend)
+    else:
+        compiled = Compiled(model, fullgraph=fullgraph, dynamic=dynamic, options=options)
     _made.add(compiled)
     return compiled
 
@@ -143,24 +153,62 @@ def explain(fn: Any, *args: Any, **kwargs: Any) -> Any:
 
 def list_backends(exclude_tags: Any = ("debug", "experimental")) -> list[str]:
     """The names for `compile(backend=...)`."""
-    return ["lampion", "inductor", "eager"]
+    names = ["lampion", "inductor", *_registered]
+    return names if "debug" in (exclude_tags or ()) else [*names, "eager", "aot_eager"]
 
 
-@contextmanager
-def set_stance(stance: str = "default", **options: Any) -> Any:
-    """A block in which compiled functions run eagerly ("force_eager"); other stances change
-    nothing."""
-    if stance not in ("default", "force_eager", "eager_on_recompile", "fail_on_recompile"):
-        raise RuntimeError(f"invalid torch.compiler stance {stance!r}")
-    from ..callpath import NS
+def register_backend(compiler_fn: Any = None, name: str | None = None,
+                     tags: Any = ()) -> Any:
+    """Give a function `backend(graph_module, example_inputs)` a name for `compile(backend=name)`;
+    a decorator without the function."""
+    if compiler_fn is None:
+        return lambda f: register_backend(f, name, tags)
+    _registered[name or compiler_fn.__name__] = compiler_fn
+    return compiler_fn
 
-    before, _stance[0] = _stance[0], stance
-    NS["modes"] += 1  # calls that went straight to their program look at the stance
-    try:
-        yield
-    finally:
-        NS["modes"] -= 1
-        _stance[0] = before
+
+class set_stance:
+    """What compiled functions do from now on, or in a block: "default"; "force_eager": run
+    eagerly; "eager_on_recompile": run the programs there are, and eagerly where there is none;
+    "fail_on_recompile": raise RuntimeError there.
+
+    >>> f = lampion.compile(lambda x: x + 1)
+    >>> with lampion.compiler.set_stance("force_eager"):
+    ...     f(lampion.ones(1))
+    tensor([2.])
+    """
+
+    def __init__(self, stance: str = "default", *, skip_guard_eval_unsafe: bool = False,
+                 force_backend: Any = None) -> None:
+        if stance not in ("default", "force_eager", "eager_on_recompile", "fail_on_recompile"):
+            raise RuntimeError(f"invalid torch.compiler stance {stance!r}")
+        self.stance, self.before = stance, _stance[0]
+        _put(stance)
+
+    def __enter__(self) -> None:
+        _put(self.stance)
+
+    def __exit__(self, *error: Any) -> None:
+        _put(self.before)
+
+    def __call__(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """The function in a block of this stance."""
+        import functools
+
+        _put(self.before)
+
+        @functools.wraps(fn)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with set_stance(self.stance):
+                return fn(*args, **kwargs)
+
+        return run
+
+
+def _put(stance: str) -> None:
+    _stance[0] = stance
+    for compiled in list(_made):  # calls that went straight to their program look at the stance
+        getattr(compiled, "quick", {}).clear()
 
 
 def __getattr__(name: str) -> Any:
@@ -169,7 +217,6 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["allow_in_graph", "assume_constant_result", "compile",
-           "disable", "explain", "is_compiling", "is_dynamo_compiling", "is_exporting",
-           "list_backends",
-           "reset", "set_stance", "substitute_in_graph", "wrap_numpy"]
+__all__ = ["allow_in_graph", "assume_constant_result", "compile", "disable", "explain",
+           "is_compiling", "is_dynamo_compiling", "is_exporting", "list_backends",
+           "register_backend", "reset", "set_stance", "substitute_in_graph", "wrap_numpy"]

@@ -87,7 +87,8 @@ def explain(fn: Callable[..., Any], *given: Any, **options: Any) -> Any:
         known = fn if isinstance(fn, function.Compiled) else getattr(fn, "_compiled", None)
         if known is not None:
             target = None if known.target is known.fn else known.target
-            fresh = function.Compiled(known.fn, options=known.options, target=target)
+            fresh = function.Compiled(known.fn, options=known.options, target=target,
+                                      dynamic=known.dynamic)
         elif is_module(fn):
             fresh = function.Compiled(lambda *a, **k: fn(*a, **k), target=fn)
         else:

@@ -25,6 +25,7 @@ from ..runtime.backend import host_readers, host_writers
 from .arguments import Read
 from .graph import Buffer, Call, Graph, HostCall, Item, Late, Ref, SetGrads
 from .reads import returned
+from .sizes import Sizes, user
 
 _GENERATED = "generated from the kernel IR"
 
@@ -52,7 +53,8 @@ class Trace(tracing.Tracer):
     """
 
     def __init__(self, name: str, arguments: Sequence[Any], strict: bool = False,
-                 code: Any = None, originals: Sequence[Any] = ()) -> None:
+                 code: Any = None, originals: Sequence[Any] = (),
+                 dynamic: bool = True) -> None:
         self.name, self.strict = name, strict
         self.code = code  # of the function, if it is one
         self.checks: list[tuple[Any, Exception]] = []  # flags that have to be false
@@ -60,6 +62,7 @@ class Trace(tracing.Tracer):
         self.reads: list[Read] = []  # numbers that it read in order to return them
         self.thread = threading.get_ident()
         self.reason = ""
+        self.dynamic, self.seen = dynamic, Sizes()
         self.places = {id(t): k for k, t in reversed(list(enumerate(arguments)))}
         self.originals = originals or arguments
         self.arguments = {id(t.data_.base): t for t in reversed(arguments)}
@@ -151,6 +154,23 @@ class Trace(tracing.Tracer):
             if b is None or b.kind != "made":
                 self.fail(f"{what} of a tensor is read")
         return t
+
+    def sizes(self, row: Sequence[int]) -> Sequence[int]:
+        if not self.dynamic or not self._mine() or not user(sys._getframe(2)):
+            return row
+        return tuple([self.seen.read(n) for n in row])
+
+    def decided(self, name: str, a: int, b: int) -> None:
+        if self.dynamic and self._mine():
+            self.seen.decided(name, a, b)
+
+    def viewed(self, plan: Any) -> None:
+        if self.dynamic and self._mine():
+            self.seen.views.append(plan)
+
+    def length(self, n: int) -> None:
+        if self._mine() and user(sys._getframe(2)):
+            self.seen.pin(n)
 
     def check(self, bad: Any, error: Exception) -> bool:
         if not self._mine() or bad.meta.virtual:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..base import dtype as dt
 from ..base.meta import contiguous_strides, wrap_dim
 from ..ir.kernel import Program
+from ..runtime import tracing
 from . import batch_rules
 from . import views as V
 from .region import copy_call, touch
@@ -220,6 +221,7 @@ def split(input, split_size_or_sections, dim=0):
                                f"size of {n}")
         return (V.slice_dim.fn(input, d, 0, 0, 1),)
     part = V.slice_dim.fn
+    tracing.decided("floordiv", -n, size)
     return tuple([part(input, d, k, min(k + size, n), 1) for k in range(0, n, size)]
                  or [part(input, d, 0, 0, 1)])
 
@@ -259,6 +261,7 @@ def chunk(input, chunks, dim=0):
         raise RuntimeError(f"chunk expects `chunks` to be greater than 0, got: {chunks}")
     d = wrap_dim(dim, m.ndim)
     size = -(-m.shape[d] // chunks)
+    tracing.decided("mod", m.shape[d], chunks)
     if size == 0:
         return split_with_sizes.fn(input, [0] * chunks, d)
     return split.fn(input, size, d)
@@ -287,8 +290,12 @@ def tensor_split(input, indices_or_sections=None, dim=0, *, indices=None, sectio
         if what <= 0:
             raise RuntimeError(f"number of sections must be larger than 0, got {what}")
         small, extra = divmod(n, what)
+        tracing.decided("mod", n, what)
         return split_with_sizes.fn(input, [small + (k < extra) for k in range(what)], d)
     stops = [*[slice(0, int(k)).indices(n)[1] for k in what], n]
+    for k in what:
+        tracing.decided("lt", k, n)
+        tracing.decided("lt", k, -n)
     out, at = [], 0
     for s in stops:
         out.append(V.slice_dim.fn(input, d, at, max(at, s), 1))
@@ -459,6 +466,7 @@ def _chunk_cat(tensors, dim, num_chunks):
     for t in tensors:
         m = t.meta
         missing = -m.shape[d] % num_chunks
+        tracing.decided("mod", m.shape[d], num_chunks)
         if missing:
             zeros = t.new_zeros(m.shape[:d] + (missing,) + m.shape[d + 1:])
             t = cat.fn([t, zeros], d)

@@ -274,7 +274,13 @@ def slice_range(input, dim=0, start=None, end=None, step=1):
     if step <= 0:
         raise RuntimeError("slice step must be positive")
     d = wrap_dim(dim, m.ndim)
-    a, b, _ = slice(start, end, step).indices(m.shape[d])
+    n = m.shape[d]
+    a, b, _ = slice(start, end, step).indices(n)
+    for k in (start, end):
+        if k is not None:
+            tracing.decided("lt", k, n)
+            tracing.decided("lt", k, -n)
+    tracing.decided("lt", a, b)
     return V.slice_dim.fn(input, d, a, max(a, b), step)
 
 

@@ -10,6 +10,7 @@ from ..base.limits import check_fits
 from ..base.meta import meta
 from ..ir import expr as E
 from ..ir.kernel import Program
+from ..runtime import tracing
 from ..runtime.lowering import Nest
 from . import batch_rules, checks
 from . import views as V
@@ -105,6 +106,8 @@ def constant_pad_nd(input, pad, value=0):
             raise RuntimeError(f"The input size {size}, plus negative padding {a} and {b} resulted "
                                "in a negative output size, which is invalid. Check dimension "
                                f"{d} of your input.")
+        tracing.decided("lt", size, -a)
+        tracing.decided("lt", size, -b)
         if a < 0 or b < 0:
             start, stop = max(-a, 0), max(size - max(-b, 0), 0)
             input = V.slice_dim.fn(input, d, min(start, stop), stop, 1)

@@ -46,7 +46,7 @@ class Plan:
     """
 
     __slots__ = ("op", "call", "launch", "into", "metas", "meta", "diff", "packs", "attrs",
-                 "chosen", "vjp", "cache", "launch_of")
+                 "chosen", "vjp", "cache", "launch_of", "given")
 
     def __init__(self, op: R.Op, call: OpCall, launch: Launch | None, chosen: str) -> None:
         self.op, self.call, self.chosen = op, call, chosen
@@ -62,6 +62,8 @@ class Plan:
             told(self)
         self.vjp: Callable[..., Any] | None = None
         self.cache: dict[Any, Any] = {}
+        # (function, op, operands, further arguments) that made it, to plan it for other sizes
+        self.given: tuple[Any, Any, Sequence[Any], Sequence[Any]] | None = None
 
 
 class ViewPlan:
@@ -188,7 +190,9 @@ def elementwise_plan(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[s
         launch = guard_division(op, call, launch)
     if op.fitting[0]:
         launch = guard_range(op, call, launch)
-    return _elementwise(op, call, attrs, compute, launch, chosen)
+    plan = _elementwise(op, call, attrs, compute, launch, chosen)
+    plan.given = elementwise_plan, op, operands, (attrs, outputs)
+    return plan
 
 
 def elementwise_call(op: R.ElementwiseOp, operands: Sequence[Any], attrs: dict[str, Any],
@@ -386,13 +390,7 @@ def choose(op: R.Op, call: OpCall, lower: Callable[[], Any] | None, form: str = 
         if "kernel-ir" in caps.features and not missing:
             program = lower()
             if program is not None:
-                sizes = [m.span for m in call.outputs]
-                if program.status:
-                    launch = backend.program(program, [*sizes, 8 * program.status], call.device)
-                    launch = guarded(op, call, launch, backend, program.status)
-                else:
-                    launch = backend.program(program, sizes, call.device)
-                return launch, "generated from the kernel IR"
+                return generated(op, call, program), "generated from the kernel IR"
         if missing:
             return None, f"device {call.device} has no {missing[0]!r}"
     host = getattr(op, "host", None)
@@ -400,6 +398,19 @@ def choose(op: R.Op, call: OpCall, lower: Callable[[], Any] | None, form: str = 
             call.device.index or 0).features:
         return host_launch(call, host(call), backend), "function of the host"
     return None, f"backend {backend.name!r} has no kernel for {op.qualname!r}"
+
+
+def generated(op: R.Op, call: OpCall, program: Any) -> Launch:
+    """The launch of a kernel program."""
+    backend = backend_of(call.device)
+    sizes = [m.span for m in call.outputs]
+    if program.status:
+        inner = backend.program(program, [*sizes, 8 * program.status], call.device)
+        launch = guarded(op, call, inner, backend, program.status)
+    else:
+        launch = backend.program(program, sizes, call.device)
+    launch.program = program
+    return launch
 
 
 def guarded(op: R.Op, call: OpCall, inner: Launch, backend: Any, words: int) -> Launch:
@@ -503,6 +514,7 @@ def kernel_plan(op: R.KernelOp, values: Sequence[Any], outputs: Sequence[Meta] |
     decided(op, call, launch, chosen)
     plan = Plan(op, call, launch, chosen)
     plan.packs = _Packs(lambda needs: _kernel_pack(op))
+    plan.given = kernel_plan, op, values, (outputs, update)
     return plan
 
 

@@ -11,6 +11,7 @@ from ..base import dtype as dt
 from ..base.meta import broadcast_shapes, dense_strides_like, meta, wrap_dim, wrap_dims
 from ..ir import expr as E
 from ..ir.kernel import Program
+from ..runtime import tracing
 from ..runtime.lowering import Nest, convert
 from . import batch_rules
 from . import views as V
@@ -110,6 +111,7 @@ def roll(input, shifts, dims=None):
                                f"{len(shifts)}, dims:0")
         flat = input.reshape((-1,))
         n = flat.meta.numel
+        tracing.decided("mod", shifts[0], n or 1)
         return roll_dims.fn(flat, (shifts[0] % n if n else 0,), (0,)).reshape(input.meta.shape)
     if len(shifts) != len(dims):
         raise RuntimeError(f"shifts and dimensions must align. shifts: {len(shifts)}, "
@@ -120,6 +122,7 @@ def roll(input, shifts, dims=None):
     for s, d in zip(shifts, dims):
         d = wrap_dim(d, input.meta.ndim)
         n = input.meta.shape[d]
+        tracing.decided("mod", total.get(d, 0) + s, n or 1)
         total[d] = (total.get(d, 0) + s) % n if n else 0
     if not input.meta.ndim:
         return input.clone()

@@ -122,15 +122,16 @@ class Launch:
     `into(*outputs, *inputs)` writes into given storages. Inputs are Storages and Python numbers.
     Both must raise before they write when an argument is of the wrong kind. `inner` belongs to a
     launch that looks at status words afterwards: the launch without the look, whose last output
-    they are, and their bytes.
+    they are, and their bytes. `program` is the kernel program that it was compiled from, if it was.
     """
 
-    __slots__ = ("launch", "into", "kernels", "keep", "inner")
+    __slots__ = ("launch", "into", "kernels", "keep", "inner", "program")
 
     def __init__(self, launch: Callable[..., Any], into: Callable[..., None],
                  kernels: Sequence[str] = (), keep: Any = None,
                  inner: tuple["Launch", int] | None = None) -> None:
         self.inner = inner
+        self.program: Any = None
         self.launch = launch
         self.into = into
         self.kernels = tuple(kernels)

@@ -48,6 +48,19 @@ class Tracer(Protocol):
         its meta does not tell."""
         return t
 
+    def sizes(self, row: Sequence[int]) -> Sequence[int]:
+        """A tensor's sizes or strides, that somebody looks at."""
+        return row
+
+    def decided(self, name: str, a: int, b: int) -> None:
+        """An op decides by a comparison, quotient or remainder of sizes."""
+
+    def viewed(self, plan: Any) -> None:
+        """A view was made by this plan."""
+
+    def length(self, n: int) -> None:
+        """Somebody asks for the length of a tensor, as Python's own number."""
+
     def check(self, bad: Any, error: Exception) -> bool:
         """Whether it looks, now and in every later run, if an element of a bool tensor is true,
         and raises the error then."""
@@ -55,6 +68,10 @@ class Tracer(Protocol):
     def host_call(self, function: Callable[..., Any], args: Sequence[Any],
                   kwargs: dict[str, Any]) -> Any:
         """Call a function now and in every later run, at this point."""
+
+
+class Seen(int):
+    """A size that a trace handed to the user's code."""
 
 
 active: list[Tracer] = []
@@ -73,6 +90,13 @@ def original(t: Any, what: str) -> Any:
     return active[-1].original(t, what) if active else t
 
 
+def decided(name: str, a: int, b: int) -> None:
+    """Tell the trace that an op decides by a size: by name(a, b), a function of `operator`. (What
+    follows from metas by itself, it knows.)"""
+    if active:
+        active[-1].decided(name, a, b)
+
+
 def part() -> None:
     """Tell the trace that what follows is computed anew on purpose: what was computed before shall
     not be kept for it."""
@@ -87,4 +111,4 @@ def refuse(bad: Any, error: Exception) -> None:
         raise error
 
 
-__all__ = ["Tracer", "active", "changes", "fail", "original", "part", "refuse"]
+__all__ = ["Tracer", "Seen", "active", "changes", "decided", "fail", "original", "part", "refuse"]

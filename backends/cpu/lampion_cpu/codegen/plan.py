@@ -1,13 +1,16 @@
 """Choosing the schedule of a kernel: which axis is vectorised, how wide, how units are cut.
 
 The choice looks at the kernel's static layout and at the runtime sizes of the problem it is
-first built for; the code it leads to is correct for every size. May import: lampion.
+first built for; the code it leads to is correct for every size. What depends on the kernel alone
+is worked out once for each. May import: lampion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lampion.base import dtype as dt
 from lampion.ir.expr import Expr, walk
@@ -73,6 +76,27 @@ def evaluate(e: Expr, params: Sequence[int]) -> int:
     raise ValueError(f"a size must be arithmetic on params, not {e}")
 
 
+_known: dict[Kernel, dict[Any, Any]] = {}
+_LIMIT = 4096  # kernels
+
+
+def _once(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a kernel (and numbers) whose results are kept."""
+    @functools.wraps(fn)
+    def found(kernel: Kernel, *args: Any) -> Any:
+        facts = _known.get(kernel)
+        if facts is None:
+            if len(_known) >= _LIMIT:
+                _known.clear()
+            facts = _known[kernel] = {}
+        key = (fn, args)
+        if key not in facts:
+            facts[key] = fn(kernel, *args)
+        return facts[key]
+
+    return found
+
+
 @dataclass
 class _Access:
     index: Expr
@@ -131,19 +155,33 @@ def _accesses(kernel: Kernel, body: Sequence[Statement]) -> list[_Access]:
     return found
 
 
-def _stage_cost(kernel: Kernel, stage: Stage, axis: int, width: int) -> float:
-    """Rough cycles per vector of `width` lanes along `axis`."""
+@_once
+def _stage_ops(kernel: Kernel, k: int) -> int:
+    """Instructions of stage `k` per point, roughly."""
+    return sum(1 for e in data_nodes([s.value for s in kernel.stages[k].body]) if e.args)
+
+
+@_once
+def _single_cost(kernel: Kernel, k: int) -> float:
+    """Rough cycles of stage `k` for one point by itself."""
+    return 1.2 * len(_accesses(kernel, kernel.stages[k].body)) + 0.6 * _stage_ops(kernel, k) + 1.5
+
+
+@_once
+def _stage_cost(kernel: Kernel, k: int, axis: int, width: int) -> float:
+    """Rough cycles of stage `k` per vector of `width` lanes along `axis`."""
     cost = 0.0
+    stage = kernel.stages[k]
     for a in _accesses(kernel, stage.body):
         c = coefficient(a.index, axis)
         if c is not None and c.op == "const" and c.value in (0, 1, 2):
             cost += (0.2, 1.0, 3.0)[c.value]
         else:
             cost += 3.0 * width
-    ops = sum(1 for e in data_nodes([s.value for s in stage.body]) if e.args)
-    return cost + 0.4 * ops
+    return cost + 0.4 * _stage_ops(kernel, k)
 
 
+@_once
 def lane_width(kernel: Kernel, bits: int) -> int:
     """Lanes such that the widest data type fills one machine register."""
     size = 1
@@ -174,8 +212,8 @@ def choose(kernel: Kernel, params: Sequence[int], bits: int) -> Plan:
     for axis, n in enumerate(grid):
         if not _grid_axis_legal(kernel, axis):
             continue
-        cost = sum(_stage_cost(kernel, st, axis, width) * _points(st, params)
-                   for st in kernel.stages) * _vectors(n, width)
+        cost = sum(_stage_cost(kernel, k, axis, width) * _points(st, params)
+                   for k, st in enumerate(kernel.stages)) * _vectors(n, width)
         if cost < best[0]:
             outer = 1
             for k, m in enumerate(grid):
@@ -183,7 +221,7 @@ def choose(kernel: Kernel, params: Sequence[int], bits: int) -> Plan:
             block = BLOCK if len(grid) == 1 else (0 if outer >= 64 or n <= LONG_BLOCK
                                                   else LONG_BLOCK)
             best = (cost, Plan("grid", width, unroll, axis, block=block, sequential=sequential,
-                               flush=flush, stream=n * outer * bytes_in_order(kernel, axis)
+                               flush=flush, stream=n * outer * _in_order(kernel, axis)
                                >= STREAM_BYTES))
     tiled = _tile_plan(kernel, grid, width)
     if tiled is not None and tiled[0] < best[0]:
@@ -195,33 +233,56 @@ def choose(kernel: Kernel, params: Sequence[int], bits: int) -> Plan:
     return best[1]
 
 
+@_once
+def _in_order(kernel: Kernel, axis: int) -> int:
+    return bytes_in_order(kernel, axis)
+
+
+@_once
+def _steps(kernel: Kernel) -> list[list[Any]]:
+    """For every load and store how far it moves along each grid axis: a number, None (it does not
+    move evenly), or "param"."""
+    return [[None if (c := coefficient(a.index, k)) is None else
+             c.value if c.op == "const" else "param" for k in range(len(kernel.grid))]
+            for st in kernel.stages for a in _accesses(kernel, st.body)]
+
+
+@_once
+def _stored_steps(kernel: Kernel) -> list[Any]:
+    """The same for the first store."""
+    index = next(s.index for st in kernel.stages for s in st.body if isinstance(s, Store))
+    return [None if (c := coefficient(index, k)) is None else
+            c.value if c.op == "const" else "param" for k in range(len(kernel.grid))]
+
+
+@_once
+def _may_tile(kernel: Kernel) -> bool:
+    return not any(st.ranges or any(not isinstance(s, Store) or s.mask is not None
+                                    for s in st.body) for st in kernel.stages) \
+        and work(kernel) <= TILE_WORK
+
+
 def _tile_plan(kernel: Kernel, grid: Sequence[int], width: int) -> tuple[float, Plan] | None:
     """Square tiles, if some arrays are contiguous along one grid axis and some along another."""
-    if any(st.ranges or any(not isinstance(s, Store) or s.mask is not None for s in st.body)
-           for st in kernel.stages) or work(kernel) > TILE_WORK:
+    if not _may_tile(kernel):
         return None
     width = min(width, 16)
-    found = [a for st in kernel.stages for a in _accesses(kernel, st.body)]
-    unit: list[int] = []
-    for a in found:
-        unit += [k for k in range(len(grid)) if (c := coefficient(a.index, k)) is not None
-                 and c.op == "const" and c.value == 1 and grid[k] >= width]
+    found = _steps(kernel)
+    unit = [k for row in found for k, step in enumerate(row) if step == 1 and grid[k] >= width]
     axes = sorted(set(unit), key=lambda k: (-unit.count(k), -k))[:2]
     if len(axes) < 2:
         return None
-    stored = [s.index for st in kernel.stages for s in st.body]
-    along = next((k for k in axes if (c := coefficient(stored[0], k)) is not None
-                  and c.op == "const" and c.value == 1), axes[0])
+    stored = _stored_steps(kernel)
+    along = next((k for k in axes if stored[k] == 1), axes[0])
     across = axes[1] if along == axes[0] else axes[0]
     cost = 0.0
-    for a in found:
-        c = [coefficient(a.index, k) for k in (along, across)]
-        if any(x is None for x in c):
+    for row in found:
+        steps = row[along], row[across]
+        if None in steps:
             cost += 3.0 * width
-        elif any(x is not None and x.op == "const" and x.value == 1 for x in c):
-            lined = c[0] is not None and c[0].op == "const" and c[0].value == 1
-            cost += 1.0 if lined else 5.0
-        elif all(x is not None and x.op == "const" and x.value == 0 for x in c):
+        elif 1 in steps:
+            cost += 1.0 if steps[0] == 1 else 5.0
+        elif steps == (0, 0):
             cost += 0.2
         else:
             cost += 3.0 * width
@@ -243,11 +304,8 @@ def _points(stage: Stage, params: Sequence[int]) -> int:
 
 
 def _scalar_cost(kernel: Kernel, params: Sequence[int], width: int) -> float:
-    total = 0.0
-    for st in kernel.stages:
-        ops = sum(1 for e in data_nodes([s.value for s in st.body]) if e.args)
-        total += (1.2 * len(_accesses(kernel, st.body)) + 0.6 * ops + 1.5) * _points(st, params)
-    return total
+    return sum(_single_cost(kernel, k) * _points(st, params)
+               for k, st in enumerate(kernel.stages))
 
 
 def _range_plan(kernel: Kernel, params: Sequence[int],
@@ -255,18 +313,16 @@ def _range_plan(kernel: Kernel, params: Sequence[int],
     """Cost per grid point and the vector axis of each stage, one row at a time."""
     first = len(kernel.grid)
     total, axes = 0.0, []
-    for st in kernel.stages:
+    for at, st in enumerate(kernel.stages):
         points = _points(st, params)
-        ops = sum(1 for e in data_nodes([s.value for s in st.body]) if e.args)
-        best: tuple[float, int | None] = (
-            (1.2 * len(_accesses(kernel, st.body)) + 0.6 * ops + 1.5) * points, None)
+        best: tuple[float, int | None] = (_single_cost(kernel, at) * points, None)
         if not any(isinstance(s, (Scan, Scatter)) for s in st.body):
             ordered = any(isinstance(s, ArgReduce) for s in st.body)
             for k in range(len(st.ranges)):
                 if ordered and k != len(st.ranges) - 1:
                     continue
                 n = evaluate(st.ranges[k], params)
-                cost = _stage_cost(kernel, st, first + k, width) * points * _vectors(n, width)
+                cost = _stage_cost(kernel, at, first + k, width) * points * _vectors(n, width)
                 cost += 8.0  # horizontal sums and tails
                 if cost < best[0]:
                     best = (cost, first + k)
@@ -275,6 +331,7 @@ def _range_plan(kernel: Kernel, params: Sequence[int],
     return None if all(a is None for a in axes) else (total, tuple(axes))
 
 
+@_once
 def _grid_axis_legal(kernel: Kernel, axis: int) -> bool:
     """Lanes along a grid axis must scatter to different, neighbouring elements."""
     for st in kernel.stages:
@@ -286,11 +343,13 @@ def _grid_axis_legal(kernel: Kernel, axis: int) -> bool:
     return True
 
 
+@_once
 def _wants_flush(kernel: Kernel) -> bool:
     return any(isinstance(s, Reduce) and s.op == "sum" and s.value.dtype is not None
                and s.value.dtype.kind == "f" for st in kernel.stages for s in st.body)
 
 
+@_once
 def work(kernel: Kernel) -> int:
     """Instructions per point, roughly."""
     return sum(1 for e in data_nodes(data_roots(kernel)) if e.args)
@@ -307,9 +366,8 @@ def units_grain(kernel: Kernel, plan: Plan, params: Sequence[int]) -> tuple[int,
         return 1, 1
     grid = [evaluate(e, params) for e in kernel.grid]
     per_point = 0.0
-    for st in kernel.stages:
-        ops = sum(1 for e in data_nodes([s.value for s in st.body]) if e.args)
-        per_point += _points(st, params) * (1 + ops / 8)
+    for k, st in enumerate(kernel.stages):
+        per_point += _points(st, params) * (1 + _stage_ops(kernel, k) / 8)
     units, span = 1, 1
     for k, n in enumerate(grid):
         if plan.mode == "tile" and k in (plan.axis, plan.across):

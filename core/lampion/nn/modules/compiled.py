@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from lampion.compiler.function import Compiled
+from lampion.compiler.handed import Handed
 from lampion.nn.modules.module import Module
 
 
@@ -17,11 +18,12 @@ class OptimizedModule(Module):
     Its state_dict has the keys of the module with the prefix `_orig_mod.`, as in PyTorch.
     """
 
-    def __init__(self, model: Any, **options: Any) -> None:
+    def __init__(self, model: Any, backend: Any = None, **options: Any) -> None:
         super().__init__()
         self._orig_mod = model
-        self.__dict__["_compiled"] = Compiled(
-            lambda *args, **kwargs: model(*args, **kwargs), target=model, **options)
+        run = lambda *args, **kwargs: model(*args, **kwargs)  # noqa: E731
+        self.__dict__["_compiled"] = Compiled(run, target=model, **options) if backend is None \
+            else Handed(run, backend, model)
         self.__dict__["training"] = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
