@@ -121,15 +121,13 @@ class Tensor:
 
             k = wrap_dim(dim, len(row)) if row else dim
             row = row[k:k + 1] if row else row[k]  # type: ignore[assignment]
-        if _active:
-            row = _active[-1].sizes(row)  # type: ignore[assignment]
+        row = _active[-1].sizes(row) if _active else row  # type: ignore[assignment]
         return Size(row) if dim is None else row[0]
 
     def stride(self, dim: int | None = None) -> Any:
         """Strides in elements, or that of one dim."""
         row = self.meta.strides if dim is None else (self.meta.strides[dim],)
-        if _active:
-            row = _active[-1].sizes(row)  # type: ignore[assignment]
+        row = _active[-1].sizes(row) if _active else row  # type: ignore[assignment]
         return row if dim is None else row[0]
 
     @property
