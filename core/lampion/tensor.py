@@ -110,19 +110,16 @@ class Tensor:
     @property
     def shape(self) -> Size:
         """The size of every dim."""
-        row = self.meta.shape
-        return Size(_active[-1].sizes(row) if _active else row)
+        return Size(_active[-1].sizes(self.meta.shape) if _active else self.meta.shape)
 
     def size(self, dim: int | None = None) -> Any:
         """The shape, or the size of one dim."""
-        row = self.meta.shape
-        if dim is not None:
-            from .base.meta import wrap_dim
+        row = self.shape
+        if dim is None:
+            return row
+        from .base.meta import wrap_dim
 
-            k = wrap_dim(dim, len(row)) if row else dim
-            row = row[k:k + 1] if row else row[k]  # type: ignore[assignment]
-        row = _active[-1].sizes(row) if _active else row  # type: ignore[assignment]
-        return Size(row) if dim is None else row[0]
+        return row[wrap_dim(dim, len(row)) if row else dim]
 
     def stride(self, dim: int | None = None) -> Any:
         """Strides in elements, or that of one dim."""
@@ -153,8 +150,7 @@ class Tensor:
 
     def numel(self) -> int:
         """Number of elements."""
-        n = self.meta.numel
-        return _active[-1].sizes((n,))[0] if _active else n
+        return _active[-1].sizes((self.meta.numel,))[0] if _active else self.meta.numel
 
     nelement = numel
 
@@ -172,13 +168,11 @@ class Tensor:
 
     def storage_offset(self) -> int:
         """Offset into the storage, in elements."""
-        t = tracing.original(self, "storage_offset")
-        return int(t.data_.offset // t.meta.dtype.itemsize)
+        return tracing.original(self, "storage_offset").data_.offset // self.meta.dtype.itemsize
 
     def data_ptr(self) -> int:
         """Address of the first element (0 where the device has no addresses)."""
-        t = tracing.original(self, "data_ptr")
-        return getattr(t.data_, "ptr", 0) if t.meta.numel else 0
+        return getattr(tracing.original(self, "data_ptr").data_, "ptr", 0) if self.meta.numel else 0
 
     def is_contiguous(self, memory_format: Any = None) -> bool:
         """Row-major without gaps (or in the given memory format)."""
@@ -203,10 +197,9 @@ class Tensor:
     def __len__(self) -> int:
         if not self.meta.shape:
             raise TypeError("len() of a 0-d tensor")
-        n = self.meta.shape[0]
         if _active:
-            _active[-1].length(n)
-        return n
+            _active[-1].length(self.meta.shape[0])
+        return self.meta.shape[0]
 
     @property
     def _version(self) -> int:
