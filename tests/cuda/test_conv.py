@@ -176,6 +176,17 @@ def test_a_kernel_of_one(gpu, dtype, layout):
     run(gpu, dtype, (2, 3, 6), (5, 3, 1), layout="odd", padding=1)
 
 
+@pytest.mark.parametrize("stride, right", [(1, 0), (1, 2), (2, 3), (2, 1), (2, -1), (3, 0)])
+def test_a_kernel_of_one_with_zeros_at_the_end(gpu, stride, right):
+    (x, xn), (w, wn) = (made(gpu, F32, s) for s in ((2, 8, 4, 4), (8, 8, 1, 1)))
+    got = values(conv.conv_forward.fn(x.detach(), w.detach(), None, (stride, stride), (0, 0),
+                                      (right, right), (1, 1), 1))
+    ends = [(0, 0), (0, 0), (0, max(right, 0)), (0, max(right, 0))]
+    wide = np.pad(xn[..., :4 + right, :4 + right], ends)[..., ::stride, ::stride]
+    want = np.einsum("nchw,oc->nohw", wide, wn[..., 0, 0])
+    np.testing.assert_allclose(got, want, 1e-5, 1e-5)
+
+
 @pytest.mark.parametrize("order", [-1, 7])
 def test_every_order_of_threads(simulated, gpu, order):
     simulated.set(order=order)

@@ -90,6 +90,20 @@ def test_padding_of_two_sizes_is_generated(gpu, fe):
     np.testing.assert_allclose(values(y), want, 1e-5, 1e-5)
 
 
+@pytest.mark.parametrize("stride, right, ran", [(1, 0, 1), (1, 2, 0), (2, 3, 0), (2, -1, 1)])
+def test_zeros_at_one_end(gpu, fe, stride, right, ran):
+    """The library takes what fits its padding of one size, or none."""
+    config.set("backend.cuda.dnn", "cudnn")
+    (x, xn), (w, wn) = (made(gpu, F32, s) for s in ((2, 8, 4, 4), (8, 8, 1, 1)))
+    got = values(conv.conv_forward.fn(x.detach(), w.detach(), None, (stride, stride), (0, 0),
+                                      (right, right), (1, 1), 1))
+    assert len(fe.ran) == ran
+    ends = [(0, 0), (0, 0), (0, max(right, 0)), (0, max(right, 0))]
+    wide = np.pad(xn[..., :4 + right, :4 + right], ends)[..., ::stride, ::stride]
+    want = np.einsum("nchw,oc->nohw", wide, wn[..., 0, 0])
+    np.testing.assert_allclose(got, want, 1e-5, 1e-5)
+
+
 def test_transposed_convolutions(gpu, fe):
     x, xn = made(gpu, F32, (2, 6, 5, 4))
     w, wn = made(gpu, F32, (6, 4, 3, 3))

@@ -246,7 +246,8 @@ def _visited(call: OpCall) -> tuple[Meta, Sequence[int]]:
     x, rank = call.input, call.input.ndim - 2
     given = call.grad if "grad" in call.args else call.outputs[0]
     w = call.outputs[0] if "grad" in call.args else call.weight
-    if math.prod(w.shape[2:]) != 1 or any(call.padding):
+    if math.prod(w.shape[2:]) != 1 or any(call.padding) or any(
+            (out - 1) * s >= n for n, out, s in zip(x.shape[2:], given.shape[2:], call.stride)):
         return x, call.stride
     strides = [s * t for s, t in zip(x.strides[2:], call.stride)]
     return (meta(x.dtype, (*x.shape[:2], *given.shape[2:]), (*x.strides[:2], *strides), x.device),
@@ -267,12 +268,13 @@ def _flat(m: Meta) -> Meta | None:
 
 
 def _product(device: Device, call: OpCall, w: Meta, source: Meta, result: Meta,
-             turned: bool) -> Launch | None:
+             stride: Sequence[int], turned: bool) -> Launch | None:
     """A convolution that is a product of matrices as its operands lie: a kernel of 1 that visits
     every place. `turned`: the weight's rows are channels of the result."""
     x, y = _flat(source), _flat(result)
     if not (call.groups == 1 and math.prod(w.shape[2:]) == 1 and x is not None and y is not None
-            and not any(call.padding) and source.shape[2:] == result.shape[2:]):
+            and all(s == 1 for s in stride) and not any(call.padding)
+            and source.shape[2:] == result.shape[2:]):
         return None
     rows, columns = (1, 0) if turned else (0, 1)
     a = meta(w.dtype, (w.shape[rows], w.shape[columns]), (w.strides[rows], w.strides[columns]),
@@ -294,8 +296,8 @@ def _product(device: Device, call: OpCall, w: Meta, source: Meta, result: Meta,
 
 def product(device: Device, call: OpCall, turned: bool) -> Launch | None:
     """`forward` or (`turned`) `backward_data` where it is a product of matrices by cuBLASLt."""
-    source = call.grad if turned else _visited(call)[0]
-    return _product(device, call, call.weight, source, call.outputs[0], turned)
+    source, stride = (call.grad, call.stride) if turned else _visited(call)
+    return _product(device, call, call.weight, source, call.outputs[0], stride, turned)
 
 
 def forward(device: Device, call: OpCall) -> Launch | None:
