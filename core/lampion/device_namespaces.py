@@ -102,6 +102,10 @@ class DeviceNamespace(ModuleType):
         """Number of devices."""
         return len(self._devices())
 
+    @property
+    def _initialized(self) -> bool:
+        return self.is_initialized()
+
     def is_initialized(self) -> bool:
         """Whether the device has been used."""
         from .base.device import device

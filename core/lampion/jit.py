@@ -145,6 +145,10 @@ def _no_code(*args: Any, **kwargs: Any) -> Any:
 save = load = _no_code
 
 
+class TracerWarning(Warning):
+    """What a tracer would warn of; filters of warnings name it."""
+
+
 class ScriptModule(Module):
     """A module; it runs as Python."""
 
@@ -192,7 +196,7 @@ Attribute = annotate
 RecursiveScriptModule = ScriptModule
 Future = futures.Future
 __all__ = ["Attribute", "CompilationUnit", "Error", "Final", "Future", "RecursiveScriptModule",
-           "ScriptFunction", "ScriptModule", "annotate", "export",
+           "ScriptFunction", "ScriptModule", "TracerWarning", "annotate", "export",
            "export_opnames", "fork", "freeze", "ignore", "interface", "is_scripting",
            "is_tracing", "load", "optimize_for_inference",
            "save", "script", "script_if_tracing", "script_method", "set_fusion_strategy",

@@ -45,3 +45,29 @@ def test_results_keep_the_dim_order_of_the_operand_that_cares():
     a, b = lampion.ones(12, 1), lampion.ones(4, 1, 3).as_strided((4, 1, 3), (1, 12, 4))
     assert (a + b).stride() == (1, 4, 48)
     assert (lampion.ones(3, 4).t() + lampion.ones(3)).stride() == (1, 4)
+
+
+def test_writes_to_what_no_gradient_reads():
+    """The stages of a Runge-Kutta step: a product with constants reads rows, later ones follow."""
+    weights = lampion.tensor([[0.0, 0, 0], [0.5, 0, 0], [0.25, 0.5, 0]])
+    x = lampion.ones(2, requires_grad=True)
+    rows = lampion.zeros(3, 2)
+    rows[0] = x * 2
+    for i in (1, 2):
+        rows[i] = lampion.einsum("j,jf->f", weights[i, :i], rows[:i]) * 3
+    rows.sum().backward()
+    assert x.grad.tolist() == [2 + 3 + 1.5 + 4.5] * 2
+    y = x * 1.0
+    z = y.reshape(1, 2) @ lampion.ones(2, 2)
+    y.mul_(2)
+    z.sum().backward()
+
+
+def test_writes_to_what_a_gradient_reads_are_refused():
+    x, w = lampion.ones(1, 2, requires_grad=True), lampion.ones(2, 2, requires_grad=True)
+    for product in (lambda y: y @ w, lambda y: y @ y.T, lambda y: y.detach() @ w):
+        y = x * 1.0
+        z = product(y)
+        y.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            z.sum().backward()

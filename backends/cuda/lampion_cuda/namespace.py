@@ -51,6 +51,8 @@ def __getattr__(name: str) -> Any:
         from lampion.amp.autocast_mode import of_device
 
         return globals().setdefault("amp", of_device("cuda"))
+    if name == "_initialized":
+        return is_initialized()
     if name == "default_generators":
         return tuple(_generators())
     raise AttributeError(f"module 'lampion.cuda' has no attribute {name!r}")

@@ -117,7 +117,7 @@ class Node:
         for item in saved:
             data = getattr(item, "data_", None)
             if data is not None:  # a tensor operand
-                if data.base.epoch > epoch:
+                if data.base.epoch > epoch and reads(self, item):
                     modified(self, item.meta, data.base)
             elif hasattr(item, "base"):  # the storage of an output
                 if item.base.epoch > epoch:
@@ -137,6 +137,25 @@ class Node:
         """Drop what was saved."""
         if self.saved:
             self.saved = FREED
+
+
+def reads(node: Node, item: Any) -> bool:
+    """Whether the gradients that are asked for read a saved argument. Where an op is linear in
+    some arguments, their gradients read the others alone."""
+    op, at = node.plan.op, 0
+    name = op.save[next(k for k, held in enumerate(node.saved) if held is item)] \
+        if op.kind == "kernel" else ""
+    own = next((names for group in getattr(op, "linear", ()) if name in (names := group.split())),
+               None)
+    if own is None:
+        return True
+    for p in op.tensors:
+        v = node.plan.call.args[p.name]
+        count = len(v) if p.kind == R.LIST else int(isinstance(v, Meta))
+        if p.name not in own and any(e is not None for e in node.edges[at:at + count]):
+            return True
+        at += count
+    return False
 
 
 def modified(node: Node, m: Meta, base: Any) -> None:
