@@ -1,7 +1,8 @@
 """Convolutions as matrix products: patches of the input become the columns of a matrix.
 
-Imports this package and lampion's floors 0-2. Every builder takes an OpCall of one of the core's
-three convolution kernels and gives a Launch, or None where the direct loop nest serves: grouped or
+On processors, where channels are enough for a vector, `direct` does without the patches. Imports
+this package and lampion's floors 0-2. Every builder takes an OpCall of one of the core's three
+convolution kernels and gives a Launch, or None where the direct loop nest serves: grouped or
 depthwise convolutions, channels-last tensors, 16-bit types, and matrices beyond `LIMIT` bytes.
 """
 
