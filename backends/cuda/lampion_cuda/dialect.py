@@ -59,7 +59,7 @@ static __forceinline__ __device__ float lmp_min(float a, float b) {
 #endif
 """
 # 16-bit words <-> float by the conversion instructions; on a host by arithmetic
-_HALVES = """\
+HALVES = """\
 #ifndef LMP_HOST
 static __forceinline__ __device__ ushort lmp_to_bfloat16(float x) {
   ushort r; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(x)); return r;
@@ -95,7 +95,7 @@ class CUDAC(Dialect):
     group_of_one = "__launch_bounds__(1)"
     group_of = "__launch_bounds__({n})"
     functions = {**{f: f for f in _SAME}, "round": "rint", "lgamma": "lgamma"}
-    prelude = PRELUDE + _HALVES + _EXTREMES
+    prelude = PRELUDE + HALVES + _EXTREMES
     extremes = {"maximum": "lmp_max", "minimum": "lmp_min"}
     warp = 32
     shuffle = "__shfl_sync(0xffffffffu, {x}, {lane})"

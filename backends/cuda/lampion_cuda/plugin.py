@@ -345,6 +345,7 @@ _LIBRARY: dict[str, tuple[str, str]] = {
     "fused_attention": ("attention", "forward"),
     "fused_attention_backward": ("attention", "backward"),
     "sort": ("sorting", "sort"), "topk": ("sorting", "topk"), "entry_at": ("sorting", "entry_at"),
+    "layer_norm_backward": ("norms", "layer_norm_backward"),
     "cummax": ("scans", "extreme"), "cummin": ("scans", "extreme"),
     "fft_c2c": ("fourier", "transform"), "fft_r2c": ("fourier", "transform"),
     "fft_c2r": ("fourier", "transform"),

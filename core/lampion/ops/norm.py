@@ -11,6 +11,7 @@ import math
 from ..base import dtype as dt
 from ..base.located import located
 from ..ir import expr as E
+from ..ir.kernel import Program
 from ..runtime.lowering import Nest, expand_strides
 from . import batch_rules
 from .registry import REGISTRY, composite, elementwise, kernel_op
@@ -88,15 +89,79 @@ class layer_norm_stats:
     def vjp(ctx, g):
         x, w, mean, rstd = ctx.input, ctx.weight, ctx.out1, ctx.out2
         k = len(ctx.normalized_shape)
-        gx = layer_norm_backward_input.fn(g, x, mean, rstd, w, k) if ctx.needs("input") else None
-        gw = gb = None
-        if (w is not None and ctx.needs("weight")) or (
-                ctx.args["bias"] is not None and ctx.needs("bias")):
+        gx = gw = gb = None
+        affine = (w is not None and ctx.needs("weight")) or (
+            ctx.args["bias"] is not None and ctx.needs("bias"))
+        if affine and ctx.needs("input"):
+            gx, gw, gb = layer_norm_backward.fn(g, x, mean, rstd, w, k)
+        elif affine:
             gw, gb = layer_norm_backward_affine.fn(g, x, mean, rstd, k)
+        elif ctx.needs("input"):
+            gx = layer_norm_backward_input.fn(g, x, mean, rstd, w, k)
+        if affine:
             kind = x.meta.dtype if w is None else w.meta.dtype
             if gw.meta.dtype is not kind:
                 gw, gb = gw.to(kind), gb.to(kind)
         return gx, gw if w is not None else None, gb
+
+
+def _input_nest(call, out):
+    """The kernel of the input's gradient."""
+    x = call.args["input"]
+    acc = dt.opmath(x.dtype)
+    dims = tuple(range(x.ndim - call.ndims, x.ndim))
+    n = Nest("layer_norm_backward", x.shape, dims, compute=acc)
+    o = n.output(out, out.strides)
+    g, a, m, r = [n.input(call.args[k]) for k in ("grad", "input", "mean", "rstd")]
+    w = None if call.weight is None else n.input(call.weight)
+    n.start()
+    count = E.cast(n.of(math.prod(x.shape[d] for d in dims)), acc)
+
+    def gw():
+        return g() if w is None else g() * w()
+
+    mean, rstd = m.outer(), r.outer()
+    s1, s2 = n.reduce_all(("sum", gw()), ("sum", gw() * (a() - mean)))
+    k = s2 * rstd * rstd / count
+    n.store(o, rstd * (gw() - s1 / count - (a() - mean) * k))
+    return n
+
+
+def _affine_nest(call, outputs):
+    """The kernel of the gradients of weight and bias."""
+    x = call.args["input"]
+    acc = dt.opmath(x.dtype)
+    lead = tuple(range(x.ndim - call.ndims))
+    n = Nest("layer_norm_backward_affine", x.shape, lead, compute=acc)
+    outs = [n.output(m, (0,) * len(lead) + m.strides) for m in outputs]
+    g, a, m, r = [n.input(call.args[k]) for k in ("grad", "input", "mean", "rstd")]
+    n.start()
+    gw, gb = n.reduce_all(("sum", g() * ((a() - m()) * r())), ("sum", g()))
+    n.store(outs[0], gw, inner=False)
+    n.store(outs[1], gb, inner=False)
+    return n
+
+
+@kernel_op("grad: T, input: T, mean: T, rstd: T, weight: T?, ndims")
+class layer_norm_backward:
+    """The gradients of input, weight and bias: one op, so that a backend may read rows once."""
+
+    where = ()
+    noutputs = 3
+
+    def meta(grad, input, mean, rstd, weight, ndims):
+        shape = input.shape[input.ndim - ndims:]
+        acc = dt.opmath(input.dtype)
+        return [(input.dtype, input.shape), (acc, shape), (acc, shape)]
+
+    def lower(call):
+        rows, affine = _input_nest(call, call.outputs[0]), _affine_nest(call, call.outputs[1:])
+        inputs = range(3, 3 + len(call.inputs))
+        return Program((rows.call((0, *inputs)), affine.call((1, 2, *inputs[:4]))))
+
+    def compose(grad, input, mean, rstd, weight, ndims):
+        return (layer_norm_backward_input.fn(grad, input, mean, rstd, weight, ndims),
+                *layer_norm_backward_affine.fn(grad, input, mean, rstd, ndims))
 
 
 @kernel_op("grad: T, input: T, mean: T, rstd: T, weight: T?, ndims")
@@ -109,24 +174,7 @@ class layer_norm_backward_input:
         return [(input.dtype, input.shape)]
 
     def lower(call):
-        x = call.args["input"]
-        acc = dt.opmath(x.dtype)
-        dims = tuple(range(x.ndim - call.ndims, x.ndim))
-        n = Nest("layer_norm_backward", x.shape, dims, compute=acc)
-        o = n.output(call.outputs[0], call.outputs[0].strides)
-        g, a, m, r = [n.input(call.args[k]) for k in ("grad", "input", "mean", "rstd")]
-        w = None if call.weight is None else n.input(call.weight)
-        n.start()
-        count = E.cast(n.of(math.prod(x.shape[d] for d in dims)), acc)
-
-        def gw():
-            return g() if w is None else g() * w()
-
-        mean, rstd = m.outer(), r.outer()
-        s1, s2 = n.reduce_all(("sum", gw()), ("sum", gw() * (a() - mean)))
-        k = s2 * rstd * rstd / count
-        n.store(o, rstd * (gw() - s1 / count - (a() - mean) * k))
-        return n.program()
+        return _input_nest(call, call.outputs[0]).program()
 
     def compose(grad, input, mean, rstd, weight, ndims):
         dims = tuple(range(input.meta.ndim - ndims, input.meta.ndim))
@@ -152,17 +200,7 @@ class layer_norm_backward_affine:
         return [(acc, shape), (acc, shape)]
 
     def lower(call):
-        x = call.args["input"]
-        acc = dt.opmath(x.dtype)
-        lead = tuple(range(x.ndim - call.ndims))
-        n = Nest("layer_norm_backward_affine", x.shape, lead, compute=acc)
-        outs = [n.output(m, (0,) * len(lead) + m.strides) for m in call.outputs]
-        g, a, m, r = [n.input(call.args[k]) for k in ("grad", "input", "mean", "rstd")]
-        n.start()
-        gw, gb = n.reduce_all(("sum", g() * ((a() - m()) * r())), ("sum", g()))
-        n.store(outs[0], gw, inner=False)
-        n.store(outs[1], gb, inner=False)
-        return n.program()
+        return _affine_nest(call, call.outputs).program()
 
     def compose(grad, input, mean, rstd, ndims):
         k = input.meta.ndim - ndims
