@@ -346,3 +346,20 @@ def test_more_sizes_than_programs_are_kept(monkeypatch):
         assert f(lampion.ones(n)).tolist() == [2.0] * n
     assert sum(map(len, f.entries.values())) <= 9
 
+
+
+def test_sizes_that_outlive_their_trace():
+    kept = []
+
+    def fn(x, n):
+        kept.append(x.shape[0])
+        return x * n
+
+    f = lampion.compile(fn, options={"quiet": True})
+    g = lampion.compile(lambda x, n: x * n, fullgraph=True)
+    x = lampion.ones(5)
+    f(x, 2)
+    assert kept[0] == 5 and f"{kept[0]} {kept[0] + 1}" == "5 6" and {5: 1}[kept[0]] == 1
+    for _ in range(3):
+        assert g(x, kept[0]).tolist() == [5.0] * 5
+    assert sum(map(len, g.entries.values())) == 1

@@ -1,7 +1,8 @@
 """Arguments and results of compiled functions: taken apart, described by a key, put together.
 
-Floor 6; imports base, callpath. Tensors are found in lists, tuples, named tuples, dicts and
-dataclasses. All else is part of the key: numbers and strings by value, other objects by identity.
+Floor 6; imports base, callpath, runtime. Tensors are found in lists, tuples, named tuples, dicts
+and dataclasses. All else is part of the key: numbers and strings by value, other objects by
+identity.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from ..base.device import device
 from ..base.dtype import dtype
 from ..callpath import NS
+from ..runtime.tracing import Seen
 
 VALUES = (bool, int, float, complex, str, bytes, type(None), dtype, device, type(Ellipsis), slice)
 
@@ -135,6 +137,8 @@ def take_apart(x: Any, key: list[Any], tensors: list[Any], keep: list[Any]) -> N
     elif isinstance(x, np.ndarray):
         raise Unknown("an argument is a NumPy array, whose values are no tensor's: hand over "
                       "lampion.from_numpy(array)")
+    elif isinstance(x, Seen):  # of an earlier trace
+        key.append((int, int.__pos__(x)))
     else:
         key.append((t, id(x)))
         keep.append(x)

@@ -45,6 +45,8 @@ _changes = tracing.changes
 _CONTAINERS = ("ModuleList", "ModuleDict", "OptimizedModule")
 CACHE_SIZE = 32  # kinds of calls of which none came twice, before new ones run eagerly
 MOST_ENTRIES = 512
+MOST_BROKEN = 4  # traces that failed for one reason, before new kinds of calls are not traced
+_NEVER: dict[str, int] = {}
 MOST_MISSES = 8  # samples of other sizes from which nothing could be learnt
 MOST_TRIES = 4  # pairs of earlier samples that a new one is compared with
 
@@ -215,6 +217,7 @@ class Compiled:
         self.budget = self.options.get("cache_size", CACHE_SIZE)
         self.samples: dict[Any, list[Any]] = {}  # traced kinds that differ in sizes alone
         self.templates: dict[Any, list[Template]] = {}
+        self.broken: dict[str, int] = {}  # why traces failed, while none ever succeeded
         self.misses: dict[Any, int] = {}  # samples of which no template came
 
     def _too_many(self) -> str:
@@ -412,6 +415,8 @@ class Compiled:
                 if len(self.calls) > MOST_ENTRIES:
                     self.calls.clear()
                 return self.fn(*args, **kwargs)
+        if max(self.broken.values(), default=0) >= MOST_BROKEN:  # it breaks whatever it is given
+            return self._in_parts(self.parts or (), args, kwargs)
         self.budget -= 1
         self._make_room()
         tracer = Tracing(self, args, kwargs, tensors)
@@ -421,12 +426,16 @@ class Compiled:
         others = self.entries.setdefault(where, [])
         if entry.reason:
             self._tell(entry.reason)
-            entry.parts = self._parts(entry.world)
+            entry.parts = self.parts = self._parts(entry.world)
+            if self.broken is not _NEVER:
+                self.broken[entry.reason] = self.broken.get(entry.reason, 0) + 1
             if entry.moved and any(e.moved for e in others):
                 entry.world = None  # it does so every time
                 others.clear()
-        elif self.dynamic is not False:
-            self._sample(where, entry)
+        else:
+            self.broken = _NEVER
+            if self.dynamic is not False:
+                self._sample(where, entry)
         others.append(entry)
         return result
 
