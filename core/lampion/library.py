@@ -59,6 +59,13 @@ FUNCTIONS = {
         ("BFloat16Storage", "BoolStorage", "ByteStorage", "CharStorage", "ComplexDoubleStorage",
          "ComplexFloatStorage", "DoubleStorage", "FloatStorage", "HalfStorage", "IntStorage",
          "LongStorage", "ShortStorage", "TypedStorage", "UntypedStorage"), "storage"),
+    **dict.fromkeys(
+        ("ccol_indices_copy", "col_indices_copy", "crow_indices_copy", "embedding_renorm_",
+         "indices_copy", "native_norm", "row_indices_copy", "unsafe_split_with_sizes",
+         "values_copy"), "native_functions"),
+    "thread_safe_generator": "random",
+    **dict.fromkeys(("gru", "lstm", "rnn_relu", "rnn_tanh"), "recurrent_functions"),
+    **dict.fromkeys(("AcceleratorError", "FatalError"), "base.errors"),
     **dict.fromkeys(_NAMED, "base.dtype"),
     **dict.fromkeys(("sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc",
                      "jagged"), "base.layout"),
@@ -68,7 +75,8 @@ FUNCTIONS = {
     "Future": "futures", "get_device_module": "accelerator",
     "legacy_contiguous_format": "base.layout", **dict.fromkeys(
         ("SymBool", "SymFloat", "SymInt", "sym_float", "sym_fresh_size", "sym_int", "sym_ite",
-         "sym_max", "sym_min", "sym_not", "sym_sqrt", "sym_sum", "_check", "_check_index",
+         "sym_constrain_range", "sym_constrain_range_for_size", "sym_max", "sym_min", "sym_not",
+         "sym_sqrt", "sym_sum", "_check", "_check_index",
          "_check_value", "_check_type", "_check_not_implemented", "_check_is_size",
          "_check_tensor_all", "_assert_async", "_shape_as_tensor"), "symbolic"),
     **dict.fromkeys(("_convert_indices_from_coo_to_csr", "_convert_indices_from_csr_to_coo"),

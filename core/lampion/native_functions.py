@@ -249,3 +249,44 @@ def rnn_relu_cell(input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor,
 
 __all__ = ["_assert"] + [n for n, v in list(globals().items())
            if not n.startswith("_") and callable(v) and n not in ("Any", "Tensor")]
+
+
+def embedding_renorm_(weight: Tensor, indices: Tensor, max_norm: float,
+                      norm_type: float) -> Tensor:
+    """Scale the rows of a table that `indices` name, in place, down to a norm of `max_norm`."""
+    from .autograd.modes import no_grad
+
+    with no_grad():
+        rows = indices.reshape(-1).unique()
+        chosen = weight.detach()[rows]
+        norms = chosen.norm(norm_type, dim=1, keepdim=True)
+        weight.index_copy_(0, rows, chosen.where(norms <= max_norm,
+                                                 chosen * (max_norm / (norms + 1e-7))))
+    return weight
+
+
+def native_norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False,
+                dtype: Any = None) -> Tensor:
+    """`norm` with all arguments by place."""
+    return input.norm(p, dim, keepdim, dtype)
+
+
+def unsafe_split_with_sizes(input: Tensor, split_sizes: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    """`split_with_sizes`, whose parts may be written to in place as if they were no views."""
+    found: tuple[Tensor, ...] = input.split_with_sizes(split_sizes, dim)
+    return found
+
+
+def _places_copy(name: str) -> Any:
+    def copy(input: Tensor) -> Tensor:
+        found: Tensor = getattr(input, name)().clone()
+        return found
+
+    copy.__name__ = copy.__qualname__ = f"{name}_copy"
+    copy.__doc__ = f"A copy of `{name}()` of a sparse tensor."
+    return copy
+
+
+indices_copy, values_copy, crow_indices_copy, col_indices_copy, ccol_indices_copy, \
+    row_indices_copy = map(_places_copy, ("indices", "values", "crow_indices", "col_indices",
+                                          "ccol_indices", "row_indices"))

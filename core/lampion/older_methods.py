@@ -136,6 +136,34 @@ def _never(self: Tensor) -> bool:
     return False
 
 
+def _gone(name: str, instead: str) -> Callable[..., Any]:
+    def refuse(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(f"This function was deprecated since version 1.9 and is now removed. "
+                           f"{instead} is what `{name}` is called now.")
+
+    refuse.__name__ = name
+    refuse.__doc__ = f"RuntimeError: {instead} is what this is called now."
+    return refuse
+
+
+def _map2_(self: Tensor, x: Tensor, y: Tensor, callable: Callable[[Any, Any, Any], Any]) -> Tensor:
+    """Replace each element by `callable(element, element of x, element of y)`, on the host."""
+    _on_host(self, "map2_")
+    others = (t.expand(self.shape).reshape(-1).tolist() for t in (x, y))
+    made = [callable(*each) for each in zip(self.reshape(-1).tolist(), *others)]
+    return self.copy_(self.new_tensor(made).view(self.shape))
+
+
+def _unsafe_split_with_sizes(self: Tensor, split_sizes: Any, dim: int = 0) -> Any:
+    """`split_with_sizes`, whose parts may be written to in place as if they were no views."""
+    return self.split_with_sizes(split_sizes, dim)
+
+
+def _to_padded_tensor(self: Tensor, padding: float, output_size: Any = None) -> Tensor:
+    """RuntimeError: nested tensors are padded."""
+    raise RuntimeError("to_padded_tensor: a nested tensor is padded, not a dense one")
+
+
 for _name in ("to_sparse", "to_sparse_coo", "to_sparse_csr", "to_sparse_csc", "to_sparse_bsr",
               "to_sparse_bsc", "sparse_mask", "sparse_dim", "dense_dim", "coalesce", "is_coalesced",
               "indices", "values", "_indices", "_values", "_nnz", "crow_indices", "col_indices",
@@ -153,6 +181,13 @@ for _name, _fn in (("__div__", _div), ("__idiv__", _idiv), ("__reversed__", _rev
                    ("module_load", _module_load), ("to_dense", _to_dense),
                    ("resize_as", _resize_as), ("is_distributed", _is_distributed),
                    ("storage_type", _storage_type),
+                   ("map2_", _map2_), ("to_padded_tensor", _to_padded_tensor),
+                   ("unsafe_split_with_sizes", _unsafe_split_with_sizes),
+                   ("eig", _gone("eig", "torch.linalg.eig")),
+                   ("lstsq", _gone("lstsq", "torch.linalg.lstsq")),
+                   ("solve", _gone("solve", "torch.linalg.solve")),
+                   ("symeig", _gone("symeig", "torch.linalg.eigh")),
+                   ("reinforce", _gone("reinforce", "torch.distributions")),
                    ("const_data_ptr", lambda self: self.data_ptr())):
     if not hasattr(Tensor, _name):
         setattr(Tensor, _name, _fn)

@@ -262,3 +262,8 @@ def fork_rng(devices: Any = None, enabled: bool = True, **options: Any) -> Itera
 
 def _resolve(where: Any) -> Device:
     return devices.resolve(where)
+
+
+def thread_safe_generator() -> Generator | None:
+    """The generator of a loader's worker that is a thread: None, for workers are processes."""
+    return None

@@ -11,7 +11,8 @@ from typing import Any
 
 from .tensor import Tensor
 
-__all__ = ["SymBool", "SymFloat", "SymInt", "sym_float", "sym_fresh_size", "sym_int", "sym_ite",
+__all__ = ["SymBool", "SymFloat", "SymInt", "sym_constrain_range",
+           "sym_constrain_range_for_size", "sym_float", "sym_fresh_size", "sym_int", "sym_ite",
            "sym_max", "sym_min", "sym_not", "sym_sqrt", "sym_sum"]
 
 
@@ -129,3 +130,16 @@ def _shape_as_tensor(input: Tensor) -> Tensor:
     import lampion
 
     return lampion.tensor(tuple(input.shape), dtype=lampion.int64)  # type: ignore[no-any-return]
+
+
+def sym_constrain_range(size: Any, *, min: int | None = None, max: int | None = None) -> None:
+    """RuntimeError unless a number is in a range; None is no bound."""
+    number = int(size)
+    if (min is not None and number < min) or (max is not None and number > max):
+        raise RuntimeError(f"Invalid value range for {number} between [{min}, {max}].")
+
+
+def sym_constrain_range_for_size(size: Any, *, min: int | None = None,
+                                 max: int | None = None) -> None:
+    """`sym_constrain_range` of a size, which is not negative."""
+    sym_constrain_range(size, min=0 if min is None else min, max=max)

@@ -154,3 +154,50 @@ def test_specs_as_text():
     assert ours.treespec_loads(text) == ours.tree_structure(tree)
     kind = ours._get_node_type(tree)
     assert ours.SUPPORTED_NODES[kind].flatten_fn(tree)[0] == [[1, (2, 3)], None]
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh", "rnn_relu"])
+@pytest.mark.parametrize("both, biases, first", [(False, True, False), (True, False, True)])
+def test_recurrent_layers_as_functions(name, both, biases, first):
+    cls = {"lstm": "LSTM", "gru": "GRU"}.get(name, "RNN")
+    options = {} if cls != "RNN" else {"nonlinearity": name[4:]}
+    layer = getattr(torch.nn, cls)(3, 4, 2, bias=biases, bidirectional=both, batch_first=first,
+                                   **options)
+    x = RNG.standard_normal((5, 2, 3)).astype(np.float32)
+    h = RNG.standard_normal((2 * (1 + both), 5 if first else 2, 4)).astype(np.float32)
+    sizes = np.array([3, 2, 2])
+    found = []
+    for lib in (torch, lampion):
+        params = [lib.from_numpy(p.detach().numpy().copy()) for p in layer._flat_weights]
+        state = lib.from_numpy(h.copy())
+        hx = (state, state * 0.5) if name == "lstm" else state
+        out = getattr(lib, name)(lib.from_numpy(x), hx, params, biases, 2, 0.0, False, both, first)
+        rows = lib.from_numpy(np.ascontiguousarray(x.reshape(-1, 3)[:7]))
+        three = state.repeat(1, 2, 1)[:, :3].contiguous()
+        hx = (three, three * 0.5) if name == "lstm" else three
+        packed = getattr(lib, name)(rows, lib.from_numpy(sizes), hx, params, biases, 2, 0.0, False,
+                                    both)
+        found.append([t.detach().numpy() for t in (*out, *packed)])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+
+
+def test_functions_with_all_arguments():
+    table = RNG.standard_normal((5, 3)).astype(np.float32)
+    found = []
+    for lib in (torch, lampion):
+        weight = lib.from_numpy(table.copy())
+        lib.embedding_renorm_(weight, lib.tensor([1, 3, 1]), 0.5, 2.0)
+        x = lib.from_numpy(table.copy())
+        found.append([weight.numpy(), lib.unsafe_split_with_sizes(x, [1, 4])[1].numpy(),
+                      lib.nn.utils.convert_conv2d_weight_memory_format(
+                          lib.nn.Conv2d(2, 3, 2), lib.channels_last).weight.stride(),
+                      x.clone().map2_(x, x, lambda a, b, c: a + b * c).numpy()])
+        with pytest.raises(RuntimeError):
+            x.solve(x)
+        with pytest.raises(RuntimeError):
+            lib.sym_constrain_range(3, min=4, max=5)
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5)
+    sparse = lampion.eye(3).to_sparse()  # PyTorch has the name and no kernel
+    assert lampion.indices_copy(sparse).equal(sparse.indices())

@@ -15,6 +15,7 @@ from .modes import (
     is_inference_mode_enabled,
     no_grad,
     set_grad_enabled,
+    set_multithreading_enabled,
 )
 
 _MODULES = ("anomaly", "forward_ad", "function", "functional", "graph", "variable", "profiler")
@@ -22,7 +23,7 @@ _LATE = {"Function": "function", "once_differentiable": "function", "detect_anom
          "set_detect_anomaly": "anomaly", "Variable": "variable"}
 
 __all__ = ["forward_ad", "functional", "graph", "Function", "once_differentiable", "detect_anomaly",
-           "set_detect_anomaly",
+           "set_detect_anomaly", "set_multithreading_enabled",
            "gradcheck", "gradgradcheck",
            "backward", "grad", "no_grad", "enable_grad", "inference_mode", "set_grad_enabled",
            "is_grad_enabled", "is_inference_mode_enabled"]

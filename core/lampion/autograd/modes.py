@@ -154,6 +154,23 @@ class set_grad_enabled(_Guard):
         mode.enabled = self.previous
 
 
+class set_multithreading_enabled(_Guard):
+    """Ask for backward passes in several threads, or in one; they run in the caller's in any
+    case."""
+
+    def __init__(self, mode: bool) -> None:
+        self.on = bool(mode)
+
+    def fresh(self) -> "set_multithreading_enabled":
+        return set_multithreading_enabled(self.on)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc: Any) -> None:
+        pass
+
+
 def is_grad_enabled() -> bool:
     """Whether operations are being recorded in this thread."""
     return mode.enabled

@@ -29,6 +29,14 @@ class OutOfMemoryError(RuntimeError):
         super().__init__(text)
 
 
+class AcceleratorError(RuntimeError):
+    """A device other than the host failed."""
+
+
+class FatalError(Exception):
+    """A device failed so that nothing more can be done with it."""
+
+
 class UnsupportedError(RuntimeError):
     """No kernel of the device can run this call, and fallback is not allowed."""
 

@@ -13,6 +13,8 @@ tensor([[ 3., 12.],
 
 from __future__ import annotations
 
+from typing import Any
+
 from ._derivatives import grad, grad_and_value, jvp, linearize, vjp
 from ._jacobians import hessian, jacfwd, jacrev
 from ._modules import (
@@ -25,4 +27,14 @@ from ._vmap import vmap
 
 __all__ = ["grad", "grad_and_value", "vjp", "jvp", "linearize", "jacrev", "jacfwd", "hessian",
            "vmap", "functional_call", "stack_module_state", "replace_all_batch_norm_modules_",
-           "functionalize"]
+           "functionalize", "debug_unwrap"]
+
+
+def debug_unwrap(tensor: Any, *, recurse: bool = True) -> Any:
+    """The tensor below those of function transforms, to be looked at: a batch for what `vmap` shows
+    one example of. With `recurse=False` only the innermost transform is taken off."""
+    while tensor.meta.virtual:
+        tensor = tensor.data_.value
+        if not recurse:
+            break
+    return tensor

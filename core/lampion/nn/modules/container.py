@@ -57,6 +57,15 @@ class _Numbered(Module):
         return module
 
 
+class Container(Module):
+    """A module with the modules that it is given by name; an older form of `ModuleDict`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__()
+        for name, module in kwargs.items():
+            self.add_module(name, module)
+
+
 class Sequential(_Numbered):
     """Call the modules one after the other, each on the output of the one before.
 

@@ -13,7 +13,7 @@ Example:
 from typing import Any as _Any
 
 from .collate import default_collate, default_convert
-from .dataloader import DataLoader, WorkerInfo, get_worker_info
+from .dataloader import DataLoader, WorkerInfo, _DatasetKind, get_worker_info
 from .dataset import (
     ChainDataset,
     ConcatDataset,
@@ -65,6 +65,7 @@ __all__ = [
     "TensorDataset",
     "WeightedRandomSampler",
     "WorkerInfo",
+    "_DatasetKind",
     "default_collate",
     "default_convert",
     "get_worker_info",
