@@ -78,7 +78,7 @@ def _torch() -> dict[str, Any]:
 
     return {"__version__": TorchVersion(surface.VERSION), "_assert": check, "cond": cond,
             "while_loop": while_loop, "to_dlpack": lambda tensor: tensor.__dlpack__(),
-            "is_vulkan_available": torch_internals._never,
+            **dict.fromkeys(surface.switches("top"), torch_internals._never),
             "has_lapack": True, "has_spectral": True, "has_mkl": False, "has_openmp": False,
             **torch_internals._checks(), **_autocast()}
 
