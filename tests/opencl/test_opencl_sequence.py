@@ -145,6 +145,22 @@ def test_threads_do_not_mix_their_memory(backend, add):
     assert not wrong
 
 
+def test_calls_that_nobody_waits_for_are_not_held_back_for_ever(backend, add):
+    if backend.open(0).gate is None:
+        pytest.skip("nothing is held back on this device")
+    from lampion_opencl.gate import BATCH
+
+    gate = backend.open(0).gate
+    memory = [numbers(backend, floats(k)) for k in range(2)]
+    memory += [backend.allocate(8 * N, WHERE), backend.allocate(4 * N, WHERE)]
+    seen = set()
+    for _ in range(BATCH):
+        add(*memory)
+        seen.add(gate.event)
+    assert seen == {None} or len(seen) > 1  # never held, or let go in between
+    np.testing.assert_array_equal(read(backend, memory[3]), floats(0) + floats(1) + floats(1))
+
+
 @pytest.fixture
 def here():
     try:

@@ -152,8 +152,10 @@ class _Stretch:
                     value = self.convert[slot](slots[slot])
                     for kernel, index, code in uses:
                         kernel._set_arg_buf_pack_multi((index, code, value))
-                if gate is not None and gate.event is None:
-                    gate.turn()  # the driver's threads are woken once
+                if gate is not None:
+                    if gate.event is None or gate.room <= 0:
+                        gate.turn()  # the driver's threads are woken once
+                    gate.room -= len(self.steps)
                 for kernel, items, group in self.steps:
                     enqueue(queue, kernel, items, group)
             except cl.Error as e:
