@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 import lampion
 from lampion.base import dtype as dt
 from lampion.base.meta import meta
-from lampion.compiler import fusion, joining, memory, passes, program
+from lampion.compiler import fusion, joining, memory, passes, program, recompute
 from lampion.compiler.graph import Buffer, Call, Ref
 from lampion.compiler.trace import Trace
 from lampion.ops.registry import REGISTRY
@@ -264,3 +267,67 @@ def test_refs():
     assert whole.whole and repr(whole) == "%3:float32[2x3]"
     assert not Ref(b, 4, meta(dt.float32, (5,), None, cpu)).whole
     assert "strides" in repr(Ref(b, 0, meta(dt.float32, (3, 2), (1, 3), cpu)))
+
+
+def waiting(x, w):
+    """gelu(x) is read at once and, after a long chain, again beside a product of x."""
+    y = lampion.nn.functional.gelu(x)
+    z = y @ w
+    for _ in range(recompute.LEAST_CALLS):
+        z = (z @ w).sin()
+    return x * z, y @ z
+
+
+def test_recompute_makes_values_again_beside_who_reads_their_operands(monkeypatch):
+    monkeypatch.setattr(recompute, "LEAST_BYTES", 0)
+    args = (lampion.randn(4, 4), lampion.randn(4, 4))
+    graph = traced(waiting, *args)
+    before = ops(graph).count("gelu")
+    recompute.recompute(graph)
+    assert ops(graph).count("gelu") == before + 1
+    kept, again = (c for c in graph.calls if c.op == "gelu")
+    assert kept.reads == again.reads and kept.writes[0].buffer is not again.writes[0].buffer
+    assert graph.items.index(again) - graph.items.index(kept) > recompute.LEAST_CALLS
+    agree(graph, waiting, *args)
+    fusion.fuse(graph)
+    assert any(c.op.startswith("fused(") and {"gelu", "mul"} <= set(c.op[6:-1].split(", "))
+               for c in graph.calls)
+    assert ops(graph).count("gelu") == 1  # the first one; the second is in the kernel
+    agree(graph, waiting, *args)
+
+
+@pytest.mark.parametrize("change", ["bytes", "operand gone", "operand written", "no partner"])
+def test_recompute_leaves_alone_what_would_cost(monkeypatch, change):
+    monkeypatch.setattr(recompute, "LEAST_BYTES", 1 << 20 if change == "bytes" else 0)
+
+    def fn(x, w):
+        x = x + 1 if change == "operand gone" else x
+        y = lampion.nn.functional.gelu(x)
+        z = y @ w
+        if change == "operand written":
+            x.mul_(2)
+        for _ in range(recompute.LEAST_CALLS):
+            z = (z @ w).sin()
+        partner = z if change in ("operand gone", "no partner") else x * z
+        return (y * z).sum(), partner
+
+    args = (lampion.randn(4, 4), lampion.randn(4, 4))
+    graph = traced(fn, *args)
+    before = ops(graph)
+    recompute.recompute(graph)
+    assert ops(graph) == before
+    agree(graph, fn, *args)
+
+
+def test_a_trace_lets_go_of_what_it_saw_without_the_garbage_collector():
+    gc.disable()
+    try:
+        trace = Trace("test", (X,))
+        with trace:
+            (X * 2).sum()
+            trace.finish()
+        seen = weakref.ref(trace)
+        del trace
+        assert seen() is None
+    finally:
+        gc.enable()

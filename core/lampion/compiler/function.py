@@ -37,6 +37,7 @@ from .history import Backward, CompiledNode, Inlet, ancestors, freed
 from .joining import join_in_place, merge_products
 from .passes import drop_dead, elide_copies, functionalize, share_common
 from .program import Program, build
+from .recompute import recompute
 from .results import Argument, New, Number, Same, maker
 from .sizes import looked, plain
 from .trace import GraphBreak, Trace, fact
@@ -67,6 +68,7 @@ def optimize(graph: Graph) -> Graph:
     elide_copies(graph)
     join_in_place(graph)
     merge_products(graph)
+    recompute(graph)
     fuse(graph)
     get_logger("compile").debug("compiled", graph=str(graph))
     return graph

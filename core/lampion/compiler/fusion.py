@@ -142,6 +142,8 @@ def _is_float(c: Call) -> bool:
 def _fits(group: Sequence[Call], c: Call) -> bool:
     """Whether a group may take a call: it reads the group's values as they are, and the kernel
     does not become too large."""
+    if any(g.launch is c.launch and g.reads == c.reads for g in group):
+        return False  # it is made again so that it need not be kept
     made = {w.buffer: w for g in group for w in g.writes}
     for r in c.reads:
         if type(r) is Ref and r.buffer in made and r != made[r.buffer]:

@@ -76,7 +76,6 @@ class Trace(tracing.Tracer):
         self.generators: dict[Any, list[Any]] = {}  # generator -> [key, first offset, groups]
         self.held: dict[int, Any] = {}  # id(storage) -> the tensor that showed it
         self.parts = self.count = 0
-        self._layer = callpath.Layer(lambda op, values: self._seen(values))
         self._streams = [(g, g.key, g.offset) for g in random.defaults()]
         for k, t in enumerate(arguments):
             base = t.data_.base
@@ -94,11 +93,13 @@ class Trace(tracing.Tracer):
         tracing.active.append(self)
         host_readers.append(self._read)
         host_writers.append(self._constant)
+        self._layer = callpath.Layer(lambda op, values: self._seen(values))
         self._layer.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._layer.__exit__(*error)
+        del self._layer  # a cycle, which would keep the old gradients for long
         host_writers.remove(self._constant)
         host_readers.remove(self._read)
         tracing.active.remove(self)
