@@ -28,7 +28,8 @@ def devices() -> list[str]:
 
 def switches(kind: str) -> list[str]:
     """Functions of PyTorch's extension module that switch what is not used here ("nothing": they
-    return None) or ask for it ("never": they say no)."""
+    return None) or ask for it ("never": they say no; so do those of the
+    top level, "top")."""
     found: str = json.loads(_FILE.read_text(encoding="utf-8"))["switches"][kind]
     return found.split()
 
