@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from package_cases import CASES as PACKAGES
 
 
 def _file(programs: str, path: str, name: str | None = None) -> ModuleType:
@@ -221,7 +222,7 @@ CASES = {
     "vit": _vit("vit"), "vit-simple": _vit("simple_vit"), "vit-deep": _vit("deepvit"),
     "mnist": mnist, "vae": vae, "time-sequence": time_sequence, "siamese": siamese,
     **{f"word-{k.lower()}": _language(k) for k in ("LSTM", "GRU", "RNN_TANH", "Transformer")},
-    "gpt2": gpt2, "einops": einops_layers,
+    "gpt2": gpt2, "einops": einops_layers, **PACKAGES,
 }
 
 # Sizes at which kernels take most of the time, for timings.

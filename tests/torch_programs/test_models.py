@@ -22,7 +22,10 @@ NEEDS = {"nanoGPT": "nanoGPT", "makemore": "makemore", "cifar": "pytorch-cifar",
          "vit": "vit-pytorch", "mnist": "examples", "vae": "examples", "time": "examples",
          "word": "examples", "siamese": "pytorch-cifar"}
 NAMES = ["nanoGPT", "makemore-transformer", "cifar-lenet", "vit", "mnist", "vae",
-         "word-lstm", "einops"]
+         "word-lstm", "einops",
+         *(f"package-{name}" for name in (
+             "longformer", "mamba2", "funnel", "performer", "spline-flow", "controlled-equation",
+             "stages", "equivariant-graph", "random-field", "segmenter", "meta-learner"))]
 
 pytestmark = pytest.mark.skipif(not PROGRAMS, reason="LAMPION_PROGRAMS names no checkouts")
 
