@@ -149,7 +149,8 @@ def steps_of(s: Settings, case: type[models.Case]) -> dict[str, Callable[[], Cal
            "lampion": make(s.lampion), "lampion.compile": make(s.lampion, whole=s.lampion.compile)}
     if s.quick:
         del out["torch.compile + step"]
-    if "opencl" in s.lampion.plugins.backend_names() and not case.autocast:
+    plugins = getattr(s.lampion, "plugins", None)  # a child has one library, which may be the other
+    if plugins and "opencl" in plugins.backend_names() and not case.autocast:
         out[OPENCL] = make(s.lampion, whole=s.lampion.compile, device="opencl")
     return out
 
