@@ -3,7 +3,7 @@
 Run: LAMPION_PROGRAMS=/path python tests/torch_programs/speed.py [--write PAGE] [CASE ...]
 
 Both run as processes of their own and take steps in turn, so that a busy machine is busy for both;
-the fastest step of each counts.
+the fastest step of each counts, with one thread in seconds of the processor.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-NAMES = ["nanoGPT", "nanoGPT-large", "makemore-transformer", "makemore-gru", "cifar-resnet18",
-         "cifar-resnet18-large", "cifar-mobilenetv2", "cifar-lenet", "mnist", "vae", "word-lstm",
-         "word-lstm-large", "word-transformer", "vit", "vit-large", "time-sequence", "gpt2",
-         "einops"]
+NAMES = ["nanoGPT", "nanoGPT-large", "makemore-transformer", "makemore-mlp", "makemore-bow",
+         "makemore-rnn", "makemore-gru", "cifar-resnet18", "cifar-resnet18-large", "cifar-vgg11",
+         "cifar-mobilenet", "cifar-mobilenetv2", "cifar-lenet", "cifar-shufflenetv2",
+         "cifar-senet", "siamese", "mnist", "vae", "word-lstm", "word-lstm-large", "word-gru",
+         "word-rnn_tanh", "word-transformer", "vit", "vit-large", "vit-simple", "vit-deep",
+         "time-sequence", "gpt2", "einops"]
 
 
 class Stepper:
@@ -78,7 +80,8 @@ def page(rows: list[tuple[str, float, float]], threads: int) -> str:
         "# Programs of others, eager, on a CPU", "",
         "Training steps (forward, loss, backward, optimizer) of models from unmodified public "
         "files, under `lampion run` and under PyTorch. Each runs in a process of its own; both "
-        "take steps in turn, and the fastest step counts. Above 1 lampion is faster.", "",
+        "take steps in turn, and the fastest step counts: with one thread in processor time, with "
+        "more by the clock. Above 1 lampion is faster.", "",
         "To reproduce, put checkouts of the repositories that `tests/torch_programs/cases.py` "
         "names into a folder and run `make programs PROGRAMS=/path`; it also compares what the "
         "models compute, and writes this page. Sizes are those of the cases: small ones show the "
