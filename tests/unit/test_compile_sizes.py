@@ -38,7 +38,7 @@ def equal(a, b, tol=1e-6):
 def check(fn, make, sizes=SIZES, tol=1e-6):
     """Compare a compiled function with the function itself, at every size; how many templates
     there are then."""
-    f = lampion.compile(fn, options={"quiet": True, "cache_size": 99})
+    f = lampion.compile(fn, dynamic=True, options={"quiet": True, "cache_size": 99})
     for n in sizes:
         args = make(n)
         state = lampion.get_rng_state()
@@ -208,7 +208,7 @@ def test_whole_numbers_among_the_arguments():
         return cache[: at + x.shape[0]].sum(0) * at
 
     cache = lampion.zeros(64, 6)
-    f = lampion.compile(fn)
+    f = lampion.compile(fn, dynamic=True)
     for at in [2, 3, 5, 7, 11, 13, 40, 60, 62, 63, 0, 1]:
         x = lampion.randn(min(4, 64 - at), 6)
         for _ in range(2):
@@ -347,7 +347,6 @@ def test_more_sizes_than_programs_are_kept(monkeypatch):
     assert sum(map(len, f.entries.values())) <= 9
 
 
-
 def test_sizes_that_outlive_their_trace():
     kept = []
 
@@ -363,3 +362,38 @@ def test_sizes_that_outlive_their_trace():
     for _ in range(3):
         assert g(x, kept[0]).tolist() == [5.0] * 5
     assert sum(map(len, g.entries.values())) == 1
+
+
+LOOKUPS = {
+    "list": lambda x: x * [1, 2, 3, 4, 5, 6, 7, 8, 9, 100, 200][x.shape[0]],
+    "part of a list": lambda x: x * [0, 1, 2, 3, 4, 5, 6, 7, 8, 90, 7, 1, 1][x.shape[0]:][0],
+    "length of a part": lambda x: x * len(([0] * 8)[:x.shape[0]]),
+    "zip": lambda x: x * sum(1 for _ in zip(range(x.shape[0]), range(8))),
+    "logarithm": lambda x: x * math.floor(math.log2(x.shape[0])),
+    "bits": lambda x: x * x.shape[0].bit_length(),
+    "array": lambda x: x * float(np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 99, 7])[x.shape[0]]),
+    "dict": lambda x: x * {4: 1, 5: 1, 6: 1, 8: 1}.get(x.shape[0], 5),
+    "text": lambda x: x * (2 if str(x.shape[0]) == "9" else 3),
+    "set": lambda x: x * (2 if x.shape[0] in {9, 10} else 3),
+    "shape": lambda x: x * (2 if x.shape == (9, 3) else 3),
+    "chunks": lambda x: lampion.cat([x[i:i + 4].cumsum(0) for i in range(0, x.shape[0], 4)]),
+}
+
+
+@pytest.mark.parametrize("what", LOOKUPS)
+def test_what_python_makes_of_a_size_unseen(what):
+    fn = LOOKUPS[what]
+    f = lampion.compile(fn, options={"quiet": True, "cache_size": 99})
+    for n in [4, 5, 6, 8, 9, 10, 7, 3] * 2:
+        x = lampion.randn(n, 3)
+        equal(f(x), fn(x), 1e-6)
+
+
+@pytest.mark.parametrize("what", ["zip", "logarithm", "bits", "dict", "text", "set", "shape",
+                                  "chunks"])
+def test_what_a_promise_need_not_say(what):
+    fn = LOOKUPS[what]
+    f = lampion.compile(fn, dynamic=True, options={"quiet": True, "cache_size": 99})
+    for n in [4, 5, 6, 8, 9, 10, 7, 3] * 2:
+        x = lampion.randn(n, 3)
+        equal(f(x), fn(x), 1e-6)

@@ -10,6 +10,9 @@ to be as it was; if it is not, the size is traced like any other.
 
 from __future__ import annotations
 
+import itertools
+import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -514,12 +517,29 @@ def pattern(key: Any) -> tuple[Any, list[int]]:
     return strip(key), numbers
 
 
+# Functions of Python that make something of a number without telling it.
+_LEAKS = frozenset((
+    "range", "zip", "enumerate", "map", "filter", "slice", "sum", "sorted", "reversed", "iter",
+    "bin", "oct", "hex", "chr", "bytes", "bytearray", "memoryview"))
+_SAFE = frozenset(("sqrt", "pi", "e", "inf", "nan", "tau"))  # of math: floats that have no formula
+
+
+def _refuse_leaks(world: Any) -> None:
+    """Unfit if a function's code names what sizes could go to unseen."""
+    names = world.globals & _LEAKS
+    if world.globals & {"math", "cmath", "operator", "itertools"}:
+        names |= world.names & (set(dir(math)) | set(dir(operator)) | set(dir(itertools))) - _SAFE
+    if names:
+        raise Unfit(f"a size may go to {', '.join(sorted(names))} unseen")
+
+
 class Template:
     """Three entries as one, for all sizes."""
 
-    def __init__(self, rows: Sequence[tuple[Any, Sequence[int]]]) -> None:
+    def __init__(self, rows: Sequence[tuple[Any, Sequence[int]]], trusting: bool = False) -> None:
         """`rows`: entries, and the numbers in the keys of their calls. Unfit if they do not agree,
-        or more than one size changes."""
+        or more than one size changes, or the function's code gets to see one that changes: Python
+        may look it up in a list, and nobody is told. `trusting` takes its word that it does not."""
         entries = [e for e, _ in rows]
         keys = [numbers for _, numbers in rows]
         self.at = next((k for k, v in enumerate(zip(*keys)) if len(set(v)) > 1), -1)
@@ -536,6 +556,10 @@ class Template:
         if any(log.pins != logs[0].pins or any(log.reads[k] != logs[0].reads[k] for k in log.pins)
                for log in logs):
             raise Unfit("the length of a tensor is asked for")
+        if trusting:
+            _refuse_leaks(entries[-1].world)
+        elif any(len(set(column)) > 1 for column in zip(*[log.reads for log in logs])):
+            raise Unfit("the function reads a size that changes, and dynamic=True was not given")
         self.reads = self.table.row([log.reads for log in logs])
         self.facts = []
         for row in zip(*[log.facts for log in logs]):

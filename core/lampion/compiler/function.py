@@ -318,7 +318,7 @@ class Compiled:
             return
         for a, b in [(a, b) for k, b in enumerate(rows[:-1]) for a in rows[:k]][-MOST_TRIES:]:
             try:
-                found = Template([a, b, rows[-1]])
+                found = Template([a, b, rows[-1]], self.dynamic is True)
             except Unfit as e:
                 get_logger("compile").debug("sizes", function=self.name, reason=str(e))
                 continue

@@ -31,8 +31,10 @@ def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None 
     Args:
         model: a function, a method or a module; the latter is returned as a module.
         fullgraph: raise where something cannot be compiled, instead of running it eagerly.
-        dynamic: None or True: programs of three sizes become one for all sizes, if nothing else
-            differs. False: every combination of shapes has a program of its own.
+        dynamic: None: programs of three sizes become one for all sizes, if nothing else differs
+            and the function's own code does not read the sizes. True: also if it reads them; it
+            must then use them in arithmetic, comparisons and calls of tensors alone, and not, say,
+            look them up in a list. False: every combination of shapes has a program of its own.
         backend: "lampion" ("inductor" means the same); "eager" and "aot_eager" run the function as
             it is; a function `backend(graph_module, example_inputs)`, or the name under which one
             was registered, is given an `fx.GraphModule` and gives what is called instead.

@@ -153,6 +153,22 @@ class Seen(tracing.Seen):
     def __deepcopy__(self, memo: Any) -> int:
         return int.__int__(self)
 
+    def bit_length(self) -> int:
+        self._fix()
+        return int.bit_length(self)
+
+    def bit_count(self) -> int:
+        self._fix()
+        return int.__int__(self).bit_count()
+
+    def to_bytes(self, *args: Any, **kwargs: Any) -> bytes:
+        self._fix()
+        return int.to_bytes(self, *args, **kwargs)
+
+    def as_integer_ratio(self) -> tuple[int, int]:
+        self._fix()
+        return int.as_integer_ratio(self)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         return (int, (int.__int__(self),))
 
