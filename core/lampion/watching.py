@@ -34,6 +34,7 @@ _lock = threading.RLock()
 _watched: dict[FunctionType, "_Passage"] = {}
 _HERE = "the passage of the function"
 _templates: dict[int, CodeType] = {}
+_PLANS = frozenset(("plans", "iplans"))
 
 # Modules whose functions are public but no ops; those of the top level name theirs.
 _MODULES = ("lampion.creation", "lampion.sampling", "lampion.choices", "lampion.native_functions",
@@ -119,6 +120,16 @@ def _watch(fn: Any) -> None:
     reroute(fn, passage)
 
 
+def _watch_composed(fn: Any) -> None:
+    if type(fn) is FunctionType and not _plans(fn.__code__):
+        _watch(fn)
+
+
+def _plans(code: CodeType) -> bool:
+    """Whether it is the generated code of an op that has kernels: it looks for a plan."""
+    return not _PLANS.isdisjoint(code.co_freevars)
+
+
 def _unwatch(fn: FunctionType, passage: _Passage) -> None:
     fn.__code__ = passage.original
     if getattr(fn, "__wrapped__", None) is passage.call:
@@ -144,28 +155,41 @@ def functions() -> Iterator[Any]:
 
 class Watch:
     """While entered, `watcher(fn, call, args, kwargs)` sees the calls of public functions of every
-    thread and answers them, for example with `call(*args, **kwargs)`."""
+    thread and answers them, for example with `call(*args, **kwargs)`. With `composed` it need not
+    see ops that have kernels, which ask their arguments themselves: they stay as fast."""
 
-    def __init__(self, watcher: Watcher) -> None:
-        self.watcher = watcher
+    def __init__(self, watcher: Watcher, composed: bool = False) -> None:
+        self.watcher, self.composed = watcher, composed
 
     def __enter__(self) -> Watch:
         with _lock:
             watchers.append(self.watcher)
-            if len(watchers) == 1:
-                NS["built"] = _watch
-                for fn in functions():
-                    _watch(fn)
+            _entered.append(self)
+            self._exchange()
         return self
 
     def __exit__(self, *exc: Any) -> None:
         with _lock:
             watchers.remove(self.watcher)
-            if not watchers:
-                NS["built"] = None
-                for fn, passage in _watched.items():
-                    _unwatch(fn, passage)
-                _watched.clear()
+            _entered.remove(self)
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Watch the functions that have to be, and no others."""
+        watch = None if not _entered else _watch_composed if all(
+            w.composed for w in _entered) else _watch
+        if watch is NS["built"]:
+            return
+        for fn, passage in list(_watched.items()):
+            if watch is None or (watch is _watch_composed and _plans(passage.original)):
+                _unwatch(fn, _watched.pop(fn))
+        NS["built"] = watch
+        if watch is not None:
+            for fn in functions():
+                watch(fn)
+
+
+_entered: list[Watch] = []
 
 
 def unwatched(fn: Any) -> Any:
@@ -208,12 +232,14 @@ def takes_part(a: Any) -> bool:
         not isinstance(a, Tensor) or getattr(t, "_sees_whole_calls", False))
 
 
-def follow_classes() -> None:
-    """From now on every public function asks arguments that are no tensors for
-    `__torch_function__`, not only the ops that it is made of."""
-    if hand_over not in watchers:
-        Watch(hand_over).__enter__()
+_followed: list[Watch] = []
 
+
+def follow_classes() -> None:
+    """From now on functions that are Python over ops ask arguments that are no tensors for
+    `__torch_function__`, too, not only the ops that they are made of."""
+    if not _followed:
+        _followed.append(Watch(hand_over, composed=True).__enter__())
 
 
 __all__ = ["Watch", "Watcher", "watchers", "twin", "reroute", "functions", "unwatched", "hand_over",
