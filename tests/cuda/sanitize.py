@@ -16,8 +16,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 TOOLS = ("memcheck", "racecheck")
 # Tests that run hand-written and generated kernels on a GPU.
-KERNELS = ("test_generated_kernels.py", "test_gemm.py", "test_conv.py", "test_attention.py",
-           "test_sorting.py", "test_scans.py", "test_fourier.py", "test_random.py")
+KERNELS = ("test_generated_kernels.py", "test_gemm.py", "test_cuda_conv.py",
+           "test_cuda_attention.py", "test_sorting.py", "test_scans.py", "test_fourier.py",
+           "test_random.py")
 MISSING = (
     "SANITIZE: compute-sanitizer was not found, so that NO kernel was checked by it. It comes with "
     "the CUDA toolkit: put its folder in PATH, or set CUDA_HOME.")

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import test_attention as on_attention
-import test_conv as on_conv
-from test_attention import BF16, F16, F32
-from test_conv import made, values
+import test_cuda_attention as on_attention
+import test_cuda_conv as on_conv
+from test_cuda_attention import BF16, F16, F32
+from test_cuda_conv import made, values
 
 import lampion
 from lampion import config

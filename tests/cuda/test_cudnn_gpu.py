@@ -4,8 +4,8 @@ float64. Runs with LAMPION_CUDA_REAL=1 where cuDNN is installed; `test_cudnn.py`
 from __future__ import annotations
 
 import pytest
-import test_attention as on_attention
-import test_conv as on_conv
+import test_cuda_attention as on_attention
+import test_cuda_conv as on_conv
 from real import REAL
 
 import lampion

@@ -46,7 +46,7 @@ def test_both_tools_run_over_the_kernels(folder, capfd):
     out = capfd.readouterr().out
     for tool in sanitize.TOOLS:
         assert f"--tool {tool} --error-exitcode 9" in out
-    assert out.count("test_attention.py") == 2 and out.count("-k float32 1") == 2
+    assert out.count("test_cuda_attention.py") == 2 and out.count("-k float32 1") == 2
     assert "nothing was found" in out
     missing = [n for n in sanitize.KERNELS if not (sanitize.HERE / n).exists()]
     assert not missing
