@@ -570,6 +570,13 @@ def test_the_report(tmp_path):
     assert broken.graph_break_count == 1 and "read on the host" in str(broken)
 
 
+def test_explaining_results_in_containers_with_a_backward():
+    w = lampion.randn(4, requires_grad=True)
+    report = lampion.compiler.explain(
+        lambda x: {"a": x * w, "b": (x + w, [x.exp() * w])})(lampion.ones(3, 4))
+    assert len(report.programs) == 2 and all(report.times)
+
+
 def test_products_over_time_are_one_across_forward_and_backward(said):
     rnn = nn.LSTM(5, 6)
     f = lampion.compile(rnn)

@@ -130,7 +130,7 @@ def _measure(report: Report, entry: Any, args: Any, kwargs: Any, runs: int = 5) 
             put(raw, s)
         times.update({k: sorted(row)[len(row) // 2] for k, row in found.items()})
         back = getattr(entry, "backward", None)
-        if back is not None:
+        if back is not None and program is not back.program:
             grads = []
             for m in back.metas:
                 g = empty_meta(m)
