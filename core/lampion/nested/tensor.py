@@ -16,6 +16,7 @@ import lampion
 from .. import watching
 from ..base import layout as L
 from ..base.meta import meta
+from ..holding import Holding
 from ..symbolic import SymInt
 from ..tensor import Tensor, make_tensor
 
@@ -83,7 +84,7 @@ def _refuse(name: str, why: str = "has no form for nested tensors here. Work on 
     raise RuntimeError(f"{name}(): {why}")
 
 
-class NestedTensor(Tensor):
+class NestedTensor(Holding):
     """A batch of tensors that differ in the size of one dim. `nested_tensor`,
     `nested_tensor_from_jagged` and others make one."""
 
@@ -188,54 +189,6 @@ class NestedTensor(Tensor):
         _refuse("untyped_storage")
 
     storage = data_ptr = untyped_storage  # type: ignore[assignment]
-
-    # ---- autograd: the values'
-
-    @property
-    def requires_grad(self) -> bool:  # type: ignore[override]
-        """Whether the values are recorded for autograd."""
-        return self._held.requires_grad
-
-    @requires_grad.setter
-    def requires_grad(self, on: bool) -> None:
-        self._held.requires_grad_(on)
-
-    def requires_grad_(self, requires_grad: bool = True) -> NestedTensor:
-        """Record what is done with the values from now on."""
-        self._held.requires_grad_(requires_grad)
-        return self
-
-    @property
-    def grad_fn(self) -> Any:
-        """The node of the values."""
-        return self._held.grad_fn
-
-    @property
-    def is_leaf(self) -> bool:
-        """Whether the values are a leaf."""
-        return self._held.is_leaf
-
-    @property
-    def grad(self) -> Any:  # type: ignore[override]
-        """The gradient by the values, as a nested tensor."""
-        g = self._held.grad
-        return None if g is None else self._with(g)
-
-    @grad.setter
-    def grad(self, value: Any) -> None:
-        self._held.grad = value._held if isinstance(value, NestedTensor) else value
-
-    def retain_grad(self) -> None:
-        """Keep the gradient of a nested tensor that is no leaf."""
-        self._held.retain_grad()
-
-    def register_hook(self, hook: Any) -> Any:
-        """Call `hook` with the gradient, a nested tensor; what it returns replaces it."""
-        def of_values(g: Tensor) -> Any:
-            found = hook(self._with(g))
-            return found._held if isinstance(found, NestedTensor) else found
-
-        return self._held.register_hook(of_values)
 
     def backward(self, gradient: Any = None, *args: Any, **kwargs: Any) -> None:
         """Accumulate gradients, given that of this tensor, a nested one."""

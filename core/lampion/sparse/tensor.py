@@ -15,6 +15,7 @@ import lampion
 
 from ..base import layout as L
 from ..base.meta import meta
+from ..holding import Holding
 from ..tensor import Tensor, make_tensor
 
 __all__ = ["SparseTensor", "made_coo", "made_compressed"]
@@ -26,7 +27,7 @@ def _refuse(what: str) -> NoReturn:
         "values() and indices()")
 
 
-class SparseTensor(Tensor):
+class SparseTensor(Holding):
     """A sparse tensor. Make one with `sparse_coo_tensor`, `sparse_csr_tensor` or `to_sparse`.
 
     `layout` is `sparse_coo`, `sparse_csr` or `sparse_csc`. COO tensors may name a place more than
@@ -55,40 +56,6 @@ class SparseTensor(Tensor):
     def is_sparse_csr(self) -> bool:
         """Whether this is a CSR tensor."""
         return self._layout is L.sparse_csr
-
-    @property
-    def requires_grad(self) -> bool:  # type: ignore[override]
-        """Whether the values are recorded for autograd."""
-        return self._held.requires_grad
-
-    @requires_grad.setter
-    def requires_grad(self, on: bool) -> None:
-        self._held.requires_grad_(on)
-
-    @property
-    def grad_fn(self) -> Any:
-        """The node of the values."""
-        return self._held.grad_fn
-
-    @property
-    def is_leaf(self) -> bool:
-        """Whether the values are a leaf."""
-        return self._held.is_leaf
-
-    @property
-    def grad(self) -> Any:  # type: ignore[override]
-        """The gradient by the values, as a sparse tensor of the same places."""
-        g = self._held.grad
-        return None if g is None else self._with(g)
-
-    @grad.setter
-    def grad(self, value: Any) -> None:
-        self._held.grad = None if value is None else value._held
-
-    def requires_grad_(self, requires_grad: bool = True) -> SparseTensor:
-        """Record what is done with the values from now on."""
-        self._held.requires_grad_(requires_grad)
-        return self
 
     def backward(self, *args: Any, **kwargs: Any) -> NoReturn:
         """RuntimeError: a sparse tensor has no single value."""

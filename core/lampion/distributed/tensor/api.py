@@ -16,6 +16,7 @@ from ... import watching
 from ...autograd.function import Function
 from ...autograd.modes import no_grad
 from ...base.meta import meta
+from ...holding import Holding
 from ...nn.modules.module import Module
 from ...ops import registry as R
 from ...tensor import Tensor, make_tensor
@@ -128,12 +129,11 @@ class _Distribute(Function):
         return _whole(g.contiguous(), ctx.mesh, ctx.placements, ctx.shape), None, None
 
 
-class DTensor(Tensor):
+class DTensor(Holding):
     """A tensor that the processes of a mesh have together. `distribute_tensor` and `from_local`
     make one; `placements` say how it lies on each dim of the mesh."""
 
     _sees_whole_calls = True
-    _local_tensor: Tensor
     _mesh: DeviceMesh
     _placements: tuple[Placement, ...]
     _global: tuple[int, ...]
@@ -156,7 +156,12 @@ class DTensor(Tensor):
 
     def to_local(self, *, grad_placements: Any = None) -> Tensor:
         """What this process has."""
-        return self._local_tensor
+        return self._held
+
+    @property
+    def _local_tensor(self) -> Tensor:
+        """PyTorch's name of it, which programs use."""
+        return self._held
 
     def local_offsets(self) -> tuple[int, ...]:
         """Where this process's part begins in the whole tensor."""
@@ -173,8 +178,8 @@ class DTensor(Tensor):
     def full_tensor(self, *, grad_placements: Any = None) -> Tensor:
         """The whole tensor, in every process."""
         if all(p.is_replicate() for p in self._placements):
-            return self._local_tensor
-        return _Collect.apply(self._local_tensor, self._mesh, self._placements, self._global)
+            return self._held
+        return _Collect.apply(self._held, self._mesh, self._placements, self._global)
 
     def redistribute(self, device_mesh: DeviceMesh | None = None,
                      placements: Sequence[Placement] | None = None, *, async_op: bool = False,
@@ -217,42 +222,6 @@ class DTensor(Tensor):
     def __len__(self) -> int:
         return self._global[0]
 
-    # ---- autograd: that of the part
-
-    @property
-    def requires_grad(self) -> bool:  # type: ignore[override]
-        """Whether the part is recorded for autograd."""
-        return self._local_tensor.requires_grad
-
-    @requires_grad.setter
-    def requires_grad(self, on: bool) -> None:
-        self._local_tensor.requires_grad_(on)
-
-    def requires_grad_(self, requires_grad: bool = True) -> DTensor:
-        """Record what is done with the part from now on."""
-        self._local_tensor.requires_grad_(requires_grad)
-        return self
-
-    @property
-    def grad_fn(self) -> Any:
-        """The node of the part."""
-        return self._local_tensor.grad_fn
-
-    @property
-    def is_leaf(self) -> bool:
-        """Whether the part is a leaf."""
-        return self._local_tensor.is_leaf
-
-    @property
-    def grad(self) -> Any:  # type: ignore[override]
-        """The gradient, placed as the tensor."""
-        g = self._local_tensor.grad
-        return None if g is None else self._with(g)
-
-    @grad.setter
-    def grad(self, value: Any) -> None:
-        self._local_tensor.grad = value.to_local() if isinstance(value, DTensor) else value
-
     def backward(self, gradient: Any = None, *args: Any, **kwargs: Any) -> None:
         """Accumulate gradients."""
         whole = self.full_tensor()
@@ -261,7 +230,7 @@ class DTensor(Tensor):
 
     def detach(self) -> DTensor:
         """The same elements without their history."""
-        return self._with(self._local_tensor.detach())
+        return self._with(self._held.detach())
 
     @property
     def data(self) -> DTensor:  # type: ignore[override]
@@ -284,12 +253,12 @@ class DTensor(Tensor):
         return _made(local, self._mesh, self._placements, self._global)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DTensor:
-        made = self._with(self._local_tensor.detach().clone().requires_grad_(self.requires_grad))
+        made = self._with(self._held.detach().clone().requires_grad_(self.requires_grad))
         memo[id(self)] = made
         return made
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
-        return (f"DTensor(local_tensor={self._local_tensor}, device_mesh={self._mesh}, "
+        return (f"DTensor(local_tensor={self._held}, device_mesh={self._mesh}, "
                 f"placements={self._placements})")
 
     __str__ = __repr__
@@ -306,7 +275,7 @@ def _made(local: Tensor, mesh: DeviceMesh, placements: tuple[Placement, ...],
     zero = lampion.zeros(1, dtype=local.dtype, device=local.device)
     seen = meta(local.dtype, shape, (0,) * len(shape), local.device)
     found: DTensor = make_tensor(zero.data_, seen, None).as_subclass(DTensor)
-    found._local_tensor, found._mesh, found._placements = local, mesh, placements
+    found._held, found._mesh, found._placements = local, mesh, placements
     found._global = shape
     return found
 
@@ -327,8 +296,8 @@ def _call(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     pointwise = name in _OF_PARTS or (op is not None and op.kind == "elementwise")
     linear = not any(p.is_partial() for p in first._placements) or name in _OF_PARTS
     if alike and pointwise and linear:
-        result = _replaced(func, args, kwargs, lambda t: t._local_tensor)
-        if result is first._local_tensor:
+        result = _replaced(func, args, kwargs, lambda t: t._held)
+        if result is first._held:
             return first
         return pytree.tree_map(lambda t: first._with(t) if isinstance(t, Tensor) else t, result)
     if name.endswith("_") and not name.endswith("__") and isinstance(args[0], DTensor) and not (
