@@ -108,7 +108,8 @@ def outcome(action):
         try:
             return repr(action())
         except Exception as error:
-            return type(error).__name__, str(error)
+            text = str(error).partition("\nin ")[0]  # what follows names the layer: ours alone
+            return type(error).__name__, text
 
 
 def check_scenario(scenario):
