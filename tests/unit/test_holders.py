@@ -13,7 +13,7 @@ from lampion.holders import holders
 HUGE = 10**15
 
 
-class Net(nn.Module):
+class OnlyHere(nn.Module):  # no other test has models of this name
     def __init__(self):
         super().__init__()
         self.a = nn.Linear(300, 2000)
@@ -31,7 +31,7 @@ def held(error):
 
 @pytest.fixture
 def model():
-    return Net()
+    return OnlyHere()
 
 
 def line(lines, use):
@@ -46,8 +46,8 @@ def test_parameters_gradients_and_state_are_told_apart(model):
     with pytest.raises(lampion.OutOfMemoryError) as caught:
         lampion.empty(HUGE)
     lines = held(caught.value)
-    assert "on cpu: parameters of Net (4, the largest a.weight float32[2000, 300])" in line(
-        lines, "parameters of Net")
+    assert "on cpu: parameters of OnlyHere (4, the largest a.weight float32[2000, 300])" in line(
+        lines, "parameters of OnlyHere")
     assert "the largest of a.weight float32[2000, 300])" in line(lines, "gradients")
     assert "the largest exp_avg" in line(lines, "state of Adam")
     sizes = [float(text.split()[0]) for text in lines if text.split()[1] == "MiB"]
@@ -76,7 +76,7 @@ def test_memory_that_is_shared_counts_once():
 def test_ops_raise_it_and_name_their_layer(model):
     with pytest.raises(lampion.OutOfMemoryError) as caught:
         model(lampion.zeros(1, 300).expand(10**10, 300))
-    assert held(caught.value)[-1].startswith("in a of Net: Linear(in_features=300")
+    assert held(caught.value)[-1].startswith("in a of OnlyHere: Linear(in_features=300")
 
 
 def test_a_copy_of_the_error_says_the_same():
