@@ -90,7 +90,7 @@ def _uses() -> Iterator[tuple[Held, str, str]]:
         for item in _flat(node.saved):
             held = item if isinstance(item, Tensor) else (_device(node), item)
             yield held, "saved for backward", f"by {node.name()}"
-    for t in tensors:
+    for t in sorted(tensors, key=lambda t: getattr(t, "root", None) is not None):  # views last
         yield t, "other tensors", ""
 
 
