@@ -107,19 +107,8 @@ class Library:
 
 def library(device: Device) -> Library | str:
     """The library on a GPU, or why there is none."""
-    found: Library | str | None = device.libraries.get("cudnn")
-    if found is None:
-        with device.lock:
-            found = device.libraries.get("cudnn")
-            if found is None:
-                try:
-                    found = Library(device)
-                except Exception as error:  # of the import, the loader, or the library
-                    found = str(error).strip().split("\n")[0] or type(error).__name__
-                    _log.info("no cuDNN: its work is done by generated kernels", why=found)
-                    if device.current.stream.capture is not None:
-                        return found  # a capture may be why: the next call tries again
-                device.libraries["cudnn"] = found
+    found: Library | str = device.library(
+        "cudnn", Library, "no cuDNN: its work is done by generated kernels")
     return found
 
 

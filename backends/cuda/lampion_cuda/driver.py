@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lampion import config
@@ -174,6 +175,23 @@ class Device:
     def stream(self) -> Any:
         """The calling thread's current stream."""
         return self.current.stream
+
+    def library(self, name: str, make: Callable[[Device], Any], without: str) -> Any:
+        """The vendor library that `make` opens here, or the reason (a str) why there is none. It is
+        looked for once; `without` is what the log says if it is missing."""
+        if name not in self.libraries:
+            with self.lock:
+                if name not in self.libraries:
+                    try:
+                        found = make(self)
+                    # loaders and libraries have exceptions of their own for what is missing
+                    except Exception as error:
+                        found = str(error).strip().split("\n")[0] or type(error).__name__
+                        _log.info(without, why=found)
+                        if self.current.stream.capture is not None:
+                            return found  # a capture may be why: the next call tries again
+                    self.libraries[name] = found
+        return self.libraries[name]
 
     def reaches(self, other: Device) -> bool:
         """Whether this GPU can read and write the other's memory; makes it so at the first call.

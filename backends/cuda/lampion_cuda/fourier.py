@@ -142,18 +142,8 @@ class Plan:
 
 def library(device: Device) -> Library | None:
     """The library on a GPU, or None if it is not installed."""
-    if "cufft" not in device.libraries:
-        with device.lock:
-            if "cufft" not in device.libraries:
-                try:
-                    device.libraries["cufft"] = Library(device)
-                # nvmath's loader and the library have exceptions of their own for what is missing
-                except Exception as error:
-                    _log.info("no cuFFT: generated passes transform",
-                              why=str(error).strip().split("\n")[0])
-                    device.libraries["cufft"] = None
-    found: Library | None = device.libraries["cufft"]
-    return found
+    found = device.library("cufft", Library, "no cuFFT: generated passes transform")
+    return found if isinstance(found, Library) else None
 
 
 _FINISH = """

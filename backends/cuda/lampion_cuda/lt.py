@@ -96,26 +96,9 @@ class Library:
 
 def library(device: Device) -> Library | str:
     """The library on a GPU, or why there is none."""
-    found: Library | str | None = device.libraries.get("cublasLt")
-    if found is None:
-        with device.lock:
-            found = device.libraries.get("cublasLt")
-            if found is None:
-                found = _load(device)
-                if isinstance(found, str) and device.current.stream.capture is not None:
-                    return found  # a capture may be why: the next call tries again
-                device.libraries["cublasLt"] = found
+    found: Library | str = device.library(
+        "cublasLt", Library, "no cuBLASLt: generated kernels multiply matrices")
     return found
-
-
-def _load(device: Device) -> Library | str:
-    # nvmath's loader and the library itself have exceptions of their own for what is missing
-    try:
-        return Library(device)
-    except Exception as error:
-        why = str(error).strip().split("\n")[0] or type(error).__name__
-        _log.info("no cuBLASLt: generated kernels multiply matrices", why=why)
-        return why
 
 
 def contract(device: Device, call: OpCall) -> Launch | None:

@@ -75,18 +75,9 @@ class Library:
 
 def library(device: Device) -> Library | None:
     """The libraries on a GPU, or None if they are not installed."""
-    if "cusolver" not in device.libraries:
-        with device.lock:
-            if "cusolver" not in device.libraries:
-                try:
-                    device.libraries["cusolver"] = Library(device)
-                # nvmath's loader and the library have exceptions of their own for what is missing
-                except Exception as error:
-                    _log.info("no cuSOLVER: the host's processor factorizes matrices",
-                              why=str(error).strip().split("\n")[0])
-                    device.libraries["cusolver"] = None
-    found: Library | None = device.libraries["cusolver"]
-    return found
+    found = device.library("cusolver", Library,
+                           "no cuSOLVER: the host's processor factorizes matrices")
+    return found if isinstance(found, Library) else None
 
 
 # -- kernels --------------------------------------------------------------------------------------

@@ -31,8 +31,6 @@ class _AllReduce(Function):
         ctx.op, ctx.pg = op, pg
         out = _copy(tensor)
         C.all_reduce(out, op, pg)
-        if op in (ReduceOp.MIN, ReduceOp.MAX, ReduceOp.PRODUCT):
-            ctx.save_for_backward(tensor, out)
         return out
 
     @staticmethod
